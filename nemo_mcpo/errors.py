@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors a user can cause: each says what is wrong, where, what was found, what was expected, and the cure.
+
+>>> print(DataError("no answers", where="prompts.jsonl:7", got="[]", expected="at least 2", cure="drop the line"))
+prompts.jsonl:7: no answers (got [], expected at least 2). Cure: drop the line.
+"""
+
+from __future__ import annotations
+
+
+class NemoMcpoError(Exception):
+    """Base of every error that a user can cause and cure; scripts print its one line before any traceback.
+
+    Args:
+        what: the problem, in a few words.
+        where: a configuration key, ``file:line``, or a path.
+        got: the offending value (never a secret).
+        expected: what would have been accepted.
+        cure: what to change.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, where: str = "", got: object = None, expected: object = None, cure: str = ""
+    ) -> None:
+        self.what, self.where, self.got, self.expected, self.cure = what, where, got, expected, cure
+        facts = [f"{name} {value}" for name, value in (("got", got), ("expected", expected)) if value is not None]
+        line = f"{where}: {what}" if where else what
+        line += f" ({', '.join(facts)})" if facts else ""
+        line += f". Cure: {cure.rstrip('.')}." if cure else ""
+        super().__init__(" ".join(line.split()))
+
+
+class ConfigError(NemoMcpoError):
+    """A configuration key that is unknown, of the wrong type, out of range, or impossible together with another."""
+
+    exit_code = 2
+
+
+class DataError(NemoMcpoError):
+    """A data file, or a record in it, that cannot be used."""
+
+
+class CheckpointError(NemoMcpoError):
+    """Weights or training state that cannot be read, written, or do not belong to this run."""
+
+
+class RolloutError(NemoMcpoError):
+    """Generating or judging failed."""

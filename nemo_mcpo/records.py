@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen records that the rooms hand to each other.
+
+Shape legend, used as a suffix in names throughout the package:
+    B  prompts of a batch            K  completions of a prompt, column 0 = preferred
+    L  candidates (columns that a sampler may return)      M  drawn negatives
+    S  tokens of a packed row        N  completions of a packed row
+    T  predicted (= completion) tokens of a packed row     P  prompt tokens
+Log-probabilities and rewards are in nats, summed over the tokens of a completion, in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer: text, or token ids taken as they are. ``score`` is the data's own, higher is better, if any."""
+
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceRecord:
+    """One prompt and its answers, best first: ``responses[0]`` is preferred, the others are candidates.
+
+    ``prompt`` is a conversation that ends with a user turn, or token ids taken as they are.
+    ``source`` is ``file:line`` (or ``file:row``), for error messages and the list of dropped records.
+    """
+
+    source: str
+    prompt: tuple[Message, ...] | tuple[int, ...]
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTree:
+    """One prompt with K completions as token ids; completion 0 is preferred, end-of-turn tokens included.
+
+    ``prompt_id`` is a hash of the tokens (the same whatever the file's order), ``index`` the row in the prepared
+    dataset, ``prompt_tokens`` int32 ``[P]``, ``completions`` K arrays of int32, ``scores`` float32 ``[K]`` or None.
+    """
+
+    prompt_id: int
+    index: int
+    prompt_tokens: np.ndarray
+    completions: tuple[np.ndarray, ...]
+    scores: np.ndarray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the tree: the prompt once, and every completion."""
+        return len(self.prompt_tokens) + sum(len(completion) for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBatch:
+    """Several trees packed into one row of S tokens.
+
+    Attributes:
+        tokens_S: token ids; padding is token 0.
+        positions_S: position ids; every completion restarts at its prompt's length.
+        tree_S: number of the tree in the row, -1 for padding.
+        completion_S: number of the completion in the row (0..N-1), -1 for prompt tokens and padding.
+        predictor_T: index into S of the position whose hidden state predicts target t.
+        target_T: the predicted token ids, completion by completion.
+        completion_T: the completion (0..N-1) that each target belongs to.
+        prompt_N: row in the ``[B, K]`` tables of the caller, per completion.
+        column_N: column in the ``[B, K]`` tables of the caller, per completion.
+    """
+
+    tokens_S: torch.Tensor
+    positions_S: torch.Tensor
+    tree_S: torch.Tensor
+    completion_S: torch.Tensor
+    predictor_T: torch.Tensor
+    target_T: torch.Tensor
+    completion_T: torch.Tensor
+    prompt_N: torch.Tensor
+    column_N: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveInputs:
+    """What an objective sees; every tensor is ``[B, K]``, column 0 = preferred.
+
+    Attributes:
+        policy_logps: log-prob of each completion under the policy, with gradient, nats.
+        ref_logps: the same under the frozen reference, nats.
+        lengths: completion tokens.
+        valid: False for padding columns.
+        scores: the data's or a judge's explicit scores, higher is better, or None.
+    """
+
+    policy_logps: torch.Tensor
+    ref_logps: torch.Tensor
+    lengths: torch.Tensor
+    valid: torch.Tensor
+    scores: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveOutputs:
+    """``loss`` is ``[B]``, one value a prompt (nats); each metric is ``[B]``."""
+
+    loss: torch.Tensor
+    metrics: dict[str, torch.Tensor]
