@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPT: megatron-core's model, taking packed prompt trees in and giving one log-prob per completion out."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.log_probs import completion_log_probs
+from nemo_mcpo.models.norm import RMSNorm
+from nemo_mcpo.records import TreeBatch
+from nemo_mcpo.trees.attention import TreeAttention, tree_attention_mask
+from nemo_mcpo.trees.rotary import inverse_frequencies, rotary_by_position
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelLayout:
+    """How a model is laid out and computed.
+
+    Attributes:
+        dtype: of the parameters and activations; optimizer states and log-probs stay float32.
+        transformer_impl: ``local`` or ``transformer_engine`` (``resolve_transformer_impl`` turns ``auto`` into one).
+        recompute: ``none``, ``selective`` (attention) or ``full`` (every layer) activation recompute.
+        fp8: ``None``, or a Transformer Engine format (``hybrid``, ``e4m3``).
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_pipeline: int | None = None
+    sequence_parallel: bool = False
+    dtype: torch.dtype = torch.float32
+    transformer_impl: str = "local"
+    recompute: str = "none"
+    fp8: str | None = None
+
+
+class TreeGPTModel(GPTModel):
+    """megatron-core's GPTModel on a ``TreeBatch``: log-probs ``[N]`` on the last pipeline stage, hidden states before."""
+
+    def __init__(self, architecture: ModelArchitecture, config: TransformerConfig, **kwargs) -> None:
+        super().__init__(
+            config=config,
+            transformer_layer_spec=layer_specs(architecture, config, kwargs.get("vp_stage")),
+            vocab_size=architecture.padded_vocab_size,
+            max_sequence_length=architecture.max_positions,
+            position_embedding_type="none",
+            share_embeddings_and_output_weights=architecture.tied_embeddings,
+            **kwargs,
+        )
+        self.architecture = architecture
+        # Not a buffer: casting the model to bf16 must not cast the angles, or distant positions coincide.
+        self.rotary_frequencies = inverse_frequencies(
+            architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
+        )
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage."""
+        embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
+        hidden = self.decoder(
+            hidden_states=embedded,
+            attention_mask=tree_attention_mask(batch),
+            rotary_pos_emb=rotary_by_position(self.rotary_frequencies, batch.positions_S),
+        )
+        if not self.post_process:
+            return hidden
+        tied = self.share_embeddings_and_output_weights
+        return completion_log_probs(
+            hidden,
+            self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+            batch.predictor_T,
+            batch.target_T,
+            batch.completion_T,
+            len(batch.prompt_N),
+            vocab_size=self.architecture.vocab_size,
+            sequence_parallel=self.config.sequence_parallel,
+        )
+
+
+def resolve_transformer_impl(requested: str) -> str:
+    """``auto`` becomes Transformer Engine when it is installed beside a GPU, else megatron-core's local layers."""
+    if requested != "auto":
+        return requested
+    has_engine = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
+    return "transformer_engine" if has_engine else "local"
+
+
+def layer_specs(
+    architecture: ModelArchitecture, config: TransformerConfig, vp_stage: int | None
+) -> TransformerBlockSubmodules:
+    """megatron-core's layers with tree attention in the middle."""
+    if config.transformer_impl == "transformer_engine":
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=architecture.qk_norm)
+        norm = TENorm
+    else:
+        layer = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
+        norm = RMSNorm
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
+        if architecture.qk_norm:
+            attention = layer.submodules.self_attention.submodules
+            attention.q_layernorm = attention.k_layernorm = norm
+    layer.submodules.self_attention.submodules.core_attention = ModuleSpec(module=TreeAttention)
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) -> TransformerConfig:
+    """megatron-core's configuration for this architecture and layout."""
+    on_gpu = torch.cuda.is_available()
+    virtual = layout.virtual_pipeline
+    return TransformerConfig(
+        num_layers=architecture.num_layers,
+        hidden_size=architecture.hidden_size,
+        ffn_hidden_size=architecture.ffn_hidden_size,
+        num_attention_heads=architecture.num_attention_heads,
+        num_query_groups=architecture.num_query_groups,
+        kv_channels=architecture.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=architecture.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=architecture.qkv_bias,
+        qk_layernorm=architecture.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=virtual,
+        sequence_parallel=layout.sequence_parallel,
+        params_dtype=layout.dtype,
+        pipeline_dtype=layout.dtype,
+        bf16=layout.dtype == torch.bfloat16,
+        transformer_impl=layout.transformer_impl,
+        fp8=layout.fp8,
+        use_cpu_initialization=not on_gpu,
+        perform_initialization=False,
+        batch_p2p_comm=on_gpu and not virtual,
+        bias_activation_fusion=on_gpu,
+        bias_dropout_fusion=on_gpu,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        calculate_per_token_loss=True,
+        recompute_granularity=None if layout.recompute == "none" else layout.recompute,
+        recompute_method="uniform" if layout.recompute == "full" else None,
+        recompute_num_layers=1 if layout.recompute == "full" else None,
+    )
+
+
+def build_gpt(architecture: ModelArchitecture, layout: ParallelLayout) -> list[TreeGPTModel]:
+    """This rank's model chunks, one per virtual pipeline stage, with uninitialised weights."""
+    config = transformer_config(architecture, layout)
+    chunks = []
+    for stage in range(layout.virtual_pipeline or 1):
+        vp_stage = stage if layout.virtual_pipeline else None
+        chunk = TreeGPTModel(
+            architecture,
+            config,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            vp_stage=vp_stage,
+        )
+        chunks.append(chunk)
+    return chunks

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of target tokens from hidden states, vocabulary-parallel and in chunks.
+
+    log p(t) = h · W[t] − log Σ_v exp(h · W[v])
+
+Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, in the forward and again
+in the backward pass (recomputed), so that memory does not grow with positions × vocabulary. Softmax is in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+
+LOGITS_PER_CHUNK = 1 << 24
+"""Logits alive at once on a rank (64 MiB in float32)."""
+
+
+def completion_log_probs(
+    hidden: Tensor,
+    output_weight: Tensor,
+    predictor_T: Tensor,
+    target_T: Tensor,
+    completion_T: Tensor,
+    num_completions: int,
+    *,
+    vocab_size: int,
+    sequence_parallel: bool,
+) -> Tensor:
+    """Summed log-prob of every completion of a row, in nats, float32 (or float64) ``[N]``.
+
+    Args:
+        hidden: ``[S, 1, H]``, or ``[S / tensor parallel size, 1, H]`` with sequence parallelism.
+        output_weight: this rank's slice of the output layer, ``[padded vocab / tensor parallel size, H]``.
+        predictor_T, target_T, completion_T: see ``TreeBatch``.
+        vocab_size: rows of the whole output layer that are real; padding rows get no probability.
+    """
+    if sequence_parallel:
+        hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
+    else:
+        hidden = copy_to_tensor_model_parallel_region(hidden)
+    hidden_TH = hidden[:, 0].index_select(0, predictor_T)
+    logps_T = _TokenLogProbs.apply(hidden_TH, output_weight, target_T, vocab_size)
+    return logps_T.new_zeros(num_completions).index_add(0, completion_T, logps_T)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """``[T, H]`` hidden states and ``[V / tp, H]`` weights to ``[T]`` log-probs; gradients are this rank's part."""
+
+    @staticmethod
+    def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int) -> Tensor:
+        first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
+        num_real = min(max(vocab_size - first, 0), weight.shape[0])
+        logsumexps, target_logits = [], []
+        for rows in _chunks(hidden_TH.shape[0], weight.shape[0]):
+            logits = _logits(hidden_TH[rows], weight, num_real)
+            logsumexps.append(torch.logsumexp(logits, dim=-1))
+            target_logits.append(_pick(logits, target_T[rows] - first, num_real))
+        empty = hidden_TH.new_zeros(0, dtype=_wide(hidden_TH))
+        logsumexp_T, target_logit_T = (torch.cat([empty, *parts]) for parts in (logsumexps, target_logits))
+        logsumexp_T, target_logit_T = _over_vocabulary_slices(logsumexp_T, target_logit_T)
+        ctx.save_for_backward(hidden_TH, weight, target_T, logsumexp_T)
+        ctx.first, ctx.num_real = first, num_real
+        return target_logit_T - logsumexp_T
+
+    @staticmethod
+    def backward(ctx, grad_T: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_TH, weight, target_T, logsumexp_T = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden_TH)
+        grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
+        for rows in _chunks(hidden_TH.shape[0], weight.shape[0]):
+            # d log p(t) / d logits = onehot(t) − softmax
+            grad_logits = _logits(hidden_TH[rows], weight, ctx.num_real)
+            grad_logits.sub_(logsumexp_T[rows, None]).exp_().mul_(-grad_T[rows, None])
+            local = target_T[rows] - ctx.first
+            mine = (local >= 0) & (local < ctx.num_real)
+            grad_logits[mine, local[mine]] += grad_T[rows][mine]
+            grad_logits = grad_logits.to(weight.dtype)
+            grad_hidden[rows] = grad_logits @ weight
+            grad_weight += grad_logits.t() @ hidden_TH[rows]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """float32, or float64 where the model computes in float64."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _chunks(num_rows: int, vocab_slice: int) -> list[slice]:
+    size = max(1, LOGITS_PER_CHUNK // vocab_slice)
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, num_real: int) -> Tensor:
+    logits = (hidden @ weight.t()).to(_wide(hidden))
+    logits[:, num_real:] = -torch.inf
+    return logits
+
+
+def _pick(logits: Tensor, local_targets: Tensor, num_real: int) -> Tensor:
+    """The targets' logits where this rank holds them, 0 elsewhere."""
+    mine = (local_targets >= 0) & (local_targets < num_real)
+    picked = logits.gather(1, local_targets.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(mine, picked, 0.0)
+
+
+def _over_vocabulary_slices(logsumexp_T: Tensor, target_logit_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Combine the ranks' slices: one gather of two numbers a token."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    if group.size() == 1:
+        return logsumexp_T, target_logit_T
+    mine = torch.stack((logsumexp_T, target_logit_T))
+    gathered = mine.new_empty(group.size(), *mine.shape)
+    dist.all_gather(list(gathered.unbind()), mine, group=group)
+    return torch.logsumexp(gathered[:, 0], dim=0), gathered[:, 1].sum(0)

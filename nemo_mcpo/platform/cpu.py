@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets megatron-core run without a GPU: the few places where it takes CUDA for granted answer for the CPU instead.
+
+``install_cpu_adapter()`` does nothing when CUDA is available. It is called once, by ``platform.distributed``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+_FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "zeros_like", "ones_like", "empty_like", "full_like")
+_installed = False
+
+
+def install_cpu_adapter() -> None:
+    """Patch torch and megatron-core so that ``cuda`` means this CPU; a no-op with CUDA, and when called again."""
+    global _installed
+    if _installed or torch.cuda.is_available():
+        return
+    _installed = True
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.set_device = lambda device: None
+    _patch_random_state()
+    for name in _FACTORIES:
+        setattr(torch, name, _cuda_literal_means_cpu(getattr(torch, name)))
+    torch.Tensor.type = _report_cuda_type(torch.Tensor.type)
+
+
+def _patch_random_state() -> None:
+    """Megatron's RNG tracker forks the CUDA generator; here it forks the CPU's."""
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    torch.cuda.manual_seed = torch.manual_seed
+    torch.cuda.get_rng_state = lambda device=None: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    megatron_random._get_cuda_rng_state = lambda device=None, clone=False, graph_safe=False: torch.get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    # The tracker warns that the CPU generator moved inside a CUDA context, which is the intention here.
+    logging.getLogger(megatron_random.__name__).addFilter(lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg)
+
+
+def _cuda_literal_means_cpu(factory: Callable) -> Callable:
+    def wrapped(*args, **kwargs):
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "cuda":
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return wrapped
+
+
+def _report_cuda_type(original: Callable) -> Callable:
+    """Megatron's optimizers compare ``tensor.type()`` with literals such as ``torch.cuda.FloatTensor``."""
+
+    def tensor_type(self, dtype=None, non_blocking=False, **kwargs):
+        if dtype is None and not kwargs:
+            return original(self).replace("torch.", "torch.cuda.", 1)
+        return original(self, dtype, non_blocking, **kwargs)
+
+    return tensor_type

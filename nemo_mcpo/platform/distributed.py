@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes and their groups: one call sets up torch.distributed and megatron-core's parallel state, on CPU or GPU."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from nemo_mcpo.platform.cpu import install_cpu_adapter
+
+
+def world_size_from_environment() -> int:
+    """Processes that the launcher (``torchrun``, or ``python`` alone) started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_device() -> torch.device:
+    """The device of this process: its GPU when CUDA is there, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def initialize_parallel(
+    *,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    virtual_pipeline_parallel: int | None,
+    seed: int,
+    timeout_minutes: float = 30.0,
+) -> None:
+    """Set up the CPU adapter, the process group (nccl or gloo) and megatron-core's groups; once a process."""
+    install_cpu_adapter()
+    from megatron.core import parallel_state, tensor_parallel as megatron_tensor_parallel
+
+    device = local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        timeout = timedelta(minutes=timeout_minutes)
+        if world_size_from_environment() > 1:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor_parallel,
+        pipeline_model_parallel_size=pipeline_parallel,
+        virtual_pipeline_model_parallel_size=virtual_pipeline_parallel,
+    )
+    megatron_tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def shut_down() -> None:
+    """Undo ``initialize_parallel``, so that a process can exit without a warning or start again."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_rank_zero() -> bool:
+    """True on the one process that writes files and talks to the user."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every process when ``flag`` is true on at least one; all processes must call it."""
+    if dist.get_world_size() == 1:
+        return flag
+    flags = torch.tensor([float(flag)], device=local_device())
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags.item())

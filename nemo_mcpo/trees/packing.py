@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing prompt trees into rows under a token budget, deterministically.
+
+A row holds whole trees only, so that a prompt's loss never depends on its neighbours:
+
+    row:        [ prompt a | a0 | a1 | a2 | prompt b | b0 | b1 | padding ]
+    positions:    0 … Pa-1  Pa…  Pa…  Pa…   0 … Pb-1   Pb…  Pb…  0 …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nemo_mcpo.records import PromptTree, TreeBatch
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTree:
+    """A tree and its place in the caller's ``[B, K]`` tables: row ``prompt``, and one column per completion."""
+
+    tree: PromptTree
+    prompt: int
+    columns: tuple[int, ...]
+
+
+def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Indices of the items for each rank: longest first, each to the rank with the fewest tokens so far."""
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for item in sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item)):
+        rank = loads.index(min(loads))
+        shares[rank].append(item)
+        loads[rank] += num_tokens[item]
+    return [sorted(share) for share in shares]
+
+
+def pack_into_rows(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of the items of each row: first fit, longest first. An item above the budget gets a row of its own."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item)):
+        row = next((row for row, room in enumerate(free) if num_tokens[item] <= room), None)
+        if row is None:
+            rows.append([])
+            free.append(budget)
+            row = len(rows) - 1
+        rows[row].append(item)
+        free[row] -= num_tokens[item]
+    return rows
+
+
+def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | str = "cpu") -> TreeBatch:
+    """One packed row of ``length`` tokens (at least the trees' own); no trees make a row of padding.
+
+    Raises:
+        ValueError: ``length`` is shorter than the trees.
+    """
+    num_tokens = sum(item.tree.num_tokens for item in placed)
+    if num_tokens > length:
+        raise ValueError(f"row of {length} tokens cannot hold trees of {num_tokens} tokens")
+    tokens_S, positions_S = np.zeros(length, np.int64), np.zeros(length, np.int64)
+    tree_S, completion_S = np.full(length, -1, np.int64), np.full(length, -1, np.int64)
+    predictors, targets, completions, prompts, columns = [], [], [], [], []
+    start = 0
+    for number, (tree, prompt, tree_columns) in enumerate((item.tree, item.prompt, item.columns) for item in placed):
+        num_prompt = len(tree.prompt_tokens)
+        tree_S[start : start + tree.num_tokens] = number
+        tokens_S[start : start + num_prompt] = tree.prompt_tokens
+        positions_S[start : start + num_prompt] = np.arange(num_prompt)
+        last_prompt_token = start + num_prompt - 1
+        start += num_prompt
+        for tokens, column in zip(tree.completions, tree_columns, strict=True):
+            stop = start + len(tokens)
+            tokens_S[start:stop] = tokens
+            positions_S[start:stop] = np.arange(num_prompt, num_prompt + len(tokens))
+            completion_S[start:stop] = len(columns)
+            # The last prompt position predicts every completion's first token.
+            predictors.append(np.concatenate(([last_prompt_token], np.arange(start, stop - 1))))
+            targets.append(tokens)
+            completions.append(np.full(len(tokens), len(columns)))
+            prompts.append(prompt)
+            columns.append(column)
+            start = stop
+
+    def tensor(values) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device)
+
+    def joined(parts: list) -> torch.Tensor:
+        return tensor(np.concatenate(parts) if parts else [])
+
+    return TreeBatch(
+        tokens_S=tensor(tokens_S),
+        positions_S=tensor(positions_S),
+        tree_S=tensor(tree_S),
+        completion_S=tensor(completion_S),
+        predictor_T=joined(predictors),
+        target_T=joined(targets),
+        completion_T=joined(completions),
+        prompt_N=tensor(prompts),
+        column_N=tensor(columns),
+    )
