@@ -97,6 +97,23 @@ class TreeBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferenceBatch:
+    """One optimizer step: pruned trees (y0 and the drawn negatives) and their tables, on the CPU.
+
+    Attributes:
+        trees: B trees; completion k stands in column k of the tables.
+        ref_logps_BK: reference log-probs, nats, float32, 0 in padding.
+        lengths_BK: completion tokens, float32, 1 in padding.
+        valid_BK: False for padding columns.
+    """
+
+    trees: tuple[PromptTree, ...]
+    ref_logps_BK: torch.Tensor
+    lengths_BK: torch.Tensor
+    valid_BK: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectiveInputs:
     """What an objective sees; every tensor is ``[B, K]``, column 0 = preferred.
 

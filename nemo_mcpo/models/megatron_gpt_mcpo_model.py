@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy as a NeMo model: megatron-core's GPT, its optimizer, and the steps that a trainer calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.core.classes import ModelPT
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.forward_step import Objective, score_trees, train_trees
+from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
+from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, wrap_for_training
+from nemo_mcpo.records import PreferenceBatch, PromptTree
+
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+
+
+def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConfig:
+    """The ``cfg`` of ``MegatronGPTMCPOModel``: what rebuilds the model from a ``.nemo`` file alone."""
+    model = config.model
+    return OmegaConf.create(
+        {
+            "architecture": asdict(architecture),
+            "precision": config.trainer.precision,
+            "micro_batch_tokens": model.micro_batch_tokens,
+            "tensor_model_parallel_size": model.tensor_model_parallel_size,
+            "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
+            "virtual_pipeline_model_parallel_size": model.virtual_pipeline_model_parallel_size,
+            "sequence_parallel": model.sequence_parallel,
+            "activations_checkpoint_granularity": model.activations_checkpoint_granularity,
+            "transformer_impl": model.transformer_impl,
+            "fp8": model.fp8,
+        }
+    )
+
+
+class MegatronGPTMCPOModel(ModelPT):
+    """See ``models.interface.SupportsPreferenceTraining``; build it after ``platform.distributed.initialize_parallel``.
+
+    Weights are uninitialised until a checkpoint is loaded into ``chunks``.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
+        super().__init__(cfg=cfg, trainer=trainer)
+        self.architecture = ModelArchitecture(**OmegaConf.to_container(cfg.architecture))
+        self.layout = ParallelLayout(
+            tensor=cfg.tensor_model_parallel_size,
+            pipeline=cfg.pipeline_model_parallel_size,
+            virtual_pipeline=cfg.virtual_pipeline_model_parallel_size,
+            sequence_parallel=cfg.sequence_parallel,
+            dtype=DTYPES[cfg.precision],
+            transformer_impl=resolve_transformer_impl(cfg.transformer_impl),
+            recompute=cfg.activations_checkpoint_granularity or "none",
+            fp8=cfg.fp8,
+        )
+        # Plain lists: Lightning must not move, cast or save what megatron-core owns.
+        self.chunks = build_gpt(self.architecture, self.layout)
+        self.wrapped: list = self.chunks
+        self.optimizer = None
+        self.schedule = None
+        self.objective: Objective | None = None
+
+    def setup_training(self, config: RunConfig, objective: Objective, num_steps: int) -> None:
+        """Gradient buffers, optimizer and schedule; the weights must be loaded before."""
+        bf16 = self.layout.dtype == torch.bfloat16
+        optim, clip = config.model.optim, config.trainer.mcpo.gradient_clip_val
+        self.objective = objective
+        self.wrapped = wrap_for_training(self.chunks, bf16=bf16)
+        self.optimizer = build_optimizer(optim, self.wrapped, bf16=bf16, clip=clip)
+        self.schedule = build_schedule(optim, self.optimizer, num_steps)
+
+    def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
+        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
+        return score_trees(self.wrapped, trees, self.cfg.micro_batch_tokens, first_column)
+
+    def prepare_for_training_step(self) -> None:
+        """Clear gradients."""
+        for chunk in self.wrapped:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank."""
+        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens)
+        loss, *metrics = table.cpu().unbind(1)
+        return loss, dict(zip(names, metrics, strict=True))
+
+    def finish_training_step(self) -> tuple[float, float]:
+        """Update the weights; returns the learning rate used and the gradient norm before clipping."""
+        self.schedule.step(increment=1)
+        lr = self.optimizer.param_groups[0]["lr"]
+        _, grad_norm, _ = self.optimizer.step()
+        return float(lr), float(grad_norm)
+
+    def prepare_for_validation_step(self) -> None:
+        """Switch to evaluation."""
+        for chunk in self.wrapped:
+            chunk.eval()
+
+    def finish_validation_step(self) -> None:
+        """Switch back to training."""
+        for chunk in self.wrapped:
+            chunk.train()
+
+    def save_to(self, save_path: str | Path) -> None:
+        """Write a ``.nemo`` file; every rank must call it."""
+        from nemo_mcpo.models.nemo_archive import HuggingFaceInNemoConnector
+
+        HuggingFaceInNemoConnector().save_to(self, str(save_path))
+
+    @classmethod
+    def restore_from(cls, restore_path: str, **kwargs) -> MegatronGPTMCPOModel:
+        """Read a ``.nemo`` file under the current parallel state; every rank must call it."""
+        from nemo_mcpo.models.nemo_archive import HuggingFaceInNemoConnector
+
+        return super().restore_from(restore_path, save_restore_connector=HuggingFaceInNemoConnector(), **kwargs)
+
+    def setup_training_data(self, train_data_config) -> None:
+        """Unused: prompt trees come from ``nemo_mcpo.data``."""
+
+    def setup_validation_data(self, val_data_config) -> None:
+        """Unused: prompt trees come from ``nemo_mcpo.data``."""
+
+    @classmethod
+    def list_available_models(cls) -> list:
+        """No models are offered for download."""
+        return []

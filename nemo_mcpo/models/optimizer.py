@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW with states sharded over data-parallel ranks, and the learning-rate schedule, both megatron-core's own."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import Float16Module
+
+from nemo_mcpo.config import Optim
+
+DECAY_STYLES = {
+    "constant": "constant",
+    "CosineAnnealing": "cosine",
+    "LinearAnnealing": "linear",
+    "InverseSquareRootAnnealing": "inverse-square-root",
+}
+"""NeMo's names of ``model.optim.sched.name`` and megatron-core's."""
+
+
+def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParallel]:
+    """Model chunks with gradient buffers; in bf16 their inputs and outputs are cast as megatron-core expects."""
+    config = chunks[0].config
+    ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    wrapped = [
+        DistributedDataParallel(config, ddp, Float16Module(config, chunk) if bf16 else chunk, disable_bucketing=number > 0)
+        for number, chunk in enumerate(chunks)
+    ]
+    config.finalize_model_grads_func = finalize_model_grads
+    return wrapped
+
+
+def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> MegatronOptimizer:
+    """``clip`` is the largest gradient norm, 0 for no clipping."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=optim.lr,
+        min_lr=optim.sched.min_lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        adam_eps=optim.eps,
+        decoupled_weight_decay=True,
+        clip_grad=clip,
+        bf16=bf16,
+        params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(config, wrapped)
+    wrapped[0].config.grad_scale_func = optimizer.scale_loss
+    return optimizer
+
+
+def build_schedule(optim: Optim, optimizer: MegatronOptimizer, num_steps: int) -> OptimizerParamScheduler:
+    """Learning rate over ``num_steps`` updates; call ``step(1)`` before each one, so that warm-up never has rate 0."""
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=optim.lr,
+        min_lr=optim.sched.min_lr,
+        lr_warmup_steps=optim.sched.warmup_steps,
+        lr_decay_steps=max(num_steps, optim.sched.warmup_steps + 1),
+        lr_decay_style=DECAY_STYLES[optim.sched.name],
+        start_wd=optim.weight_decay,
+        end_wd=optim.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
