@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The safetensors files of a Hugging Face directory: which there are, what is in them, and slices of their tensors.
+
+Nothing but safetensors is ever read. Every header is read and checked when the checkpoint is opened, so that whatever
+is missing or damaged is found by every rank alike, before any weight is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.families import IGNORED_SUFFIXES, tensor_shapes
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""The dtypes that weights may be stored in, by their safetensors names."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOnDisk:
+    """A tensor that is read when it is sliced, and only as much of it.
+
+    The file is mapped for the time of one read, so that pages of it never add up in memory.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __getitem__(self, index: slice | tuple[slice, ...], /) -> torch.Tensor:
+        try:
+            with safe_open(self.file, framework="pt", device="cpu") as opened:
+                return opened.get_slice(self.name)[index]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"cannot read tensor {self.name}", where=str(self.file), got=error, cure="download the file again"
+            ) from error
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file of a model directory."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "the file is missing", where=str(path), cure="point at a complete Hugging Face model directory"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError("cannot read the file as JSON", where=str(path), got=error) from error
+    if not isinstance(contents, dict):
+        raise CheckpointError("not a JSON object", where=str(path), got=type(contents).__name__)
+    return contents
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a path that is not a directory."""
+    if not directory.is_dir():
+        raise CheckpointError(
+            "not a directory" if directory.exists() else "the model directory does not exist",
+            where=str(directory),
+            expected="a Hugging Face directory with config.json and *.safetensors",
+            cure="check the path; a model of the hub must be downloaded first",
+        )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the model, by transformers' own rule: the single file, else those of the index."""
+    check_directory(directory)
+    if (directory / SINGLE_FILE).exists():
+        return [directory / SINGLE_FILE]
+    if (directory / INDEX_FILE).exists():
+        return [directory / name for name in sorted(set(_weight_map(directory / INDEX_FILE).values()))]
+    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            "only pickled weights, which can run any code and are never read",
+            where=str(directory),
+            got=", ".join(pickles[:3]),
+            expected=f"{SINGLE_FILE} or {INDEX_FILE}",
+            cure="save the model with transformers' save_pretrained(..., safe_serialization=True)",
+        )
+    raise CheckpointError(
+        "no weights in the model directory",
+        where=str(directory),
+        expected=f"{SINGLE_FILE} or {INDEX_FILE}",
+        cure="download the model completely",
+    )
+
+
+def _weight_map(index_file: Path) -> dict[str, str]:
+    """Tensor name -> file name; a file name that leads out of the directory is refused."""
+    weight_map = read_json(index_file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("no weight_map", where=str(index_file), cure="download the file again")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                "not a safetensors file of this directory",
+                where=str(index_file),
+                got=name,
+                expected="a plain file name",
+            )
+    return weight_map
+
+
+def read_header(file: Path) -> list[TensorOnDisk]:
+    """The tensors in one file; a missing, truncated or foreign file is refused."""
+    if not file.exists():
+        raise CheckpointError("a shard of the model is missing", where=str(file), cure="download the model completely")
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is not a dict
+            return [TensorOnDisk(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            "truncated, or not a safetensors file",
+            where=str(file),
+            got=f"{file.stat().st_size} bytes: {error}",
+            cure="download the file again",
+        ) from error
+
+
+def open_checkpoint(directory: Path, architecture: ModelArchitecture) -> dict[str, TensorOnDisk]:
+    """Every tensor that ``architecture`` consists of, checked for its shape; nothing else may be there."""
+    found = {tensor.name: tensor for file in weight_files(directory) for tensor in read_header(file)}
+    expected = tensor_shapes(architecture)
+    _check_names(directory, found, expected, architecture)
+    for name, shape in expected.items():
+        if found[name].shape != shape or found[name].dtype not in DTYPES:
+            raise CheckpointError(
+                f"tensor {name} has the wrong shape or dtype",
+                where=str(found[name].file),
+                got=f"{found[name].dtype} {list(found[name].shape)}",
+                expected=f"{'/'.join(DTYPES)} {list(shape)}",
+                cure="use the config.json that belongs to these weights, not quantised",
+            )
+    return {name: found[name] for name in expected}
+
+
+def _check_names(
+    directory: Path,
+    found: dict[str, TensorOnDisk],
+    expected: dict[str, tuple[int, ...]],
+    architecture: ModelArchitecture,
+) -> None:
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise CheckpointError(
+            "tensors are missing",
+            where=str(directory),
+            got=f"no {_first(missing)}",
+            expected=f"{len(expected)} tensors for {architecture.num_layers} layers",
+            cure="use the config.json that belongs to these weights, or download the model completely",
+        )
+    ignored = IGNORED_SUFFIXES + (("lm_head.weight",) if architecture.tied_embeddings else ())
+    unknown = [name for name in found if name not in expected and not name.endswith(ignored)]
+    if unknown:
+        raise CheckpointError(
+            "tensors that a model of this family does not have",
+            where=str(directory),
+            got=_first(unknown),
+            cure="use the config.json that belongs to these weights; merge adapters before training",
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0] + more

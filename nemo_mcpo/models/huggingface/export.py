@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A complete Hugging Face directory from megatron-core model chunks: there entirely, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+from megatron.core.models.gpt import GPTModel
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.config import CONFIG_FILE, DTYPES, write_config
+from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES
+from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
+from nemo_mcpo.models.huggingface.weights import export_weights, is_writer, raise_on_every_rank
+
+
+def export_model(
+    directory: str | Path,
+    chunks: Sequence[GPTModel],
+    architecture: ModelArchitecture,
+    source_dir: str | Path | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a directory that transformers and inference servers load; called on every rank.
+
+    Args:
+        directory: the result; a model that is there already is replaced once the new one is complete.
+        chunks: this rank's model chunks.
+        architecture: what the chunks were built from.
+        source_dir: the model that training started from, whose config.json, tokenizer and template are kept.
+        dtype: of the written weights; the architecture's own by default.
+        max_shard_bytes: size that a file of weights does not exceed.
+    """
+    directory = Path(directory).resolve()
+    source_dir = Path(source_dir).resolve() if source_dir is not None else None
+    dtype = dtype or architecture.dtype
+    partial = directory.with_name(f".{directory.name}.partial")
+    problem: Exception | None = None
+    if is_writer():
+        try:
+            _check_target(directory, source_dir, dtype)
+            _start(partial, architecture, source_dir, dtype)
+        except (OSError, CheckpointError) as error:
+            problem = error
+    raise_on_every_rank(problem, directory)
+    export_weights(partial, chunks, architecture, dtype, max_shard_bytes)
+    if is_writer():
+        _move_into_place(partial, directory)
+    dist.barrier()
+
+
+def _check_target(directory: Path, source_dir: Path | None, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise CheckpointError("unknown dtype", where=str(directory), got=dtype, expected=", ".join(DTYPES))
+    if directory == source_dir:
+        raise CheckpointError(
+            "the export would replace the model that training started from",
+            where=str(directory),
+            cure="choose another directory",
+        )
+    if directory.exists() and not (directory.is_dir() and _holds_model_or_nothing(directory)):
+        raise CheckpointError(
+            "the export would replace something that is not a model",
+            where=str(directory),
+            expected="a new path, an empty directory, or a Hugging Face directory",
+            cure="choose another directory",
+        )
+
+
+def _holds_model_or_nothing(directory: Path) -> bool:
+    return (directory / CONFIG_FILE).exists() or not any(directory.iterdir())
+
+
+def _start(partial: Path, architecture: ModelArchitecture, source_dir: Path | None, dtype: str) -> None:
+    """Everything but the weights: what can go wrong here should do so before the long part."""
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    write_config(partial, architecture, source_dir, dtype)
+    if source_dir is not None:
+        write_tokenizer_files(partial, source_dir)
+
+
+def _move_into_place(partial: Path, directory: Path) -> None:
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    if directory.exists():
+        directory.rename(replaced)
+    partial.rename(directory)
+    if replaced.exists():
+        shutil.rmtree(replaced)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Hugging Face tensors make each megatron-core parameter: one table a family.
+
+A ``*`` in a name stands for the layer's number, counted from 0 over the whole model. The names on the left are those
+of megatron-core's local layer spec; ``CANONICAL_SUFFIXES`` maps the ones that Transformer Engine fuses onto them.
+
+>>> [source.name for source in FAMILIES["llama"].rule("output_layer.weight").sources]
+['lm_head.weight']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.architecture import ModelArchitecture
+
+EMBEDDING = "embedding.word_embeddings.weight"
+OUTPUT = "output_layer.weight"
+
+CANONICAL_SUFFIXES = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+"""Transformer Engine's name of a layer's parameter -> the local layer spec's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One Hugging Face tensor; ``shape`` names its sizes, see ``dimensions``."""
+
+    name: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One megatron-core parameter, the tensors it is made of, and how: a key of ``layouts.LAYOUTS``."""
+
+    parameter: str
+    layout: str
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The models that share one Hugging Face ``model_type``.
+
+    ``window_use`` says when the attention obeys config.json's ``sliding_window``.
+    """
+
+    architectures: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window_use: Literal["never", "always", "by_layer"] = "never"
+
+    def rule(self, parameter: str) -> Rule:
+        """The rule of a megatron-core parameter, its layer number written as ``*``."""
+        for rule in self.rules:
+            if rule.parameter == parameter:
+                return rule
+        raise CheckpointError(
+            "no Hugging Face tensor is known for this parameter",
+            where=parameter,
+            expected=" or ".join(rule.parameter for rule in self.rules),
+            cure="build the model from the ModelArchitecture of its own checkpoint",
+        )
+
+
+LAYERS = "decoder.layers.*."
+BLOCK = "model.layers.*."
+
+DENSE = (
+    Rule(EMBEDDING, "vocabulary", (Source("model.embed_tokens.weight", ("vocab", "hidden")),)),
+    Rule(
+        LAYERS + "input_layernorm.weight",
+        "replicated",
+        (Source(BLOCK + "input_layernorm.weight", ("hidden",)),),
+    ),
+    Rule(
+        LAYERS + "self_attention.linear_qkv.weight",
+        "query_key_value",
+        (
+            Source(BLOCK + "self_attn.q_proj.weight", ("query", "hidden")),
+            Source(BLOCK + "self_attn.k_proj.weight", ("key", "hidden")),
+            Source(BLOCK + "self_attn.v_proj.weight", ("key", "hidden")),
+        ),
+    ),
+    Rule(
+        LAYERS + "self_attention.linear_proj.weight",
+        "columns",
+        (Source(BLOCK + "self_attn.o_proj.weight", ("hidden", "query")),),
+    ),
+    Rule(
+        LAYERS + "pre_mlp_layernorm.weight",
+        "replicated",
+        (Source(BLOCK + "post_attention_layernorm.weight", ("hidden",)),),
+    ),
+    Rule(
+        LAYERS + "mlp.linear_fc1.weight",
+        "gate_up",
+        (
+            Source(BLOCK + "mlp.gate_proj.weight", ("ffn", "hidden")),
+            Source(BLOCK + "mlp.up_proj.weight", ("ffn", "hidden")),
+        ),
+    ),
+    Rule(
+        LAYERS + "mlp.linear_fc2.weight",
+        "columns",
+        (Source(BLOCK + "mlp.down_proj.weight", ("hidden", "ffn")),),
+    ),
+    Rule("decoder.final_layernorm.weight", "replicated", (Source("model.norm.weight", ("hidden",)),)),
+    Rule(OUTPUT, "vocabulary", (Source("lm_head.weight", ("vocab", "hidden")),)),
+)
+
+QKV_BIAS = (
+    Rule(
+        LAYERS + "self_attention.linear_qkv.bias",
+        "query_key_value",
+        (
+            Source(BLOCK + "self_attn.q_proj.bias", ("query",)),
+            Source(BLOCK + "self_attn.k_proj.bias", ("key",)),
+            Source(BLOCK + "self_attn.v_proj.bias", ("key",)),
+        ),
+    ),
+)
+
+QK_NORM = (
+    Rule(
+        LAYERS + "self_attention.q_layernorm.weight",
+        "replicated",
+        (Source(BLOCK + "self_attn.q_norm.weight", ("head",)),),
+    ),
+    Rule(
+        LAYERS + "self_attention.k_layernorm.weight",
+        "replicated",
+        (Source(BLOCK + "self_attn.k_norm.weight", ("head",)),),
+    ),
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(("LlamaForCausalLM",), DENSE),
+    "mistral": Family(("MistralForCausalLM",), DENSE, window_use="always"),
+    "qwen2": Family(("Qwen2ForCausalLM",), DENSE + QKV_BIAS, qkv_bias=True, window_use="by_layer"),
+    "qwen3": Family(("Qwen3ForCausalLM",), DENSE + QK_NORM, qk_norm=True, window_use="by_layer"),
+}
+"""``model_type`` of config.json -> its table."""
+
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+"""Tensors of old checkpoints that are computed, not learned."""
+
+
+def find_family(config: dict[str, object], where: Path) -> str:
+    """The key in ``FAMILIES`` of a config.json's contents; anything unsupported is refused."""
+    model_type = config.get("model_type")
+    architectures = config.get("architectures") or []
+    family = FAMILIES.get(str(model_type))
+    if family is None or any(name not in family.architectures for name in architectures):
+        supported = [f"{name} ({key})" for key, known in FAMILIES.items() for name in known.architectures]
+        raise CheckpointError(
+            "unknown model architecture",
+            where=str(where),
+            got=f"{', '.join(map(str, architectures)) or 'no architectures'} (model_type {model_type})",
+            expected=", ".join(supported),
+            cure="choose a model of a supported family",
+        )
+    return str(model_type)
+
+
+def dimensions(architecture: ModelArchitecture) -> dict[str, int]:
+    """What the names in ``Source.shape`` stand for."""
+    return {
+        "vocab": architecture.vocab_size,
+        "hidden": architecture.hidden_size,
+        "ffn": architecture.ffn_hidden_size,
+        "head": architecture.head_dim,
+        "query": architecture.num_attention_heads * architecture.head_dim,
+        "key": architecture.num_query_groups * architecture.head_dim,
+    }
+
+
+def model_rules(architecture: ModelArchitecture) -> Iterator[tuple[Rule, int | None]]:
+    """Every rule with its layer number (None outside the layers), in the order of the forward pass.
+
+    A tied output layer is left out: the embedding is its only tensor.
+    """
+    rules = [
+        rule
+        for rule in FAMILIES[architecture.family].rules
+        if rule.parameter != OUTPUT or not architecture.tied_embeddings
+    ]
+    layered = [rule for rule in rules if rule.parameter.startswith(LAYERS)]
+    yield from ((rule, None) for rule in rules if rule.parameter == EMBEDDING)
+    for layer in range(architecture.num_layers):
+        yield from ((rule, layer) for rule in layered)
+    yield from ((rule, None) for rule in rules if rule not in layered and rule.parameter != EMBEDDING)
+
+
+def at_layer(name: str, layer: int | None) -> str:
+    """``name`` with its ``*`` replaced by the layer's number."""
+    return name if layer is None else name.replace("*", str(layer))
+
+
+def tensor_shapes(architecture: ModelArchitecture) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the Hugging Face checkpoint, in the order of the forward pass."""
+    sizes = dimensions(architecture)
+    return {
+        at_layer(source.name, layer): tuple(sizes[size] for size in source.shape)
+        for rule, layer in model_rules(architecture)
+        for source in rule.sources
+    }
