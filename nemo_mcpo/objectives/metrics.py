@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""The implicit reward, and what every objective that has one reports about it.
+
+.. math:: r_i = \log \pi_\theta(y_i \mid x) - \log \pi_\mathrm{ref}(y_i \mid x)
+
+Paper: arXiv 2502.04567, Eq. (3). Rewards are reported in nats as defined, **not** multiplied by beta (many programs,
+TRL among them, report beta times this), so that runs with different beta can be compared.
+
+A metric without a value is NaN: a prompt without a valid negative has no margin, an objective without a reference no
+reward. ``defined_sums`` leaves these out, so that an average runs over the prompts that have a value. All four
+``rewards/*`` are NaN together: then the average margin is the average of chosen minus the average of rejected.
+
+>>> rewards = torch.tensor([[1.0, 0.0, 3.0], [2.0, 0.0, 0.0]])
+>>> valid = torch.tensor([[True, True, True], [True, False, False]])
+>>> reward_metrics(rewards, valid)["rewards/margin"]
+tensor([-0.5000,     nan])
+>>> defined_sums(reward_metrics(rewards, valid))["rewards/margin"]  # sum, number of prompts
+tensor([-0.5000,  1.0000])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from nemo_mcpo.records import ObjectiveInputs
+
+REWARD_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margin", "rewards/accuracy")
+
+
+def implicit_rewards(inputs: ObjectiveInputs) -> torch.Tensor:
+    """Rewards ``[B, K]`` in nats, with gradient; meaningless in columns that are not valid."""
+    return inputs.policy_logps - inputs.ref_logps
+
+
+def mean_over_valid(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean of ``[B, M]`` over each row's valid columns, ``[B]``; 0, attached to the graph, in a row without any."""
+    return values.masked_fill(~valid, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)
+
+
+def reward_metrics(rewards: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Metrics of rewards ``[B, K]``, each float32 ``[B]`` and detached.
+
+    - ``rewards/chosen``: the preferred completion's reward, in nats.
+    - ``rewards/rejected``: mean reward of the valid negatives.
+    - ``rewards/margin``: chosen minus rejected.
+    - ``rewards/accuracy``: share of the valid negatives that the preferred completion beats; a tie counts one half.
+    - ``negatives/count``: valid negatives.
+    - ``negatives/none``: 1 where there are none, so that its average is the share of prompts that train nothing.
+    """
+    rewards_BK = rewards.detach()
+    chosen_B, negatives_BM, valid_BM = rewards_BK[:, 0], rewards_BK[:, 1:], valid[:, 1:]
+    rejected_B = mean_over_valid(negatives_BM, valid_BM)
+    # heaviside is 1, 1/2 or 0 where its argument is positive, zero or negative.
+    wins_BM = torch.heaviside(chosen_B[:, None] - negatives_BM, chosen_B.new_tensor(0.5))
+    values = (chosen_B, rejected_B, chosen_B - rejected_B, mean_over_valid(wins_BM, valid_BM))
+    count_B = valid_BM.sum(dim=-1)
+    metrics = dict(zip(REWARD_METRICS, (value.masked_fill(count_B == 0, math.nan) for value in values), strict=True))
+    # A row without any valid column is padding, not a prompt.
+    padding_B = ~valid.any(dim=-1)
+    for name, value in (("negatives/count", count_B), ("negatives/none", count_B == 0)):
+        metrics[name] = value.float().masked_fill(padding_B, math.nan)
+    return {name: value.float() for name, value in metrics.items()}
+
+
+def undefined_reward_metrics(like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The ``rewards/*`` of an objective that has no reward: NaN for each row of ``like``, ``[B]``."""
+    return {name: torch.full_like(like, math.nan, dtype=torch.float32).detach() for name in REWARD_METRICS}
+
+
+def defined_sums(metrics: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each metric ``[B]`` as ``[2]``: the sum over the prompts that have a value, and their number.
+
+    Pairs add up over micro-batches and ranks; sum / number is then the average, and number 0 means that there is none.
+    """
+    return {name: torch.stack([value.nansum(), (~value.isnan()).sum()]) for name, value in metrics.items()}

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Objective ``sft``: supervised fine-tuning on the preferred completion.
+
+.. math:: L = -\frac{1}{T_0} \log \pi_\theta(y_0 \mid x), \qquad T_0 = \text{tokens of } y_0
+
+Paper: none of its own; it makes the initial policy of arXiv 2502.04567, section 5.1. Tokens are averaged within a
+prompt and prompts have equal weight, as in the other objectives; the average is not over all tokens of a batch.
+
+>>> import torch
+>>> policy = torch.tensor([[-10.0, -12.0]])
+>>> lengths, valid = torch.tensor([[5, 4]]), torch.tensor([[True, True]])
+>>> sft(ObjectiveInputs(policy_logps=policy, ref_logps=policy, lengths=lengths, valid=valid)).loss
+tensor([2.])
+"""
+
+from __future__ import annotations
+
+import math
+
+from nemo_mcpo.objectives.metrics import undefined_reward_metrics
+from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
+
+
+def sft(inputs: ObjectiveInputs) -> ObjectiveOutputs:
+    """Loss ``[B]`` in nats per token, 0 in a padding row; neither the negatives nor ``ref_logps`` are read."""
+    padding_B = ~inputs.valid[:, 0]
+    # A completion has a token, but a padding row may have none: 0 / 0 would reach the gradient as NaN.
+    loss_B = -inputs.policy_logps[:, 0].masked_fill(padding_B, 0.0) / inputs.lengths[:, 0].clamp_min(1)
+    nll_per_token_B = loss_B.detach().float().masked_fill(padding_B, math.nan)
+    metrics = {"sft/nll_per_token": nll_per_token_B, **undefined_reward_metrics(loss_B)}
+    return ObjectiveOutputs(loss=loss_B, metrics=metrics)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Seeds that make a draw a function of the run, the epoch and the prompt, and of nothing else.
+
+.. math:: \mathrm{seed} = \mathrm{blake2b}(\text{run seed}, \text{epoch}, \text{prompt id}) \bmod 2^{63}
+
+Every prompt has its own generator, so neither the number of processes nor the packing of prompts changes a draw. The
+paper (arXiv 2502.04567, Algorithm 1) says nothing about random numbers.
+
+>>> draw_seed(run_seed=1234, epoch=0, prompt_id=42)
+6938466454506046716
+>>> from nemo_mcpo.sampling.mc_kernel import draw_kernel
+>>> log_weights, valid = torch.zeros(2, 6), torch.ones(2, 6, dtype=torch.bool)
+>>> seeds = dict(run_seed=1234, epoch=0)
+>>> draw_for_prompts(draw_kernel, log_weights, valid, 2, prompt_ids=[42, 43], **seeds)
+tensor([[2, 1],
+        [3, 2]])
+>>> draw_for_prompts(draw_kernel, log_weights[:1, :5], valid[:1, :5], 2, prompt_ids=[43], **seeds)
+tensor([[3, 2]])
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+def draw_seed(run_seed: int, epoch: int, prompt_id: int) -> int:
+    """A 63-bit number, the same on every machine, process and version of Python."""
+    key = f"{int(run_seed)},{int(epoch)},{int(prompt_id)}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % 2**63
+
+
+def draw_generator(run_seed: int, epoch: int, prompt_id: int) -> torch.Generator:
+    """The CPU generator of one prompt in one epoch.
+
+    torch's CPU generator keeps the low 32 bits of a seed, so two of 100,000 prompts may share their noise. That is
+    harmless: each draw is still exact, and no quantity combines the noise of two prompts.
+    """
+    return torch.Generator().manual_seed(draw_seed(run_seed, epoch, prompt_id))
+
+
+def draw_for_prompts(
+    sampler: Callable[..., torch.Tensor],
+    log_weights: torch.Tensor,
+    valid: torch.Tensor,
+    num_negatives: int,
+    *,
+    run_seed: int,
+    epoch: int,
+    prompt_ids: Sequence[int],
+    **params: Any,
+) -> torch.Tensor:
+    """Draw ``[B, M]`` with each row's own generator, unmoved by the other rows and by columns added at the right.
+
+    Args:
+        sampler: an entry of ``SAMPLERS``, or what ``bind_sampler`` made of one.
+        log_weights: ``[B, L]``.
+        valid: ``[B, L]`` bool, the columns that may be returned.
+        num_negatives: M.
+        run_seed: the run's seed.
+        epoch: the pass over the data; another epoch draws anew.
+        prompt_ids: one per row.
+        params: handed to the sampler.
+    """
+    generators = [draw_generator(run_seed, epoch, prompt_id) for prompt_id in prompt_ids]
+    return sampler(log_weights, valid, num_negatives, generators, **params)
