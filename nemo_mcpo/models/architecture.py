@@ -46,3 +46,13 @@ class ModelArchitecture:
     def padded_vocab_size(self) -> int:
         """Rows of the megatron-core embedding: ``vocab_size`` rounded up to ``VOCAB_MULTIPLE``."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers, without the padding of the vocabulary; tied embeddings count once."""
+        query, key = self.num_attention_heads * self.head_dim, self.num_query_groups * self.head_dim
+        attention = 2 * self.hidden_size * (query + key)
+        biases = (query + 2 * key) * self.qkv_bias + 2 * self.head_dim * self.qk_norm
+        layer = attention + biases + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return embeddings + self.num_layers * layer + self.hidden_size

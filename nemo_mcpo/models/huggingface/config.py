@@ -182,8 +182,9 @@ def fresh_config(architecture: ModelArchitecture) -> dict[str, object]:
         "bos_token_id": None,
         "eos_token_id": None,
         "torch_dtype": architecture.dtype,
-        "sliding_window": architecture.sliding_window,
     }
+    if FAMILIES[architecture.family].window_use != "never":
+        config["sliding_window"] = architecture.sliding_window
     if architecture.sliding_window is not None:
         config |= {"use_sliding_window": True, "max_window_layers": 0}
     return config

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from megatron.core.models.gpt import GPTModel
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.huggingface.config import CONFIG_FILE, DTYPES, write_config
+from nemo_mcpo.models.huggingface.config import DTYPES, write_config
+from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, partial_path, start_partial
 from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
 from nemo_mcpo.models.huggingface.weights import export_weights, is_writer, raise_on_every_rank
@@ -39,18 +39,21 @@ def export_model(
     directory = Path(directory).resolve()
     source_dir = Path(source_dir).resolve() if source_dir is not None else None
     dtype = dtype or architecture.dtype
-    partial = directory.with_name(f".{directory.name}.partial")
     problem: Exception | None = None
     if is_writer():
         try:
             _check_target(directory, source_dir, dtype)
-            _start(partial, architecture, source_dir, dtype)
+            # What can go wrong with the small files should do so before the long part.
+            partial = start_partial(directory)
+            write_config(partial, architecture, source_dir, dtype)
+            if source_dir is not None:
+                write_tokenizer_files(partial, source_dir)
         except (OSError, CheckpointError) as error:
             problem = error
     raise_on_every_rank(problem, directory)
-    export_weights(partial, chunks, architecture, dtype, max_shard_bytes)
+    export_weights(partial_path(directory), chunks, architecture, dtype, max_shard_bytes)
     if is_writer():
-        _move_into_place(partial, directory)
+        move_into_place(directory)
     dist.barrier()
 
 
@@ -63,35 +66,4 @@ def _check_target(directory: Path, source_dir: Path | None, dtype: str) -> None:
             where=str(directory),
             cure="choose another directory",
         )
-    if directory.exists() and not (directory.is_dir() and _holds_model_or_nothing(directory)):
-        raise CheckpointError(
-            "the export would replace something that is not a model",
-            where=str(directory),
-            expected="a new path, an empty directory, or a Hugging Face directory",
-            cure="choose another directory",
-        )
-
-
-def _holds_model_or_nothing(directory: Path) -> bool:
-    return (directory / CONFIG_FILE).exists() or not any(directory.iterdir())
-
-
-def _start(partial: Path, architecture: ModelArchitecture, source_dir: Path | None, dtype: str) -> None:
-    """Everything but the weights: what can go wrong here should do so before the long part."""
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    write_config(partial, architecture, source_dir, dtype)
-    if source_dir is not None:
-        write_tokenizer_files(partial, source_dir)
-
-
-def _move_into_place(partial: Path, directory: Path) -> None:
-    replaced = directory.with_name(f".{directory.name}.replaced")
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if directory.exists():
-        directory.rename(replaced)
-    partial.rename(directory)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    check_replaceable(directory)

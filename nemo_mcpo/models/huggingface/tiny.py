@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small random models for trials: a tokenizer trained on your data, a chat template, weights of a named size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.config import fresh_config
+from nemo_mcpo.models.huggingface.families import FAMILIES
+from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, start_partial
+from nemo_mcpo.models.huggingface.texts import read_texts
+from nemo_mcpo.models.huggingface.tokenizer_files import MODEL_INPUTS
+
+BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+ROLES = ("system", "user", "assistant")
+SPECIAL_TOKENS = (PAD, BEGIN, END, *(f"<|{role}|>" for role in ROLES))
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role: ' + message['role']) }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A named size. ``whole_vocabulary`` gives the embedding all rows, though the data may yield fewer tokens."""
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    ffn_hidden_size: int
+    vocab_size: int
+    max_positions: int = 4096
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, object] | None = None
+    tied_embeddings: bool = False
+    whole_vocabulary: bool = False
+
+
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+SIZES: dict[str, Size] = {
+    "1m": Size(4, 128, 4, 2, 384, 1024),
+    "3m": Size(4, 256, 4, 2, 576, 1024),
+    "10m": Size(4, 384, 8, 4, 1088, 4096),
+    "25m": Size(8, 512, 8, 4, 896, 8192),
+    "100m": Size(12, 768, 12, 4, 2048, 16384),
+    "1b": Size(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, LLAMA3_SCALING, True, True),
+}
+"""Layers are multiples of 4, heads of 4 and groups of 2: every size can be split two by two, and interleaved."""
+
+
+def make_tiny_model(
+    data: str | Path,
+    directory: str | Path,
+    size: str,
+    seed: int,
+    family: str = "llama",
+    vocab_size: int | None = None,
+    dtype: str = "float32",
+) -> ModelArchitecture:
+    """Write a complete Hugging Face directory; the same arguments give the same bytes.
+
+    Args:
+        data: file whose texts the byte-level BPE is trained on.
+        directory: the result; an earlier model there is replaced.
+        size: a key of ``SIZES``.
+        seed: of the random weights.
+        family: a key of ``FAMILIES``.
+        vocab_size: tokens at most, special ones included; the size's own by default.
+        dtype: of the weights on disk.
+    """
+    for name, value, known in (("--size", size, SIZES), ("--family", family, FAMILIES)):
+        if value not in known:
+            raise ConfigError("unknown name", where=name, got=value, expected=", ".join(known))
+    directory = Path(directory).resolve()
+    check_replaceable(directory)
+    tokenizer = train_tokenizer(read_texts(data), vocab_size or SIZES[size].vocab_size)
+    tokenizer.model_max_length = SIZES[size].max_positions
+    if not SIZES[size].whole_vocabulary:
+        vocab_size = len(tokenizer)
+    architecture = tiny_architecture(size, family, vocab_size or SIZES[size].vocab_size, dtype)
+    partial = start_partial(directory)
+    # The template inside tokenizer_config.json is read by every version of transformers, a separate file is not.
+    tokenizer.save_pretrained(partial, save_jinja_files=False)
+    _save_random_weights(partial, architecture, tokenizer, seed)
+    move_into_place(directory)
+    return architecture
+
+
+def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "float32") -> ModelArchitecture:
+    """The architecture of a named size in a family."""
+    shape = SIZES[size]
+    return ModelArchitecture(
+        family=family,
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_query_groups,
+        head_dim=shape.hidden_size // shape.num_attention_heads,
+        vocab_size=vocab_size,
+        max_positions=shape.max_positions,
+        norm_epsilon=1e-5,
+        rope_theta=shape.rope_theta,
+        rope_scaling=shape.rope_scaling,
+        tied_embeddings=shape.tied_embeddings,
+        qkv_bias=FAMILIES[family].qkv_bias,
+        qk_norm=FAMILIES[family].qk_norm,
+        dtype=dtype,
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with a chat template; digits stay single tokens, so that a small model can calculate."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    fewest = len(alphabet) + len(SPECIAL_TOKENS)
+    if vocab_size < fewest:
+        raise ConfigError("too few tokens", where="--vocab-size", got=vocab_size, expected=f"at least {fewest}")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    if bpe.get_vocab_size() <= fewest:
+        raise DataError(
+            "no text to train a tokenizer on", where="--data", cure="give a file with some kilobytes of text"
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[f"<|{role}|>" for role in ROLES],
+        model_input_names=MODEL_INPUTS,
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _save_random_weights(
+    directory: Path, architecture: ModelArchitecture, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> None:
+    token_ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = AutoConfig.for_model(**fresh_config(architecture) | token_ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    model.generation_config = GenerationConfig(do_sample=True, **token_ids)
+    model.save_pretrained(directory, safe_serialization=True)
+    for file in directory.glob("*.safetensors"):
+        file.chmod(0o644)  # the library makes them private, but a server may run as another user
