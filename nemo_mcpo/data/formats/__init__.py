@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reader per public format; each streams ``PreferenceRecord``, best answer first.
+
+>>> records = FORMATS["nectar"]("nectar.parquet", drop_ranks=[2], max_candidates=None, on_drop=print)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nemo_mcpo.data.formats import jsonl, nectar, tokens, ultrafeedback
+from nemo_mcpo.data.formats.records import Dropped
+from nemo_mcpo.records import PreferenceRecord
+
+__all__ = ["FORMATS", "Dropped"]
+
+FORMATS: dict[str, Callable[..., Iterator[PreferenceRecord]]] = {
+    "nectar": nectar.read,
+    "ultrafeedback": ultrafeedback.read,
+    "jsonl": jsonl.read,
+    "tokens": tokens.read,
+}

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Nectar: a prompt of ``\n\nHuman: … \n\nAssistant: …`` turns and seven answers ranked by GPT-4.
+
+Zhu et al., Starling-7B; https://huggingface.co/datasets/berkeley-nest/Nectar.
+
+>>> parse_dialogue("\n\nHuman: Hi \n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:")[-1]
+Message(role='user', content='1+1?')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from nemo_mcpo.data.formats.conversation import checked_prompt
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, Dropped, checked_text, read_records, require
+from nemo_mcpo.data.formats.rows import Row
+from nemo_mcpo.records import Message, PreferenceRecord
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def read(
+    data: str, *, drop_ranks: Sequence[int], max_candidates: int | None, on_drop: Callable[[Dropped], None]
+) -> Iterator[PreferenceRecord]:
+    columns = [frozenset({"prompt", "answers"})]
+    return read_records(data, _parse, columns, drop_ranks=drop_ranks, max_candidates=max_candidates, on_drop=on_drop)
+
+
+def parse_dialogue(text: str) -> tuple[Message, ...]:
+    """The turns of a dialogue, without the empty assistant turn that asks for the answer."""
+    opening, *parts = _TURN.split(checked_text(text))
+    if not opening.strip() and not parts:
+        raise BadRecordError("empty prompt")
+    if opening.strip():
+        raise BadRecordError("prompt is not in Human/Assistant turns", repr(opening[:40]))
+    turns = [Message(_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
+    if turns[-1].role == "assistant" and not turns[-1].content:
+        turns.pop()
+    return checked_prompt(tuple(turns))
+
+
+def _parse(row: Row) -> tuple[tuple[Message, ...], list[Answer]]:
+    prompt = parse_dialogue(require(row, "prompt", str))
+    return prompt, [_answer(answer) for answer in require(row, "answers", list)]
+
+
+def _answer(answer: Row) -> Answer:
+    text = require(answer, "answer", str)
+    return Answer(text, require(answer, "rank", (int, float)), answer.get("score"))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all formats share: a row's answers become an ordered PreferenceRecord, or the row is dropped with a reason.
+
+A *record* that cannot be used is dropped, counted and listed, so that one bad line does not end a long job;
+a *file* that cannot be used (missing, not JSON, other columns) raises DataError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_mcpo.data.formats.rows import Row, read_rows
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message, PreferenceRecord, Response
+
+Prompt = tuple[Message, ...] | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A record that was not used: where it is, why (one of few reasons, counted), and what exactly was found."""
+
+    source: str
+    reason: str
+    detail: str = ""
+
+
+class BadRecordError(Exception):
+    """One record cannot be used; the reader reports it as Dropped and goes on."""
+
+    def __init__(self, reason: str, detail: object = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = str(detail)[:200]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer as the file gives it; ``rank`` 1 is best; ``listed``: the file's order counts, not the scores."""
+
+    content: str | tuple[int, ...]
+    rank: Any = None
+    score: Any = None
+    listed: bool = False
+
+
+def read_records(
+    data: str,
+    parse: Callable[[Row], tuple[Prompt, Sequence[Answer]]],
+    columns: Sequence[frozenset[str]],
+    *,
+    drop_ranks: Sequence[int],
+    max_candidates: int | None,
+    on_drop: Callable[[Dropped], None],
+) -> Iterator[PreferenceRecord]:
+    """Streams the records of ``data``; its first row must have all of one of the sets of ``columns``."""
+    first = True
+    for source, row in read_rows(data):
+        if first and not any(names <= row.keys() for names in columns):
+            expected = " or ".join(", ".join(sorted(names)) for names in columns)
+            cure = "check model.data.format, or rename the columns"
+            raise DataError(
+                "other columns than the format has", where=source, got=list(row), expected=expected, cure=cure
+            )
+        first = False
+        try:
+            prompt, answers = parse(row)
+            responses = order_answers(answers, drop_ranks, max_candidates)
+        except BadRecordError as error:
+            on_drop(Dropped(source, error.reason, error.detail))
+            continue
+        yield PreferenceRecord(source, prompt, responses)
+
+
+def order_answers(
+    answers: Sequence[Answer], drop_ranks: Sequence[int], max_candidates: int | None
+) -> tuple[Response, ...]:
+    """Best first: by rank, else by score, else as listed; ``drop_ranks`` applies where the file has ranks."""
+    _check_number(len(answers), "")
+    scores = [None if answer.score is None else finite_score(answer.score) for answer in answers]
+    order = list(range(len(answers)))
+    if any(answer.rank is not None for answer in answers):
+        ranks = [_rank(answer.rank) for answer in answers]
+        if len(set(ranks)) < len(ranks):
+            raise BadRecordError("duplicate ranks", sorted(ranks))
+        order = sorted((i for i in order if ranks[i] not in drop_ranks), key=ranks.__getitem__)
+        _check_number(len(order), f"after dropping ranks {list(drop_ranks)}")
+    elif not answers[0].listed and None not in scores:
+        if len(set(scores)) == 1:
+            raise BadRecordError("all scores equal", scores[0])
+        order.sort(key=lambda i: -scores[i])  # stable: equal scores stay in the file's order
+    elif not answers[0].listed and any(score is not None for score in scores):
+        raise BadRecordError("score missing for some answers", scores)
+    if max_candidates is not None:
+        order = order[: max_candidates + 1]
+    return tuple(_response(answers[i].content, scores[i]) for i in order)
+
+
+def finite_score(score: Any) -> float:
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise BadRecordError("score is not a finite number", repr(score))
+    return float(score)
+
+
+def require(row: Row, name: str, kind: type | tuple[type, ...]) -> Any:
+    """``row[name]``, which must be of ``kind``."""
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, kind):
+        raise BadRecordError("not the format's structure", f"{name}: {type(value).__name__}")
+    return value
+
+
+def checked_text(text: str) -> str:
+    """``text`` without surrounding white space; refuses lone surrogates, which no tokenizer can encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecordError("text is not valid Unicode", error.reason) from error
+    return text.strip()
+
+
+def _check_number(number: int, detail: str) -> None:
+    if number < 2:
+        raise BadRecordError("one answer" if number else "no answers", detail)
+
+
+def _rank(rank: Any) -> int:
+    if isinstance(rank, bool) or not isinstance(rank, int | float) or rank != rank // 1 or rank < 1:
+        raise BadRecordError("rank is not a whole number from 1", repr(rank))
+    return int(rank)
+
+
+def _response(content: str | tuple[int, ...], score: float | None) -> Response:
+    if isinstance(content, str):
+        content = checked_text(content)
+    if not content:
+        raise BadRecordError("empty answer")
+    if isinstance(content, str):
+        return Response(text=content, score=score)
+    return Response(tokens=content, score=score)

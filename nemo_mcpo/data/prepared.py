@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenised prompts with their completions on disk, memory-mapped: any row at once, whatever the size.
+
+tokens.bin              int32, little-endian: prompt, completion 0, completion 1, … of row 0, then of row 1, …
+sequence_offsets.npy    int64 [rows + completions + 1]: where each of these sequences begins in tokens.bin
+completion_offsets.npy  int64 [rows + 1]: row i's completions have the flat numbers offsets[i] … offsets[i + 1] - 1
+prompt_ids.npy          int64 [rows]: hash of the row's tokens
+scores.npy              float32 [completions], NaN = none; only when the data has scores
+sources.bin, source_offsets.npy    where each row came from (file:line), UTF-8
+dropped.jsonl           the records that were not used: source, reason, detail
+meta.json               the fingerprint and what is in it, the report, and the size of every file above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import PromptTree
+
+LAYOUT_VERSION = 1
+
+_TOKEN = np.dtype("<i4")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationReport:
+    """What became of the data: what is there, what was dropped and why, and what was cut to the limits."""
+
+    prompts: int
+    completions: int
+    prompt_tokens: int
+    completion_tokens: int
+    dropped: Mapping[str, int]
+    truncated_prompts: int
+    truncated_answers: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens on disk: every prompt once."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class PreparedDataset:
+    """A prepared dataset, opened read-only; ``dataset[i]`` is a PromptTree."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        meta = _read_meta(self.directory)
+        self.fingerprint: str = meta["fingerprint"]
+        self.recipe: dict[str, Any] = meta["recipe"]
+        self.report = PreparationReport(**meta["report"])
+        self.completion_offsets: np.ndarray = self._load("completion_offsets.npy")
+        self._sequence_offsets = self._load("sequence_offsets.npy")
+        self._prompt_ids = self._load("prompt_ids.npy")
+        self._source_offsets = self._load("source_offsets.npy")
+        self._scores = self._load("scores.npy") if "scores.npy" in meta["files"] else None
+        self._tokens = np.memmap(self.directory / "tokens.bin", dtype=_TOKEN, mode="r")
+        self._sources = np.memmap(self.directory / "sources.bin", dtype=np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self._prompt_ids)
+
+    def __getitem__(self, index: int) -> PromptTree:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        first, last = (int(offset) for offset in self.completion_offsets[index : index + 2])
+        bounds = self._sequence_offsets[first + index : last + index + 2]
+        tokens = np.array(self._tokens[bounds[0] : bounds[-1]], dtype=np.int32)
+        prompt, *completions = np.split(tokens, bounds[1:-1] - bounds[0])
+        scores = None if self._scores is None else np.array(self._scores[first:last])
+        if scores is not None and np.isnan(scores).any():
+            scores = None
+        return PromptTree(int(self._prompt_ids[index]), index, prompt, tuple(completions), scores)
+
+    def source(self, index: int) -> str:
+        """Where row ``index`` came from: ``file:line`` or ``file:row``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        start, stop = self._source_offsets[index : index + 2]
+        return bytes(self._sources[start:stop]).decode()
+
+    @property
+    def dropped_path(self) -> Path:
+        """The list of the records that were not used."""
+        return self.directory / "dropped.jsonl"
+
+    @cached_property
+    def num_completions(self) -> np.ndarray:
+        """int64 ``[rows]``."""
+        return np.diff(self.completion_offsets)
+
+    @cached_property
+    def prompt_lengths(self) -> np.ndarray:
+        """Tokens of each prompt, int64 ``[rows]``."""
+        return np.diff(self._sequence_offsets)[self._prompt_sequences]
+
+    @cached_property
+    def completion_lengths(self) -> np.ndarray:
+        """Tokens of each completion by flat number, int64 ``[completions]``."""
+        return np.delete(np.diff(self._sequence_offsets), self._prompt_sequences)
+
+    @property
+    def _prompt_sequences(self) -> np.ndarray:
+        return self.completion_offsets[:-1] + np.arange(len(self))
+
+    def _load(self, name: str) -> np.ndarray:
+        try:
+            return np.load(self.directory / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _damaged(self.directory, f"{name} cannot be read") from error
+
+
+class PreparedWriter:
+    """Writes a prepared dataset into ``directory``, which must be empty; ``finish`` makes it one that opens."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files = ExitStack()  # closed by close(), which is why ruff's rule does not apply to the next three lines
+        self._tokens = self._files.enter_context(open(directory / "tokens.bin", "wb"))  # noqa: SIM115
+        self._sources = self._files.enter_context(open(directory / "sources.bin", "wb"))  # noqa: SIM115
+        self._dropped = self._files.enter_context(open(directory / "dropped.jsonl", "w", encoding="utf-8"))  # noqa: SIM115
+        self._sequence_offsets, self._completion_offsets = array("q", [0]), array("q", [0])
+        self._source_offsets, self._prompt_ids = array("q", [0]), array("q")
+        self._scores = array("f")
+        self._has_scores = False
+        self._prompt_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._prompt_ids)
+
+    def add(
+        self, source: str, prompt: np.ndarray, completions: tuple[np.ndarray, ...], scores: list[float | None]
+    ) -> None:
+        """Appends one row; scores are kept when every completion has one."""
+        sequences = (prompt, *completions)
+        tokens = np.concatenate(sequences).astype(_TOKEN, copy=False).tobytes()
+        self._tokens.write(tokens)
+        offset = self._sequence_offsets[-1]
+        for sequence in sequences:
+            offset += len(sequence)
+            self._sequence_offsets.append(offset)
+        self._completion_offsets.append(self._completion_offsets[-1] + len(completions))
+        self._prompt_ids.append(_prompt_id([len(sequence) for sequence in sequences], tokens))
+        scored = None not in scores
+        self._has_scores |= scored
+        self._scores.extend(scores if scored else [float("nan")] * len(completions))
+        encoded = source.encode()
+        self._sources.write(encoded)
+        self._source_offsets.append(self._source_offsets[-1] + len(encoded))
+        self._prompt_tokens += len(prompt)
+
+    def drop(self, source: str, reason: str, detail: str) -> None:
+        """Lists one record that is not used."""
+        self._dropped.write(json.dumps({"source": source, "reason": reason, "detail": detail}) + "\n")
+
+    def finish(
+        self, recipe: dict[str, Any], *, dropped: Mapping[str, int], truncated_prompts: int, truncated_answers: int
+    ) -> None:
+        """Writes everything to the disk itself, ``meta.json`` last."""
+        arrays = {
+            "sequence_offsets.npy": np.array(self._sequence_offsets, dtype=np.int64),
+            "completion_offsets.npy": np.array(self._completion_offsets, dtype=np.int64),
+            "source_offsets.npy": np.array(self._source_offsets, dtype=np.int64),
+            "prompt_ids.npy": np.array(self._prompt_ids, dtype=np.int64),
+        }
+        if self._has_scores:
+            arrays["scores.npy"] = np.array(self._scores, dtype=np.float32)
+        for name, values in arrays.items():
+            np.save(self._directory / name, values, allow_pickle=False)
+        self.close()
+        report = PreparationReport(
+            prompts=len(self),
+            completions=self._completion_offsets[-1],
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._sequence_offsets[-1] - self._prompt_tokens,
+            dropped=dict(sorted(dropped.items())),
+            truncated_prompts=truncated_prompts,
+            truncated_answers=truncated_answers,
+        )
+        files = {path.name: path.stat().st_size for path in sorted(self._directory.iterdir())}
+        meta = {"fingerprint": fingerprint_of(recipe), "recipe": recipe, "report": asdict(report), "files": files}
+        (self._directory / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        for path in [*self._directory.iterdir(), self._directory]:
+            _fsync(path)
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def fingerprint_of(recipe: Mapping[str, Any]) -> str:
+    """Names a prepared dataset by everything that decides what is in it."""
+    text = json.dumps({"layout": LAYOUT_VERSION, **recipe}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _prompt_id(lengths: list[int], tokens: bytes) -> int:
+    # The lengths are hashed too: the same tokens split at another place are another prompt.
+    header = np.array([len(lengths), *lengths], dtype="<i8").tobytes()
+    digest = hashlib.blake2b(header + tokens, digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        cure = "run scripts/prepare_data.py, or let training do it"
+        raise DataError("no such prepared dataset", where=str(directory), cure=cure)
+    try:
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        if meta["fingerprint"] != fingerprint_of(meta["recipe"]):
+            raise _damaged(directory, "written by another version, or meta.json was changed")
+        sizes = dict(meta["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(directory, "meta.json is missing or not readable") from error
+    for name, expected in sizes.items():
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != expected:
+            raise _damaged(directory, f"{name} has {size} bytes instead of {expected}" if size else f"no {name}")
+    return meta
+
+
+def _damaged(directory: Path, got: str) -> DataError:
+    cure = "delete this directory; it is written again at the next start"
+    return DataError("the prepared dataset is damaged", where=str(directory), got=got, cure=cure)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
