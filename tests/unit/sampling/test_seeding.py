@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from nemo_mcpo.sampling import SAMPLERS, draw_for_prompts, draw_generator, draw_seed, kernel_log_weights
+from tests.unit.sampling.calls import every_sampler, table
+from tests.unit.sampling.frequencies import assert_frequencies, plackett_luce
+
+SEEDS = {"run_seed": 1234, "epoch": 1}
+
+
+def test_seed_is_stable_and_fits_63_bits():
+    assert draw_seed(1234, 0, 42) == 6938466454506046716
+    assert all(0 <= draw_seed(seed, 0, 2**63 + seed) < 2**63 for seed in range(1000))
+
+
+def test_each_of_the_three_numbers_changes_the_seed():
+    seeds = {draw_seed(*numbers) for numbers in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, -1))}
+    assert len(seeds) == 5
+    assert draw_seed(1, 23, 4) != draw_seed(12, 3, 4) != draw_seed(1, 2, 34)
+
+
+def test_generators_are_independent_of_each_other():
+    one, two = draw_generator(1, 0, 5), draw_generator(1, 0, 5)
+    torch.rand(3, generator=two)
+    assert one.initial_seed() == two.initial_seed()
+    assert not torch.equal(one.get_state(), two.get_state())
+
+
+@every_sampler
+def test_padding_columns_do_not_change_a_draw(name, params):
+    log_weights, valid = table(512, 6)
+    ids = list(range(512))
+    draw = draw_for_prompts(SAMPLERS[name], log_weights, valid, 2, prompt_ids=ids, **SEEDS, **params)
+    for width in (1, 3, 30):
+        wide = torch.nn.functional.pad(log_weights, (0, width), value=-torch.inf)
+        wide_valid = torch.nn.functional.pad(valid, (0, width), value=False)
+        padded = draw_for_prompts(SAMPLERS[name], wide, wide_valid, 2, prompt_ids=ids, **SEEDS, **params)
+        assert torch.equal(padded, draw)
+
+
+@every_sampler
+def test_padded_rewards_do_not_change_a_draw(name, params):
+    rewards = torch.randn(512, 6, generator=torch.Generator().manual_seed(1))
+    draws = []
+    for width in (0, 1, 11):
+        wide = torch.nn.functional.pad(rewards, (0, width), value=7.0)
+        valid = torch.arange(6 + width).expand(512, -1) < 6
+        log_weights = kernel_log_weights(wide, 1.0, valid)
+        draws.append(draw_for_prompts(SAMPLERS[name], log_weights, valid, 2, prompt_ids=range(512), **SEEDS, **params))
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
+@every_sampler
+def test_batch_composition_does_not_change_a_draw(name, params):
+    log_weights, valid = table(60, 6)
+    ids = [2**62 + 7 * row for row in range(60)]
+    whole = draw_for_prompts(SAMPLERS[name], log_weights, valid, 2, prompt_ids=ids, **SEEDS, **params)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(9))
+    for rows in (*order.split(7), *torch.arange(60).split(1)):
+        part_ids = [ids[row] for row in rows]
+        part = draw_for_prompts(
+            SAMPLERS[name], log_weights[rows], valid[rows], 2, prompt_ids=part_ids, **SEEDS, **params
+        )
+        assert torch.equal(part, whole[rows])
+
+
+def test_frequencies_over_prompts():
+    num_prompts = 20_000
+    log_weights = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(num_prompts, -1)
+    valid = torch.ones_like(log_weights, dtype=torch.bool)
+    columns = draw_for_prompts(SAMPLERS["mc_kernel"], log_weights, valid, 2, prompt_ids=range(num_prompts), **SEEDS)
+    assert_frequencies(columns, plackett_luce({0: 0.1, 1: 0.2, 2: 0.7}, 2))
+
+
+def test_epochs_and_run_seeds_draw_anew():
+    log_weights, valid = table(512, 6)
+    seeds = [{"run_seed": run_seed, "epoch": epoch} for run_seed in (1, 2) for epoch in (0, 1)]
+    draws = [
+        draw_for_prompts(SAMPLERS["random"], log_weights, valid, 1, prompt_ids=range(512), **pair) for pair in seeds
+    ]
+    for one in range(4):
+        for two in range(one):
+            assert (draws[one] != draws[two]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(("name", "params"), [("mc_kernel", {}), ("mc_kernel", {"chain_candidates": 2})])
+def test_a_thousand_prompts_are_drawn_fast(name, params):
+    valid = torch.ones(1024, 8, dtype=torch.bool)
+    start = time.perf_counter()
+    draw_for_prompts(SAMPLERS[name], torch.zeros(1024, 8), valid, 3, prompt_ids=range(1024), **SEEDS, **params)
+    assert time.perf_counter() - start < 0.2
