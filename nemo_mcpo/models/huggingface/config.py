@@ -17,9 +17,9 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.checkpoint import check_directory, read_json
 from nemo_mcpo.models.huggingface.families import FAMILIES, find_family
+from nemo_mcpo.trees.rotary import ROPE_SCALINGS
 
 CONFIG_FILE = "config.json"
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 DTYPES = ("float32", "bfloat16", "float16")
 REQUIRED = {
     "hidden_act": "silu",
@@ -124,9 +124,12 @@ def _rope_scaling(config: PretrainedConfig, where: Path) -> dict[str, object] | 
     if not scaling:
         return None
     rope_type = scaling.get("rope_type", scaling.get("type"))
-    if rope_type not in ROPE_TYPES:
+    if rope_type not in ROPE_SCALINGS:
         raise CheckpointError(
-            "unknown rope scaling", where=f"{where}: rope_scaling", got=rope_type, expected=", ".join(ROPE_TYPES)
+            "this rotary scaling is not supported",
+            where=f"{where}: rope_scaling",
+            got=rope_type,
+            expected=", ".join(ROPE_SCALINGS),
         )
     if rope_type == "default":
         return None
@@ -155,8 +158,8 @@ def _sliding_window(config: PretrainedConfig, window_use: str, where: Path) -> i
 def write_config(directory: Path, architecture: ModelArchitecture, source_dir: Path | None, dtype: str) -> None:
     """Write config.json: the source model's own where there is one, with the dtype of the written weights."""
     config = read_json(source_dir / CONFIG_FILE) if source_dir else fresh_config(architecture)
-    dtype_key = "dtype" if "dtype" in config else "torch_dtype"
-    config[dtype_key] = dtype
+    # Older readers know torch_dtype only; newer ones write dtype, and prefer it.
+    config |= {key: dtype for key in ("torch_dtype", "dtype") if key == "torch_dtype" or key in config}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

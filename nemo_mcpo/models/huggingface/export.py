@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 
-from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.config import DTYPES, write_config
 from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, partial_path, start_partial
@@ -48,7 +48,7 @@ def export_model(
             write_config(partial, architecture, source_dir, dtype)
             if source_dir is not None:
                 write_tokenizer_files(partial, source_dir)
-        except (OSError, CheckpointError) as error:
+        except (OSError, NemoMcpoError) as error:
             problem = error
     raise_on_every_rank(problem, directory)
     export_weights(partial_path(directory), chunks, architecture, dtype, max_shard_bytes)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.models.huggingface.checkpoint import read_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -54,25 +55,15 @@ def generation_settings(tokenizer: PreTrainedTokenizerBase, source_dir: Path) ->
     for path in (source_dir / GENERATION_CONFIG, source_dir / "config.json"):
         declared = read_json(path).get("eos_token_id") if path.exists() else None
         stops += declared if isinstance(declared, list) else [declared]
-    stops += [tokenizer.eos_token_id, end_of_turn(tokenizer)]
+    stops.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        stops.append(load_chat_tokenizer(str(source_dir)).end_of_turn)
     eos = list(dict.fromkeys(stop for stop in stops if stop is not None))
     settings: dict[str, object] = {"bos_token_id": tokenizer.bos_token_id}
     if eos:
         pad = tokenizer.pad_token_id
         settings |= {"eos_token_id": eos if len(eos) > 1 else eos[0], "pad_token_id": eos[0] if pad is None else pad}
     return settings
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template writes after an answer, or None."""
-    if tokenizer.chat_template is None:
-        return None
-    answer = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return next((token_id for token_id in ids if token_id in special), None)
 
 
 def update_json(path: Path, changes: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
-from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.checkpoint import TensorOnDisk, open_checkpoint
 from nemo_mcpo.models.huggingface.families import (
@@ -106,7 +106,7 @@ def export_weights(
             shards = plan_shards(tensor_shapes(architecture), torch_dtype, max_shard_bytes)
             try:
                 write_shards(Path(directory), shards, torch_dtype, tensors)
-            except (OSError, CheckpointError) as error:
+            except (OSError, NemoMcpoError) as error:
                 problem = error
         # Also after a failure: a writer that stops receiving would leave the other ranks waiting for it.
         for _ in tensors:
@@ -127,7 +127,7 @@ def raise_on_every_rank(problem: Exception | None, directory: Path) -> None:
     """Raise the writer's problem on every rank, so that none waits for it; also a barrier."""
     if not any_rank(problem is not None):
         return
-    if isinstance(problem, CheckpointError):
+    if isinstance(problem, NemoMcpoError):
         raise problem
     raise CheckpointError(
         "cannot write the model",

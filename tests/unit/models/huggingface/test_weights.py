@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.gpt import ParallelLayout, TreeGPTModel, build_gpt
+from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.models.huggingface.export import export_model
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.weights import load_weights
+from nemo_mcpo.records import PromptTree
+from nemo_mcpo.trees.packing import PlacedTree, build_row
+from tests.unit.models.huggingface.conftest import MODELS, save_model
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def imported(directory: Path, dtype: torch.dtype = torch.float32) -> list[TreeGPTModel]:
+    architecture = read_architecture(directory)
+    chunks = build_gpt(architecture, ParallelLayout(dtype=dtype))
+    for parameter in chunks[0].parameters():
+        parameter.data.fill_(torch.nan)
+    load_weights(directory, chunks, architecture)
+    return chunks
+
+
+def random_tree(vocab_size: int) -> PromptTree:
+    generator = np.random.default_rng(3)
+    prompt, *completions = (generator.integers(0, vocab_size, n).astype(np.int32) for n in (40, 17, 1, 60))
+    return PromptTree(0, 0, prompt, tuple(completions))
+
+
+@torch.no_grad()
+def summed_log_probs(model: torch.nn.Module, tree: PromptTree) -> torch.Tensor:
+    """transformers' log-probs, one sequence at a time."""
+    sums = []
+    for completion in tree.completions:
+        tokens = torch.from_numpy(np.concatenate([tree.prompt_tokens, completion])).long()[None]
+        logps = model(tokens[:, :-1]).logits.float().log_softmax(-1)
+        logps = logps.gather(-1, tokens[:, 1:, None])[0, -len(completion) :, 0]
+        sums.append(logps.double().sum())
+    return torch.stack(sums).float()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probs_equal_transformers(tmp_path, name):
+    model = save_model(tmp_path, name)
+    tree = random_tree(300)
+    batch = build_row([PlacedTree(tree, 0, (0, 1, 2))], tree.num_tokens)
+    with torch.no_grad():
+        ours = imported(tmp_path)[0](batch)
+    torch.testing.assert_close(ours, summed_log_probs(model, tree), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shard_bytes", [5_000_000_000, 30_000])
+def test_import_then_export_is_bit_identical(tmp_path, name, shard_bytes):
+    model = save_model(tmp_path / "source", name, max_shard_size=shard_bytes)
+    architecture = read_architecture(tmp_path / "source")
+    chunks = imported(tmp_path / "source")
+    export_model(tmp_path / "out", chunks, architecture, tmp_path / "source", max_shard_bytes=shard_bytes)
+    assert hash_weights(tmp_path / "out") == hash_weights(tmp_path / "source")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_padding_rows_are_zero(tmp_path):
+    save_model(tmp_path, "llama")
+    weight = imported(tmp_path)[0].embedding.word_embeddings.weight
+    assert weight.shape == (384, 64)
+    assert weight[:300].abs().sum() > 0
+    assert weight[300:].abs().sum() == 0
+
+
+def test_dtype_is_converted_both_ways(tmp_path):
+    model = save_model(tmp_path / "source", "qwen2")
+    chunks = imported(tmp_path / "source", torch.bfloat16)
+    export_model(tmp_path / "out", chunks, read_architecture(tmp_path / "source"), tmp_path / "source", "float32")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    written = load_file(tmp_path / "out" / "model.safetensors")[name]
+    assert torch.equal(written, model.state_dict()[name].bfloat16().float())
+
+
+def test_model_of_another_shape_is_refused(llama):
+    architecture = replace(read_architecture(llama), ffn_hidden_size=128)
+    chunks = build_gpt(architecture, ParallelLayout())
+    with pytest.raises(CheckpointError, match=r"mlp\.gate_proj\.weight has the wrong shape"):
+        load_weights(llama, chunks, architecture)
+    with pytest.raises(CheckpointError, match=r"linear_fc1\.weight has another shape than its weights"):
+        load_weights(llama, chunks, read_architecture(llama))
