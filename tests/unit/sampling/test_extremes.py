@@ -18,10 +18,10 @@ def test_largest_and_smallest(name, expected, num_negatives):
 
 
 @pytest.mark.parametrize("name", ["max", "min"])
-@pytest.mark.parametrize("noise", [0.0, 1e-7])
-def test_ties_are_broken_uniformly_at_random(name, noise):
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_ties_are_broken_uniformly_at_random(name, rounding):
     valid = repeat([False, True, True, True])
-    rewards = noise * torch.randn(valid.shape, generator=torch.Generator().manual_seed(0))
+    rewards = rounding * repeat([0.0, 1.0, -1.0, 2.0]).double()
     log_weights = kernel_log_weights(rewards, 1.0, valid)
     columns = SAMPLERS[name](log_weights, valid, 2, torch.Generator().manual_seed(29))
     assert_frequencies(columns, plackett_luce({1: 1.0, 2: 1.0, 3: 1.0}, 2))
