@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``doctor``: what this machine has, what it enables, and what is missing with its cure.
+
+Needs no GPU and loads nothing heavy. Exit code 0 when the base stack works, else 1. Try ``python scripts/doctor.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nemo_mcpo.platform.packages import package_rows
+from nemo_mcpo.platform.report import Row, failures, render
+
+BF16_CAPABILITY = 8.0
+FP8_CAPABILITY = 8.9
+MIB_PER_GIB = 1024
+
+
+def python_row(version: tuple[int, int]) -> Row:
+    """Python itself, which must be 3.10, 3.11 or 3.12."""
+    good = (3, 10) <= version < (3, 13)
+    cure = "" if good else "use Python 3.11"
+    return Row("Python", "ok" if good else "broken", "{}.{}".format(*version), "everything", cure=cure, required=True)
+
+
+def query_gpus() -> tuple[str, str]:
+    """``nvidia-smi``'s lines (one a GPU), and why it failed; both are empty without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return "", ""
+    fields = "index,name,memory.total,memory.free,compute_cap,driver_version"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    if run.returncode != 0:
+        return "", " ".join((run.stdout + run.stderr).split())
+    return run.stdout, ""
+
+
+def gpu_rows(lines: str, reason: str = "") -> tuple[Row, ...]:
+    """A row for every line of ``query_gpus``, or one row that says that there is none.
+
+    >>> gpu_rows("0, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 570.86")[0].enables
+    'bf16, FP8'
+    """
+    enables = "bf16 and FP8 training, models of billions of parameters"
+    if reason:
+        return (Row("GPU", "broken", "", enables, reason, "repair the NVIDIA driver: nvidia-smi must work"),)
+    rows = tuple(_gpu_row(*line.split(", ")) for line in lines.splitlines() if line.strip())
+    return rows or (Row("GPU", "missing", "", enables, cure="an NVIDIA A100 or newer; small models train on CPU too"),)
+
+
+def _gpu_row(index: str, name: str, total: str, free: str, capability: str, driver: str) -> Row:
+    memory = f"{_gib(total)} GiB ({_gib(free)} free)"
+    found = f"{name}, {memory}, compute capability {capability}, driver {driver}"
+    bf16, fp8 = float(capability) >= BF16_CAPABILITY, float(capability) >= FP8_CAPABILITY
+    if not bf16:
+        return Row(f"GPU {index}", "ok", found, "fp32", cure=f"bf16 needs compute capability {BF16_CAPABILITY} (A100)")
+    if not fp8:
+        return Row(f"GPU {index}", "ok", found, "bf16", cure=f"FP8 needs compute capability {FP8_CAPABILITY} (Hopper)")
+    return Row(f"GPU {index}", "ok", found, "bf16, FP8")
+
+
+def _gib(mebibytes: str) -> str:
+    """GPUs that share the host's memory report ``[N/A]``, which is passed on."""
+    return f"{float(mebibytes) / MIB_PER_GIB:.0f}" if mebibytes.replace(".", "").isdigit() else mebibytes
+
+
+def torch_sees_gpus_row(packages: Sequence[Row], gpus: Sequence[Row]) -> tuple[Row, ...]:
+    """A row only when there are GPUs and a torch that cannot use them."""
+    cpu_build = any(row.name == "torch" and "CPU build" in row.found for row in packages)
+    if not cpu_build or not any(row.name.startswith("GPU ") for row in gpus):
+        return ()
+    cure = "use the NeMo container: requirements/cpu.lock is for machines without GPU"
+    return (Row("torch on GPU", "broken", "", "the GPUs above", "this torch is built for CPU only", cure),)
+
+
+def host_rows(folder: Path) -> tuple[Row, ...]:
+    """Cores, free memory, and free disk where runs are written."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    per_process = f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set: torch decides"
+    disk = shutil.disk_usage(folder)
+    return (
+        Row("CPU", "ok", f"{affinity} of {os.cpu_count()} cores, {per_process}", "one process a core at most"),
+        _memory_row(),
+        Row(
+            "Disk",
+            "ok",
+            f"{disk.free / 2**30:.0f} of {disk.total / 2**30:.0f} GiB free at {folder}",
+            "checkpoints, at about 14 bytes a parameter each",
+        ),
+    )
+
+
+def _memory_row() -> Row:
+    enables = "weights and optimizer, at about 16 bytes a trained parameter"
+    try:
+        import psutil
+    except ImportError:
+        return Row("Memory", "missing", "unknown without psutil", enables, cure="pip install psutil")
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        found += f", container limit {int(text) / 2**30:.1f} GiB"
+    return Row("Memory", "ok", found, enables)
+
+
+def examine(folder: Path) -> tuple[Row, ...]:
+    """Every row of the table."""
+    packages, gpus = package_rows(), gpu_rows(*query_gpus())
+    python = python_row(sys.version_info[:2])
+    return (python, *packages, *gpus, *torch_sees_gpus_row(packages, gpus), *host_rows(folder))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 0 when the base stack works, else 1."""
+    parser = argparse.ArgumentParser(description="What this machine has, what it enables, what is missing.")
+    parser.add_argument("--json", action="store_true", help="rows as JSON, for programs")
+    options = parser.parse_args(arguments)
+    rows = examine(Path.cwd())
+    failed = failures(rows)
+    if options.json:
+        print(json.dumps({"ok": not failed, "rows": [asdict(row) for row in rows]}, indent=2))
+    else:
+        print(render(rows))
+        print(f"\nThe base stack does not work: {', '.join(failed)}." if failed else "\nThe base stack works.")
+    return 1 if failed else 0

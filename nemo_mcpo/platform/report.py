@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table about this machine: what was found, what it enables, and the cure where something is wrong.
+
+>>> print(render((Row("psutil", "ok", "7.2.2", "distributed checkpoints"),)))
+ok       psutil  7.2.2  distributed checkpoints
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FOUND_WIDTH = 44
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        status: ``ok``, ``missing`` or ``broken``.
+        reason: why it is broken.
+        cure: what to do; empty when there is nothing to do.
+        required: the base stack does not work without it.
+    """
+
+    name: str
+    status: str
+    found: str
+    enables: str
+    reason: str = ""
+    cure: str = ""
+    required: bool = False
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """Names of the required rows that are not ok."""
+    return [row.name for row in rows if row.required and row.status != "ok"]
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The table as text; reason and cure stand under their row."""
+    name_width = max(len(row.name) for row in rows)
+    found_width = min(FOUND_WIDTH, max(len(row.found) for row in rows))
+    indent = " " * (len("missing") + 2 + name_width + 2)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.status:<7}  {row.name:<{name_width}}  {row.found:<{found_width}}  {row.enables}".rstrip())
+        lines += [f"{indent}{label}: {text}" for label, text in (("why", row.reason), ("cure", row.cure)) if text]
+    return "\n".join(lines)

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Every check and every test, from any folder, on a fresh machine with Python 3.11. The exit code is the truth.
+#
+#   bash scripts/test.sh                           checks (as in .pre-commit-config.yaml), then all tests
+#   bash scripts/test.sh tests/unit -k kernel      only pytest, with these arguments
+set -uo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+nemo_mcpo_environment || exit 1
+cd "$NEMO_MCPO_ROOT" || exit 1
+
+if [ "$#" -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+
+failed=()
+check() {
+    nemo_mcpo_say "$*"
+    "$@" || failed+=("$*")
+}
+check ruff check
+check ruff format --check --quiet
+check mypy
+check codespell
+check shellcheck -x .ci/run scripts/*.sh
+check python -m pytest
+
+if [ "${#failed[@]}" -gt 0 ]; then
+    nemo_mcpo_say "failed after $SECONDS s: $(printf '%s; ' "${failed[@]}")"
+    exit 1
+fi
+nemo_mcpo_say "everything passed in $SECONDS s"

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test runs offline; tests for hardware that is not here are skipped and say so."""
+
+import os
+import shutil
+
+import pytest
+
+# Before any test imports a library that reads them; child processes inherit them.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+
+
+def _missing_hardware(marker: str) -> str:
+    """Why tests with this marker cannot run here, or an empty string."""
+    if marker == "gpu":
+        import torch
+
+        return "" if torch.cuda.is_available() else "no NVIDIA GPU on this machine"
+    return "" if shutil.which("sbatch") else "no SLURM (sbatch) on this machine"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker in ("gpu", "slurm"):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = _missing_hardware(marker) if marked else ""
+        for item in marked if reason else ():
+            item.add_marker(pytest.mark.skip(reason=reason))

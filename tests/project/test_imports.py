@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data flows one way: a room imports only rooms before it, few know megatron, and importing the package is light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "nemo_mcpo"
+
+ROOMS = (
+    "records",
+    "errors",
+    "config",
+    "platform",
+    "data",
+    "trees",
+    "sampling",
+    "objectives",
+    "models",
+    "rollouts",
+    "judging",
+    "algorithms",
+    "evaluation",
+)
+"""In the order of the data flow; a room may import itself and every room before it."""
+
+MEGATRON_ROOMS = {"platform", "trees", "models"}
+
+HEAVY = {"torch", "megatron", "nemo", "transformers", "datasets", "pandas", "lightning"}
+
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """``data`` for ``nemo_mcpo/data/formats/nectar.py`` and ``nemo_mcpo.data.formats``; empty for the top."""
+    return parts[1].removesuffix(".py") if len(parts) > 1 and parts[1] != "__init__.py" else ""
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a file imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            prefix = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{prefix}.{alias.name}") for alias in node.names)
+
+
+def allowed_rooms(file: Path) -> tuple[str, ...]:
+    room = room_of(file.relative_to(ROOT).parts)
+    return ROOMS[: ROOMS.index(room) + 1] if room else ()
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room_of(file.relative_to(ROOT).parts) for file in FILES} <= {*ROOMS, ""}, (
+        "give the new room a place in ROOMS"
+    )
+
+
+def test_a_room_imports_only_itself_and_rooms_before_it() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in FILES
+        for line, name in imports(file)
+        if name.split(".")[0] == PACKAGE and room_of(tuple(name.split("."))) not in allowed_rooms(file)
+    ]
+    assert wrong == []
+
+
+def test_only_some_rooms_import_megatron() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in FILES
+        if room_of(file.relative_to(ROOT).parts) not in MEGATRON_ROOMS
+        for line, name in imports(file)
+        if name.split(".")[0] == "megatron"
+    ]
+    assert wrong == []
+
+
+def test_no_relative_imports() -> None:
+    relative = [f"{file.relative_to(ROOT)}:{line}" for file in FILES for line, name in imports(file) if name[0] == "."]
+    assert relative == []
+
+
+@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.records", f"{PACKAGE}.errors", f"{PACKAGE}.platform.doctor"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+    assert PACKAGE in loaded
+    assert not loaded & HEAVY
