@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_mcpo.data.tokenization import (
+    TEMPLATE_ARGUMENTS,
+    ChatTokenizer,
+    encode_answers,
+    encode_prompts,
+    load_chat_tokenizer,
+    render_prompt,
+    tokenizer_hash,
+    truncate,
+)
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message
+from tests.unit.data.chat_tokenizers import FAMILIES, LLAMA3, save_tokenizer
+
+QUESTION = (Message("user", "How are you?"),)
+DIALOGUE = (*QUESTION, Message("assistant", "I am fine."), Message("user", "Write a description."))
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatTokenizer]:
+    root = tmp_path_factory.mktemp("families")
+    return {name: load_chat_tokenizer(save_tokenizer(root / name, family)) for name, family in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_end_of_turn_is_the_templates_own(chats: dict[str, ChatTokenizer], name: str) -> None:
+    chat = chats[name]
+    assert chat.tokenizer.convert_ids_to_tokens(chat.end_of_turn) == FAMILIES[name].end_of_turn
+    assert encode_answers(chat, ["I am fine."])[0][-1] == chat.end_of_turn
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("prompt", [QUESTION, DIALOGUE])
+def test_prompt_equals_transformers_own_tokenised_template(
+    chats: dict[str, ChatTokenizer], name: str, prompt: tuple[Message, ...]
+) -> None:
+    chat = chats[name]
+    turns = [dataclasses.asdict(turn) for turn in prompt]
+    expected = chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True, **TEMPLATE_ARGUMENTS)
+    assert encode_prompts(chat, [render_prompt(chat, prompt)]) == [expected]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bos_comes_as_often_as_the_template_writes_it(chats: dict[str, ChatTokenizer], name: str) -> None:
+    chat = chats[name]
+    ids = encode_prompts(chat, [render_prompt(chat, QUESTION)])[0]
+    assert ids.count(chat.tokenizer.bos_token_id) == (0 if FAMILIES[name].bos is None else 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
+    chats: dict[str, ChatTokenizer], name: str
+) -> None:
+    chat = chats[name]
+    ids = encode_prompts(chat, [render_prompt(chat, QUESTION)])[0] + encode_answers(chat, ["I am fine."])[0]
+    turns = [dataclasses.asdict(turn) for turn in (*QUESTION, Message("assistant", "I am fine."))]
+    whole = chat.tokenizer.apply_chat_template(turns, **TEMPLATE_ARGUMENTS)
+    # Llama 2 puts a space before </s>, other templates a newline after the end of the turn: neither is trained on.
+    assert whole[: len(ids) - 1] == ids[:-1]
+    assert ids[-1] in whole[len(ids) - 1 : len(ids) + 1]
+
+
+def test_sentencepiece_gets_no_second_space_and_byte_level_gets_one(chats: dict[str, ChatTokenizer]) -> None:
+    assert chats["llama2"].lead == ""
+    assert chats["llama2-byte-level"].lead == " "
+    assert chats["llama3"].lead == chats["qwen2"].lead == chats["qwen3"].lead == ""
+
+
+def test_qwen3_has_the_empty_thought_in_the_prompt(chats: dict[str, ChatTokenizer]) -> None:
+    assert render_prompt(chats["qwen3"], QUESTION).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_the_prompt_does_not_change_with_the_day(chats: dict[str, ChatTokenizer]) -> None:
+    text = render_prompt(chats["llama3"], QUESTION)
+    assert "Today Date: 26 Jul 2024" in text
+    assert datetime.now().strftime("%d %b %Y") not in text
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_that_spells_a_special_token_has_one_end_of_turn(
+    chats: dict[str, ChatTokenizer], name: str
+) -> None:
+    chat = chats[name]
+    ids = encode_answers(chat, [f"I am {FAMILIES[name].end_of_turn} fine."])[0]
+    assert ids.count(chat.end_of_turn) == 1
+
+
+def test_an_answer_has_the_same_tokens_whatever_its_siblings(chats: dict[str, ChatTokenizer]) -> None:
+    chat = chats["llama3"]
+    assert encode_answers(chat, ["Hello there!", "fine"])[0] == encode_answers(chat, ["Hello there!"])[0]
+
+
+def test_limits_saved_in_tokenizer_json_do_not_cut(tmp_path: Path) -> None:
+    directory = save_tokenizer(tmp_path, FAMILIES["llama3"])
+    path = tmp_path / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["truncation"] = {"max_length": 3, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    path.write_text(json.dumps(saved))
+    assert len(encode_answers(load_chat_tokenizer(directory), ["The sum of two and three is five."])[0]) > 4
+
+
+def test_end_of_turn_falls_back_to_eos(tmp_path: Path) -> None:
+    family = dataclasses.replace(FAMILIES["llama3"], template=LLAMA3.replace("<|eot_id|>", " "))
+    chat = load_chat_tokenizer(save_tokenizer(tmp_path, family))
+    assert chat.end_of_turn == chat.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": None}, "no chat template"),
+        ({"template": "{{ messages[0].content }}", "eos": None}, "nothing says which token ends a turn"),
+        ({"template": "{{ raise_exception('never') }}"}, "does not render"),
+        ({"template": "{% for %}"}, "does not render"),
+    ],
+)
+def test_unusable_templates_name_the_directory_and_a_cure(tmp_path: Path, changes: dict, message: str) -> None:
+    directory = save_tokenizer(tmp_path, dataclasses.replace(FAMILIES["llama3"], **changes))
+    with pytest.raises(DataError, match=message) as caught:
+        load_chat_tokenizer(directory)
+    assert caught.value.where == directory and caught.value.cure
+
+
+def test_missing_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such tokenizer directory"):
+        load_chat_tokenizer(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="no usable tokenizer"):
+        load_chat_tokenizer(str(tmp_path))
+
+
+def test_tokenizer_hash_changes_with_the_content_only(tmp_path: Path) -> None:
+    one, two = (save_tokenizer(tmp_path / name, FAMILIES["llama3"]) for name in ("one", "two"))
+    assert tokenizer_hash(one) == tokenizer_hash(two)
+    (tmp_path / "two" / "chat_template.jinja").write_text("other")
+    assert tokenizer_hash(one) != tokenizer_hash(two)
+
+
+def test_truncation_keeps_the_prompts_end_and_the_answers_beginning() -> None:
+    cut = truncate([1, 2, 3, 4], [[5, 6, 7, 8, 0], [9, 0]], max_prompt_length=3, max_length=5)
+    assert cut.prompt.tolist() == [2, 3, 4]
+    assert [ids.tolist() for ids in cut.completions] == [[5, 6], [9, 0]]
+    assert (cut.prompts_cut, cut.answers_cut) == (1, 1)
+    assert cut.prompt.dtype == cut.completions[0].dtype == np.int32
+
+
+def test_truncation_properties() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        prompt = [rng.randrange(1, 9) for _ in range(rng.randint(1, 12))]
+        completions = [[rng.randrange(1, 9) for _ in range(rng.randint(0, 12))] + [0] for _ in range(3)]
+        max_prompt_length = rng.randint(1, 8)
+        max_length = max_prompt_length + rng.randint(1, 8)
+        cut = truncate(prompt, completions, max_prompt_length, max_length)
+        assert prompt[-len(cut.prompt) :] == cut.prompt.tolist()
+        assert len(cut.prompt) == min(len(prompt), max_prompt_length)
+        for completion, kept in zip(completions, cut.completions, strict=True):
+            assert len(kept) == min(len(completion), max_length - len(cut.prompt)) >= 1
+            assert completion[: len(kept)] == kept.tolist()
+            assert (0 in kept) == (len(kept) == len(completion))  # a cut answer has no end of turn
+            alone = truncate(prompt, [completion], max_prompt_length, max_length).completions[0]
+            assert alone.tolist() == kept.tolist()
