@@ -47,9 +47,10 @@ def _best_first(
     values_BL: torch.Tensor, valid_BL: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:
     check_num_negatives(num_negatives)
+    num_rows, num_columns = values_BL.shape
     best_B1 = values_BL.masked_fill(~valid_BL, -math.inf).amax(dim=-1, keepdim=True)
     ranks_BL = ((values_BL - best_B1) / TIE_NATS).round().masked_fill(~valid_BL, -math.inf)
-    shuffled_BL = uniform_noise(generator, *values_BL.shape, 1)[..., 0].argsort(dim=-1)
+    shuffled_BL = uniform_noise(generator, num_rows, num_columns, 1)[..., 0].argsort(dim=-1)
     # A stable sort keeps equal ranks in their shuffled order.
     order_BL = ranks_BL.gather(-1, shuffled_BL).argsort(dim=-1, descending=True, stable=True)
     return first_columns(shuffled_BL.gather(-1, order_BL), valid_BL, num_negatives)

@@ -63,8 +63,9 @@ def draw_kernel(
             chain_candidates=chain_candidates,
         )
     log_weights_BL, valid_BL = finite_log_weights(log_weights), valid.cpu()
+    num_rows, num_columns = log_weights_BL.shape
     depth = num_negatives if replacement else 1
-    gumbel_BLD = to_gumbel(uniform_noise(generator, *log_weights_BL.shape, depth))
+    gumbel_BLD = to_gumbel(uniform_noise(generator, num_rows, num_columns, depth))
     keys_BLD = (log_weights_BL[..., None] + gumbel_BLD).masked_fill(~valid_BL[..., None], -math.inf)
     if replacement:
         columns_BM = keys_BLD.argmax(dim=1).masked_fill(~valid_BL.any(dim=-1, keepdim=True), -1)
