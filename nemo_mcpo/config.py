@@ -78,9 +78,9 @@ class PretrainedCheckpoint(_Section):
 class MCPO(_Section):
     """``model.mcpo``: the algorithm."""
 
-    objective: str
+    objective: Literal["mcpo", "dpo", "sft"]
     beta: Annotated[float, Field(gt=0.0)]
-    sampler: str
+    sampler: Literal["mc_kernel", "random", "max", "min", "given"]
     num_negatives: NonNegative
     chain_steps: Positive
     chain_candidates: Positive | None
@@ -187,15 +187,10 @@ def _as_config_error(problem: ValidationError) -> ConfigError:
         return ConfigError("unknown key", where=key, got=error["input"], expected=f"one of: {known}", cure=cure)
     if error["type"] == "missing":
         return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
-    return ConfigError(
-        "not a valid value", where=key, got=repr(error["input"]), expected=_expectations(errors, error), cure=f"set {key} to one"
-    )
-
-
-def _expectations(errors: list, first) -> str:
-    """What the branches of a union expect, joined; pydantic reports one error a branch."""
-    branches = [error for error in errors if error["input"] is first["input"] and error["type"] == error["type"]]
-    return " or ".join(dict.fromkeys(branch["msg"].removeprefix("Input should be ") for branch in branches))
+    # pydantic reports one error for each branch of a union.
+    branches = [branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]]
+    expected = " or ".join(dict.fromkeys(branches))
+    return ConfigError("not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}")
 
 
 def _check_lengths(config: RunConfig) -> None:

@@ -28,7 +28,7 @@ class NemoMcpoError(Exception):
         facts = [f"{name} {value}" for name, value in (("got", got), ("expected", expected)) if value is not None]
         line = f"{where}: {what}" if where else what
         line += f" ({', '.join(facts)})" if facts else ""
-        line += f". Cure: {cure.rstrip('.')}." if cure else ""
+        line += f". Cure: {cure.rstrip('.')}{'' if cure.endswith('?') else '.'}" if cure else ""
         super().__init__(" ".join(line.split()))
 
 

@@ -18,6 +18,7 @@ from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import Objective, score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, wrap_for_training
+from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
@@ -67,6 +68,12 @@ class MegatronGPTMCPOModel(ModelPT):
         self.optimizer = None
         self.schedule = None
         self.objective: Objective | None = None
+        self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
+
+    def load_pretrained(self, pretrained: Pretrained) -> None:
+        """Load the initial weights; every rank calls it, before ``setup_training``."""
+        load_pretrained(pretrained, self)
+        self.source_files = pretrained.files
 
     def setup_training(self, config: RunConfig, objective: Objective, num_steps: int) -> None:
         """Gradient buffers, optimizer and schedule; the weights must be loaded before."""

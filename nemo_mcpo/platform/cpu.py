@@ -25,6 +25,7 @@ def install_cpu_adapter() -> None:
     torch.cuda.current_device = lambda: cpu
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.set_device = lambda device: None
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
     _patch_random_state()
     for name in _FACTORIES:
         setattr(torch, name, _cuda_literal_means_cpu(getattr(torch, name)))

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.platform.command import world_size_from_environment
 from nemo_mcpo.platform.cpu import install_cpu_adapter
-
-
-def world_size_from_environment() -> int:
-    """Processes that the launcher (``torchrun``, or ``python`` alone) started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_device() -> torch.device:
@@ -66,6 +64,18 @@ def shut_down() -> None:
 def is_rank_zero() -> bool:
     """True on the one process that writes files and talks to the user."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def rank_zero_first(call: Callable[[], object]) -> None:
+    """Call on rank 0 while the others wait; an error there ends every rank, and only rank 0 reports it."""
+    problem: NemoMcpoError | None = None
+    if is_rank_zero():
+        try:
+            call()
+        except NemoMcpoError as error:
+            problem = error
+    if any_rank(problem is not None):
+        raise problem or SystemExit(1)
 
 
 def any_rank(flag: bool) -> bool:

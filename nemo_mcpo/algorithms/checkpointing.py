@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training checkpoints in megatron-core's distributed format: exact, atomic, loadable under another layout.
+
+    <log_dir>/checkpoints/step-00000020/    complete: it got this name only after everything was on disk
+        *.distcp, metadata.json, common.pt   weights and optimizer, resharded on load
+        trainer_state.json                   step, consumed prompts, fingerprints, schedule; the truth, not the name
+        huggingface/                         config.json and tokenizer, so that the checkpoint stands alone
+    <log_dir>/checkpoints/step-00000030.incomplete/   a save that did not finish; removed at the next start
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
+from nemo_mcpo.models.sharded_state import FORMAT, load_sharded_state, sharded_state
+from nemo_mcpo.platform.distributed import any_rank, is_rank_zero
+
+INCOMPLETE = ".incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What continues a run besides weights and optimizer.
+
+    Every draw and the order of the prompts follow from ``seed`` and ``consumed_prompts``; nothing else is random.
+
+    Attributes:
+        identity: names and values that must not change when a run is resumed (data, weights, seed, batch size).
+        monitored: value of the monitored validation metric at this step, if one was computed.
+    """
+
+    step: int
+    consumed_prompts: int
+    seed: int
+    identity: dict[str, object]
+    schedule: dict[str, object]
+    monitored: float | None = None
+
+
+class CheckpointManager:
+    """Saves, finds, loads and prunes the checkpoints of one run.
+
+    Args:
+        directory: ``<log_dir>/checkpoints``.
+        keep_last: newest checkpoints to keep.
+        keep_best: best checkpoints to keep beside them.
+        lower_is_better: order of the monitored metric.
+        source_files: directory whose ``config.json`` and tokenizer files go into every checkpoint.
+    """
+
+    def __init__(
+        self, directory: Path, *, keep_last: int, keep_best: int, lower_is_better: bool, source_files: Path
+    ) -> None:
+        self.directory = directory
+        self.keep_last, self.keep_best, self.lower_is_better = keep_last, keep_best, lower_is_better
+        self.source_files = source_files
+        if is_rank_zero():
+            directory.mkdir(parents=True, exist_ok=True)
+            for leftover in directory.glob(f"*{INCOMPLETE}"):
+                shutil.rmtree(leftover)
+        dist.barrier()
+
+    def complete(self) -> list[tuple[TrainerState, Path]]:
+        """Every complete checkpoint, oldest first."""
+        found = []
+        for path in self.directory.iterdir():
+            if path.suffix != INCOMPLETE and (path / STATE_FILE).exists():
+                found.append((read_state(path), path))
+        return sorted(found, key=lambda item: item[0].step)
+
+    def save(self, model, state: TrainerState) -> Path:
+        """Write a checkpoint; it exists under its final name only when it is whole. Every rank calls it.
+
+        Raises:
+            CheckpointError: the disk is full or not writable; earlier checkpoints stay as they are.
+        """
+        final = self.directory / f"step-{state.step:08d}"
+        temporary = final.with_name(final.name + INCOMPLETE)
+        problem: Exception | None = None
+        try:
+            self._check_room(model)
+            if is_rank_zero():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            dist.barrier()
+            dist_checkpointing.save(sharded_state(model), str(temporary), content_metadata=dict(FORMAT))
+            if is_rank_zero():
+                _copy_source_files(self.source_files, temporary / "huggingface")
+                (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
+                _sync_directory(temporary)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                _sync_directory(self.directory)
+        except (OSError, RuntimeError, dist_checkpointing.core.CheckpointingException) as error:
+            problem = error
+        if any_rank(problem is not None):
+            if is_rank_zero():
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                "the checkpoint could not be written",
+                where=str(final),
+                got=problem or "an error on another rank",
+                cure="make room or fix the directory, then start the same command: it continues from the last good one",
+            ) from problem
+        if is_rank_zero():
+            self._prune()
+        dist.barrier()
+        return final
+
+    def load(self, model, path: Path) -> TrainerState:
+        """Load weights and optimizer in place; the layout may differ from the one that saved. Every rank calls it."""
+        load_sharded_state(model, path)
+        return read_state(path)
+
+    def _check_room(self, model) -> None:
+        """Refuse before writing where the file system visibly lacks the room."""
+        parameters = sum(parameter.numel() for chunk in model.chunks for parameter in chunk.parameters())
+        element = model.chunks[0].config.params_dtype.itemsize
+        # Weights, the float32 copy and Adam's two moments; every rank holds a different part, or a copy at worst.
+        needed = torch.tensor(float(parameters * (element + 12)))
+        free = shutil.disk_usage(self.directory).free
+        if is_rank_zero() and needed > free:
+            raise OSError(f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
+
+    def _prune(self) -> None:
+        checkpoints = self.complete()
+        keep = {path for _, path in checkpoints[-self.keep_last :]}
+        scored = [(state.monitored, path) for state, path in checkpoints if state.monitored is not None]
+        scored.sort(key=lambda item: item[0], reverse=not self.lower_is_better)
+        keep |= {path for _, path in scored[: self.keep_best]}
+        for _, path in checkpoints:
+            if path not in keep:
+                # Renamed first: a kill while deleting must not leave half a checkpoint under a good name.
+                doomed = path.with_name(path.name + INCOMPLETE)
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+
+def read_state(path: Path) -> TrainerState:
+    """The trainer's state in a checkpoint."""
+    try:
+        return TrainerState(**json.loads((path / STATE_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as problem:
+        raise CheckpointError(
+            "not a readable checkpoint",
+            where=str(path / STATE_FILE),
+            got=problem,
+            cure="remove this directory; the one before it is used then",
+        ) from None
+
+
+def check_identity(state: TrainerState, identity: dict[str, object], path: Path) -> None:
+    """Refuse to continue a run with other data, tokenizer, initial weights, seed or batch size."""
+    for name, now in identity.items():
+        saved = state.identity.get(name)
+        if saved != now:
+            raise CheckpointError(
+                f"this run was started with another {name}",
+                where=str(path),
+                got=now,
+                expected=saved,
+                cure="restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run",
+            )
+
+
+def _copy_source_files(source: Path, target: Path) -> None:
+    target.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
+            shutil.copyfile(file, target / file.name)
+
+
+def _sync_directory(path: Path) -> None:
+    for file in [*path.rglob("*"), path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

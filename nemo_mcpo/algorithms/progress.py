@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One progress bar, on rank 0: steps with ETA, loss, prompts and tokens a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from nemo_mcpo.platform.distributed import is_rank_zero
+
+
+class Progress:
+    """A context manager; ``update`` once a step. In a log file it prints a line now and then instead of animating."""
+
+    def __init__(self, num_steps: int, first_step: int) -> None:
+        interval = 0.5 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            unit="step",
+            desc="train",
+            mininterval=interval,
+            dynamic_ncols=True,
+            disable=not is_rank_zero(),
+        )
+        self._started = time.perf_counter()
+        self._prompts = self._tokens = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+    def update(self, metrics: Mapping[str, float], prompts: int) -> None:
+        """Advance one step."""
+        self._prompts += prompts
+        self._tokens += int(metrics["tokens"])
+        seconds = time.perf_counter() - self._started
+        self._bar.set_postfix_str(
+            f"loss {metrics['loss']:.4f}, {self._prompts / seconds:.1f} prompts/s, {self._tokens / seconds:.0f} tokens/s",
+            refresh=False,
+        )
+        self._bar.update()

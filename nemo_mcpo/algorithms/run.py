@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole MC-PO run, from a checked configuration to the last checkpoint; the same command continues it.
+
+The order matters: the reference log-probs are computed from the initial weights before any training checkpoint is
+loaded, so that they can never come from trained weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from nemo_mcpo.algorithms.checkpointing import CheckpointManager, check_identity
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer, ReferencedTrees, num_training_steps, num_validation_prompts
+from nemo_mcpo.algorithms.run_log import RunLog
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.data.order import PromptStream
+from nemo_mcpo.data.prepare import prepare_dataset
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
+from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
+from nemo_mcpo.objectives import REFERENCE_FREE, bind_objective
+from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, rank_zero_first, shut_down
+
+logger = logging.getLogger(__name__)
+
+
+def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
+    """Train as configured; every process of the launch calls it."""
+    model_settings = config.model
+    initialize_parallel(
+        tensor_parallel=model_settings.tensor_model_parallel_size,
+        pipeline_parallel=model_settings.pipeline_model_parallel_size,
+        virtual_pipeline_parallel=model_settings.virtual_pipeline_model_parallel_size,
+        seed=model_settings.seed,
+    )
+    train = open_dataset(config, pretrained, model_settings.data.train)
+    validation = None
+    if model_settings.data.validation is not None:
+        validation = open_dataset(config, pretrained, model_settings.data.validation)
+    num_steps = checked_num_steps(config, train)
+    objective = bind_objective(model_settings.mcpo.objective, model_settings.mcpo.model_dump())
+    log = RunLog(config)
+    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+    model.load_pretrained(pretrained)
+    weights_hash = broadcast(hash_pretrained(pretrained) if is_rank_zero() else None)
+    places = PromptStream(len(train), model_settings.seed, model_settings.data.shuffle).take(
+        0, num_steps * model_settings.global_batch_size
+    )
+    train_trees = with_reference(config, model, train, weights_hash, [index for _, index in places])
+    validation_trees = None
+    if validation is not None:
+        used = range(min(num_validation_prompts(config, len(validation)), len(validation)))
+        validation_trees = with_reference(config, model, validation, weights_hash, used)
+    model.setup_training(config, objective, num_steps)
+    monitor = config.trainer.mcpo.monitor
+    checkpoints = CheckpointManager(
+        log.directory / "checkpoints",
+        keep_last=config.trainer.mcpo.keep_last,
+        keep_best=config.trainer.mcpo.keep_best,
+        lower_is_better=monitor == "val_loss",
+        source_files=pretrained.files,
+    )
+    identity = run_identity(config, train, weights_hash)
+    trainer = MCPOTrainer(config, model, train_trees, validation_trees, num_steps, checkpoints, log, identity)
+    resume(config, trainer)
+    trainer.fit()
+    log.close()
+    dist.barrier()
+    shut_down()
+
+
+def open_dataset(config: RunConfig, pretrained: Pretrained, path: str) -> PreparedDataset:
+    """The prepared dataset of a file; rank 0 makes it when it is missing."""
+    data = config.model.data
+
+    def prepare() -> PreparedDataset:
+        return prepare_dataset(
+            data=path,
+            data_format=data.format,
+            tokenizer_dir=str(pretrained.files),
+            vocab_size=pretrained.architecture.vocab_size,
+            max_prompt_length=data.max_prompt_length,
+            max_length=data.max_length,
+            drop_ranks=data.drop_ranks,
+            max_candidates=data.max_candidates,
+            cache_dir=data.cache_dir,
+            progress=is_rank_zero(),
+        )
+
+    rank_zero_first(prepare)
+    return prepare()
+
+
+def checked_num_steps(config: RunConfig, train: PreparedDataset) -> int:
+    """Optimizer steps of the run; refuses data that cannot fill a batch or offer any negative."""
+    size, negatives = config.model.global_batch_size, config.model.mcpo.num_negatives
+    if len(train) < size:
+        raise DataError(
+            "fewer prompts than one global batch",
+            where=config.model.data.train,
+            got=f"{len(train)} usable prompts",
+            expected=f"at least model.global_batch_size={size}",
+            cure=f"lower model.global_batch_size, or see what was dropped and why in {train.dropped_path}",
+        )
+    candidates = train.num_completions - 1
+    if negatives and not config.model.mcpo.replacement:
+        short = int((candidates < negatives).sum())
+        if short == len(train):
+            raise ConfigError(
+                "no prompt has this many candidates",
+                where="model.mcpo.num_negatives",
+                got=negatives,
+                expected=f"at most {int(candidates.max())}",
+                cure="lower num_negatives or drop fewer ranks",
+            )
+        if short and is_rank_zero():
+            logger.warning(
+                "%d of %d prompts have fewer than %d candidates: they train with those they have", short, len(train), negatives
+            )
+    return num_training_steps(config, len(train))
+
+
+def with_reference(
+    config: RunConfig, model: MegatronGPTMCPOModel, dataset: PreparedDataset, weights_hash: str, used: Sequence[int]
+) -> ReferencedTrees:
+    """The dataset with reference log-probs of the prompts that the run will use; what is missing is computed now."""
+    if config.model.mcpo.objective in REFERENCE_FREE:
+        return ReferencedTrees(dataset, None)
+    key = reference_key(weights_hash, config.trainer.precision)
+    cache = ReferenceCache(dataset.directory, key, dataset.completion_offsets)
+    missing = cache.missing(used)
+    if missing:
+        tokens = 8 * config.model.micro_batch_tokens * max(1, dist.get_world_size())
+        model.prepare_for_validation_step()
+        with tqdm(total=len(missing), desc="reference", unit="prompt", disable=not is_rank_zero()) as bar:
+            cache.fill(used, dataset.__getitem__, model.score, tokens, bar.update)
+        model.finish_validation_step()
+    return ReferencedTrees(dataset, cache)
+
+
+def run_identity(config: RunConfig, train: PreparedDataset, weights_hash: str) -> dict[str, object]:
+    """What must stay the same for a resumed run to be the same run."""
+    return {
+        "data or tokenizer": train.fingerprint,
+        "initial weights": weights_hash,
+        "model.seed": config.model.seed,
+        "model.data.shuffle": config.model.data.shuffle,
+        "model.global_batch_size": config.model.global_batch_size,
+        "trainer.precision": config.trainer.precision,
+    }
+
+
+def resume(config: RunConfig, trainer: MCPOTrainer) -> None:
+    """Continue from the newest checkpoint of the log directory, if there is one."""
+    found = trainer.checkpoints.complete()
+    if found and not config.exp_manager.resume_if_exists:
+        raise ConfigError(
+            "the log directory already holds a run",
+            where="exp_manager.resume_if_exists",
+            got=False,
+            cure="set it to true to continue, or choose another exp_manager.explicit_log_dir",
+        )
+    if found:
+        state, path = found[-1]
+        check_identity(state, trainer.identity, path)
+        trainer.load_state_dict(trainer.checkpoints.load(trainer.model, path))
+        if is_rank_zero():
+            logger.warning("continuing from step %d (%s)", state.step, path)
+    trainer.log.rewind(trainer.step)
+
+
+def broadcast(value: object) -> object:
+    """Rank 0's value on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]

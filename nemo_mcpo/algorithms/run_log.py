@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's log directory: NeMo's exp_manager, ``metrics.jsonl`` (one JSON object a step), TensorBoard and others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from nemo.utils import logging as nemo_logging
+from nemo.utils.exp_manager import exp_manager
+
+from nemo_mcpo.config import ExpManager, RunConfig
+from nemo_mcpo.platform.distributed import is_rank_zero
+
+
+def log_directory(config: ExpManager) -> Path:
+    """Where a run writes: ``explicit_log_dir``, or ``exp_dir/name``. The same run finds the same directory again."""
+    if config.explicit_log_dir is not None:
+        return Path(config.explicit_log_dir).expanduser().resolve()
+    return (Path(config.exp_dir) / config.name).expanduser().resolve()
+
+
+class RunLog:
+    """Writes a step's metrics everywhere they are wanted; only rank 0 writes."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.directory = log_directory(config.exp_manager)
+        self.metrics_path = self.directory / "metrics.jsonl"
+        self._loggers = _start_experiment(config, self.directory)
+
+    def rewind(self, step: int) -> None:
+        """Forget steps after ``step``, and a line that was torn by a crash: training continues from there."""
+        if not is_rank_zero() or not self.metrics_path.exists():
+            return
+        kept = []
+        for line in self.metrics_path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+        temporary = self.metrics_path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self.metrics_path)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one step. A metric that does not exist in this run (NaN) is written as null."""
+        if not is_rank_zero():
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with open(self.metrics_path, "a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+        for logger in self._loggers:
+            logger.log_metrics({name: value for name, value in finite.items() if value is not None}, step=step)
+
+    def close(self) -> None:
+        """Flush the loggers."""
+        for logger in self._loggers:
+            logger.finalize("success")
+
+
+def _start_experiment(config: RunConfig, directory: Path) -> list:
+    """Run NeMo's exp_manager for its files and loggers.
+
+    Resuming is ours (``algorithms.checkpointing``): exp_manager's own would move the files of the last run away.
+    """
+    nemo_logging.setLevel(nemo_logging.WARNING)  # its INFO lines bury the progress bar
+    settings = config.exp_manager
+    on_gpu = torch.cuda.is_available()
+    world_size = dist.get_world_size()
+    trainer = Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=world_size // config.trainer.num_nodes,
+        num_nodes=config.trainer.num_nodes,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    exp_manager(
+        trainer,
+        {
+            "explicit_log_dir": str(directory),
+            "name": settings.name,
+            "resume_if_exists": False,
+            "create_checkpoint_callback": False,
+            "log_step_timing": False,
+            "log_global_rank_0_only": True,
+            "seconds_to_sleep": 0,
+            "create_tensorboard_logger": settings.create_tensorboard_logger,
+            "summary_writer_kwargs": settings.summary_writer_kwargs,
+            "create_wandb_logger": settings.create_wandb_logger,
+            "wandb_logger_kwargs": settings.wandb_logger_kwargs,
+            "create_mlflow_logger": settings.create_mlflow_logger,
+            **({"mlflow_logger_kwargs": settings.mlflow_logger_kwargs} if settings.mlflow_logger_kwargs else {}),
+        },
+    )
+    dist.barrier()
+    return list(trainer.loggers) if is_rank_zero() else []

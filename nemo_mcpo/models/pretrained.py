@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the initial policy comes from: a Hugging Face directory, a ``.nemo`` file, or a checkpoint of an earlier run.
+
+Opening one reads only small files, so that the configuration can be checked against the architecture before torch is
+imported; weights are read by ``load_pretrained``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.config import read_architecture
+
+CHECKPOINT_MARK = "trainer_state.json"
+NEMO_FOLDER = "huggingface"
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """An initial policy.
+
+    Attributes:
+        files: directory with config.json, tokenizer and chat template.
+        weights: the same directory, or that of a distributed checkpoint.
+        is_distributed: ``weights`` is a distributed checkpoint.
+    """
+
+    files: Path
+    weights: Path
+    is_distributed: bool
+    architecture: ModelArchitecture
+
+
+def open_pretrained(path: str, cache_dir: str) -> Pretrained:
+    """Find out what ``path`` is; a ``.nemo`` file is unpacked under ``cache_dir``, once.
+
+    Raises:
+        CheckpointError: nothing there, or none of the three.
+    """
+    root = Path(path).expanduser().resolve()
+    if root.is_file() and root.suffix == ".nemo":
+        root = _unpack(root, Path(cache_dir).expanduser())
+    if (root / CHECKPOINT_MARK).exists():
+        files = root / NEMO_FOLDER
+        return Pretrained(files, root, True, read_architecture(files))
+    if not root.is_dir():
+        raise CheckpointError(
+            "there is no model",
+            where="pretrained_checkpoint.restore_from_path",
+            got=path,
+            expected="a Hugging Face directory, a .nemo file, or a checkpoint directory of an earlier run",
+            cure="check the path",
+        )
+    return Pretrained(root, root, False, read_architecture(root))
+
+
+def hash_pretrained(pretrained: Pretrained) -> str:
+    """Hexadecimal content hash of the weights."""
+    if not pretrained.is_distributed:
+        from nemo_mcpo.models.huggingface.hashing import hash_weights
+
+        return hash_weights(pretrained.weights)
+    digest = hashlib.blake2b(digest_size=32)
+    for file in sorted(pretrained.weights.glob("*.distcp")):
+        digest.update(file.name.encode())
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def load_pretrained(pretrained: Pretrained, model) -> None:
+    """Fill a ``MegatronGPTMCPOModel`` whose optimizer is not built yet; every rank calls it."""
+    if pretrained.is_distributed:
+        from nemo_mcpo.models.sharded_state import load_sharded_state
+
+        load_sharded_state(model, pretrained.weights)
+    else:
+        from nemo_mcpo.models.huggingface.weights import load_weights
+
+        load_weights(pretrained.weights, model.chunks, model.architecture)
+
+
+def _unpack(archive: Path, cache_dir: Path) -> Path:
+    """The Hugging Face folder inside a ``.nemo`` file, unpacked under a name made of its path, size and time."""
+    facts = archive.stat()
+    name = hashlib.blake2b(f"{archive}{facts.st_size}{facts.st_mtime_ns}".encode(), digest_size=16).hexdigest()
+    target = cache_dir / "nemo" / name
+    if not target.exists():
+        temporary = target.with_name(f"{name}.{hashlib.blake2b(str(id(target)).encode()).hexdigest()[:8]}")
+        temporary.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(temporary, filter="data")
+        except (tarfile.TarError, OSError) as problem:
+            raise CheckpointError(
+                "the .nemo file cannot be unpacked", where=str(archive), got=problem, cure="copy it again, or make room"
+            ) from None
+        temporary.rename(target)
+    folder = target / NEMO_FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(
+            "the .nemo file was not written by nemo_mcpo",
+            where=str(archive),
+            expected=f"a folder {NEMO_FOLDER}/ with safetensors inside",
+            cure="convert the model to a Hugging Face directory with the tool that made the file",
+        )
+    return folder

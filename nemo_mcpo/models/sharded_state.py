@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's weights and optimizer as megatron-core's sharded state, which another layout can load.
+
+With torch's Adam (no Apex, no Transformer Engine) two things need care: its states must exist before loading, and the
+step counters that loading shares between parameters must be separated again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from megatron.core import dist_checkpointing
+
+from nemo_mcpo.errors import CheckpointError
+
+FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+"""The one sharding of optimizer states that can change tensor, pipeline and data parallelism."""
+
+
+def sharded_state(model, *, is_loading: bool = False) -> dict:
+    """megatron-core's sharded state of the weights and, once there is one, the optimizer."""
+    state: dict = {}
+    for number, chunk in enumerate(model.chunks):
+        # The unwrapped chunk: the wrapper would prefix every name.
+        state[f"model{number}"] = chunk.sharded_state_dict()
+    if model.optimizer is not None:
+        weights = state["model0"] if len(model.chunks) == 1 else state.copy()
+        state["optimizer"] = model.optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(FORMAT))
+    return state
+
+
+def load_sharded_state(model, path: Path) -> None:
+    """Fill the model's weights and, when it has one, the optimizer from a checkpoint."""
+    if model.optimizer is not None:
+        _allocate_adam_states(model.optimizer)
+    try:
+        loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
+    except (dist_checkpointing.core.CheckpointingException, OSError, RuntimeError, KeyError) as problem:
+        raise CheckpointError(
+            "the checkpoint cannot be loaded",
+            where=str(path),
+            got=f"{type(problem).__name__}: {problem}",
+            cure="remove this directory to continue from the checkpoint before it",
+        ) from problem
+    for number, chunk in enumerate(model.chunks):
+        chunk.load_state_dict(loaded[f"model{number}"], strict=True)
+    if model.optimizer is not None:
+        model.optimizer.load_state_dict(loaded["optimizer"])
+        _separate_adam_steps(model.optimizer)
+
+
+def _allocate_adam_states(optimizer) -> None:
+    for part in _parts(optimizer):
+        if not part.optimizer.state:
+            part._init_optimizer_states_with_dummy_values()
+
+
+def _separate_adam_steps(optimizer) -> None:
+    """torch's Adam keeps a step tensor a parameter; loading makes them one shared tensor, which would then advance
+    once for every parameter at each update."""
+    for part in _parts(optimizer):
+        for state in part.optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
+
+
+def _parts(optimizer) -> list:
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame of every command: exit codes, errors in one line, and configuration from Hydra's YAML and overrides.
+
+Exit codes: 0 done; 1 failed; 2 bad usage or configuration; 75 stopped early by a signal with everything saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nemo_mcpo.config import RunConfig, parse_config
+from nemo_mcpo.errors import ConfigError, NemoMcpoError
+
+
+def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Call ``main(argv)`` and exit the process; a failure prints one line that says why before any traceback."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except NemoMcpoError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("error: interrupted", 130)
+    except Exception as error:
+        _fail(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}", 1)
+    sys.stdout.flush()
+
+
+def _fail(message: str, code: int) -> None:
+    """Leave at once: with other ranks waiting in a collective, orderly interpreter shutdown can hang."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or code != ConfigError.exit_code:  # every rank finds the same mistake in the configuration
+        print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def world_size_from_environment() -> int:
+    """Processes that the launcher (``torchrun``, or ``python`` alone) started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def load_run_config(argv: Sequence[str], *, config_dir: Path, config_name: str, world_size: int) -> RunConfig:
+    """Compose the YAML with the overrides and check it, without importing torch.
+
+    Args:
+        argv: Hydra overrides, ``--config-path`` and ``--config-name``.
+        config_dir, config_name: where to look when they are not given.
+        world_size: number of processes that the launcher started.
+
+    Raises:
+        ConfigError: a file that is not there, an override or a key that is wrong.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = argparse.ArgumentParser(description="Hydra overrides: key=value …; every key is in examples/conf.")
+    parser.add_argument("--config-path", "-cp", type=Path, default=config_dir, help="directory of the YAML files")
+    parser.add_argument("--config-name", "-cn", default=config_name, help="YAML file, without its ending")
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    arguments = parser.parse_intermixed_args(list(argv))
+    path = arguments.config_path if arguments.config_path.is_dir() else config_dir.parent / arguments.config_path
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(path.resolve()), version_base="1.3"):
+            raw = compose(arguments.config_name.removesuffix(".yaml"), [_plain(item) for item in arguments.overrides])
+            container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=False)
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise ConfigError(
+            "the configuration cannot be composed",
+            where=f"{path}/{arguments.config_name}",
+            got=" ".join(str(problem).split()),
+            cure="check --config-path, --config-name and the overrides",
+        ) from None
+    return parse_config(_without_missing(container), world_size)
+
+
+def _without_missing(node: object) -> object:
+    """Leave out mandatory values (``???``) that nobody set, so that the schema reports them as missing."""
+    if isinstance(node, dict):
+        return {key: _without_missing(value) for key, value in node.items() if value != "???"}
+    return node
+
+
+def _plain(override: str) -> str:
+    """``a.b=1`` becomes ``++a.b=1``: Hydra's own complaint about an unknown key does not say what exists."""
+    if "=" not in override:
+        raise ConfigError(
+            "not an override", where="command line", got=override, expected="key=value", cure="write key=value"
+        )
+    is_group = "/" in override.split("=")[0] or override.split("=")[0] in ("model",)
+    return override if override[0] in "+~" or is_group else f"++{override}"
