@@ -23,11 +23,10 @@ from typing import Any
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.objectives.dpo import dpo
 from nemo_mcpo.objectives.mcpo import mcpo
-from nemo_mcpo.objectives.metrics import defined_sums
 from nemo_mcpo.objectives.sft import sft
 from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
 
-__all__ = ["OBJECTIVES", "REFERENCE_FREE", "bind_objective", "defined_sums"]
+__all__ = ["OBJECTIVES", "REFERENCE_FREE", "bind_objective"]
 
 OBJECTIVES: dict[str, Callable[..., ObjectiveOutputs]] = {
     "mcpo": mcpo,

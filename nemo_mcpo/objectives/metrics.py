@@ -7,21 +7,18 @@ Paper: arXiv 2502.04567, Eq. (3). Rewards are reported in nats as defined, **not
 TRL among them, report beta times this), so that runs with different beta can be compared.
 
 A metric without a value is NaN: a prompt without a valid negative has no margin, an objective without a reference no
-reward. ``defined_sums`` leaves these out, so that an average runs over the prompts that have a value. All four
-``rewards/*`` are NaN together: then the average margin is the average of chosen minus the average of rejected.
+reward. An average is a ``nanmean``, over the prompts that have a value. All four ``rewards/*`` are NaN together: then
+the average margin is the average of chosen minus the average of rejected.
 
 >>> rewards = torch.tensor([[1.0, 0.0, 3.0], [2.0, 0.0, 0.0]])
 >>> valid = torch.tensor([[True, True, True], [True, False, False]])
 >>> reward_metrics(rewards, valid)["rewards/margin"]
 tensor([-0.5000,     nan])
->>> defined_sums(reward_metrics(rewards, valid))["rewards/margin"]  # sum, number of prompts
-tensor([-0.5000,  1.0000])
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 
@@ -68,11 +65,3 @@ def reward_metrics(rewards: torch.Tensor, valid: torch.Tensor) -> dict[str, torc
 def undefined_reward_metrics(like: torch.Tensor) -> dict[str, torch.Tensor]:
     """The ``rewards/*`` of an objective that has no reward: NaN for each row of ``like``, ``[B]``."""
     return {name: torch.full_like(like, math.nan, dtype=torch.float32).detach() for name in REWARD_METRICS}
-
-
-def defined_sums(metrics: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each metric ``[B]`` as ``[2]``: the sum over the prompts that have a value, and their number.
-
-    Pairs add up over micro-batches and ranks; sum / number is then the average, and number 0 means that there is none.
-    """
-    return {name: torch.stack([value.nansum(), (~value.isnan()).sum()]) for name, value in metrics.items()}

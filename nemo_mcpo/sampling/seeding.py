@@ -10,11 +10,10 @@ paper (arXiv 2502.04567, Algorithm 1) says nothing about random numbers.
 6938466454506046716
 >>> from nemo_mcpo.sampling.mc_kernel import draw_kernel
 >>> log_weights, valid = torch.zeros(2, 6), torch.ones(2, 6, dtype=torch.bool)
->>> seeds = dict(run_seed=1234, epoch=0)
->>> draw_for_prompts(draw_kernel, log_weights, valid, 2, prompt_ids=[42, 43], **seeds)
+>>> draw_for_prompts(draw_kernel, log_weights, valid, 2, run_seed=1234, epochs=[0, 0], prompt_ids=[42, 43])
 tensor([[2, 1],
         [3, 2]])
->>> draw_for_prompts(draw_kernel, log_weights[:1, :5], valid[:1, :5], 2, prompt_ids=[43], **seeds)
+>>> draw_for_prompts(draw_kernel, log_weights[:1, :5], valid[:1, :5], 2, run_seed=1234, epochs=[0], prompt_ids=[43])
 tensor([[3, 2]])
 """
 
@@ -49,7 +48,7 @@ def draw_for_prompts(
     num_negatives: int,
     *,
     run_seed: int,
-    epoch: int,
+    epochs: Sequence[int],
     prompt_ids: Sequence[int],
     **params: Any,
 ) -> torch.Tensor:
@@ -61,9 +60,9 @@ def draw_for_prompts(
         valid: ``[B, L]`` bool, the columns that may be returned.
         num_negatives: M.
         run_seed: the run's seed.
-        epoch: the pass over the data; another epoch draws anew.
+        epochs: one per row, the pass over the data that it belongs to; a batch may span two. Each epoch draws anew.
         prompt_ids: one per row.
         params: handed to the sampler.
     """
-    generators = [draw_generator(run_seed, epoch, prompt_id) for prompt_id in prompt_ids]
+    generators = [draw_generator(run_seed, *row) for row in zip(epochs, prompt_ids, strict=True)]
     return sampler(log_weights, valid, num_negatives, generators, **params)

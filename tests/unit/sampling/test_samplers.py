@@ -74,7 +74,7 @@ def test_dtype_of_equal_values_does_not_matter(name, params):
 
 @every_sampler
 def test_dtype_of_rewards_does_not_matter(name, params):
-    seeds = {"run_seed": 1, "epoch": 0, "prompt_ids": range(256)}
+    seeds = {"run_seed": 1, "epochs": [0] * 256, "prompt_ids": range(256)}
     draws = [
         draw_for_prompts(SAMPLERS[name], *table(256, 6, dtype), 2, **seeds, **params)
         for dtype in (torch.float32, torch.float64)
