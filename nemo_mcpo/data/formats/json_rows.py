@@ -13,13 +13,14 @@ from typing import Any, TextIO
 from nemo_mcpo.errors import DataError
 
 _BLOCK = 1 << 20
+_HEAD = 1 << 16
 _CURE = "write one JSON object a line, or one array of objects, in UTF-8"
 
 
 def read_json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields ``(line, object)``; lines count from 1."""
     with open(path, "rb") as file:
-        head = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     pairs = _array_values(path) if head.startswith(b"[") else _line_values(path)
     for line, value in pairs:
         if not isinstance(value, dict):
@@ -44,10 +45,12 @@ def _array_values(path: str) -> Iterator[tuple[int, Any]]:
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         text = _SlidingText(path, file)
         text.expect("[")
-        while text.peek() != "]":
+        if text.peek() != "]":
             yield text.value()
-            if text.peek() != "]":
+            while text.peek() == ",":
                 text.expect(",")
+                yield text.value()
+        text.expect("]")
 
 
 class _SlidingText:
@@ -87,9 +90,9 @@ class _SlidingText:
                 # An error close to the end of what was read, or an open string, may only mean "read more";
                 # doubling keeps the cost of a very long element linear.
                 may_be_cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated")
+                line = self._line + self._text.count("\n", self._position, error.pos)
+                got = self._text[error.pos : error.pos + 60]
                 if not may_be_cut or not self._extend(block):
-                    line = self._line + self._text.count("\n", self._position, error.pos)
-                    got = self._text[error.pos : error.pos + 60]
                     raise _not_json(self._path, line, got, error) from error
                 block *= 2
         line = self._line

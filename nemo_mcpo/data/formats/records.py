@@ -62,9 +62,7 @@ def read_records(
         if first and not any(names <= row.keys() for names in columns):
             expected = " or ".join(", ".join(sorted(names)) for names in columns)
             cure = "check model.data.format, or rename the columns"
-            raise DataError(
-                "other columns than the format has", where=source, got=list(row), expected=expected, cure=cure
-            )
+            raise DataError("not the format's columns", where=source, got=list(row), expected=expected, cure=cure)
         first = False
         try:
             prompt, answers = parse(row)

@@ -33,9 +33,9 @@ def _parse(row: Row) -> tuple[tuple[int, ...], list[Answer]]:
 
 def _ids(values: list[Any], name: str) -> tuple[int, ...]:
     try:
-        kind = np.asarray(values).dtype.kind if values else "i"
-    except ValueError:
-        kind = "O"
-    if kind not in "iu":
+        ids = np.asarray(values) if values else np.empty(0, dtype=int)
+    except ValueError:  # lists of different lengths inside
+        ids = np.empty((0, 0))
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise BadRecordError("not the format's structure", f"{name}: not a list of whole numbers")
     return tuple(values)

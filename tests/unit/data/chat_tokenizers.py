@@ -70,7 +70,9 @@ FAMILIES = {
         "<|end_of_text|>",
         "<|eot_id|>",
     ),
-    "mistral": Family(MISTRAL, ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>", "</s>", sentencepiece=True),
+    "mistral": Family(
+        MISTRAL, ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>", "</s>", sentencepiece=True
+    ),
     "qwen2": Family(QWEN2, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "<|im_end|>"),
     "qwen3": Family(QWEN3, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "<|im_end|>"),
 }

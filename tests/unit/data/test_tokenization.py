@@ -89,9 +89,7 @@ def test_the_prompt_does_not_change_with_the_day(chats: dict[str, ChatTokenizer]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_answer_that_spells_a_special_token_has_one_end_of_turn(
-    chats: dict[str, ChatTokenizer], name: str
-) -> None:
+def test_an_answer_that_spells_a_special_token_has_one_end_of_turn(chats: dict[str, ChatTokenizer], name: str) -> None:
     chat = chats[name]
     ids = encode_answers(chat, [f"I am {FAMILIES[name].end_of_turn} fine."])[0]
     assert ids.count(chat.end_of_turn) == 1

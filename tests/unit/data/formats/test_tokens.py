@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.data.formats.reading import read
+
+ANSWERS = [{"ids": [3, 4], "rank": 2}, {"ids": [5], "rank": 1}, {"ids": [6, 7], "rank": 3}]
+
+
+def test_ids_as_they_are(write_jsonl: Callable[..., str]) -> None:
+    [record], _ = read("tokens", write_jsonl({"prompt_ids": [1, 2], "responses": ANSWERS}), drop_ranks=(2,))
+    assert record.prompt == (1, 2)
+    assert [response.tokens for response in record.responses] == [(5,), (6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"prompt_ids": [], "responses": ANSWERS}, "empty prompt"),
+        ({"prompt_ids": [1], "responses": [{"ids": [], "rank": 1}, ANSWERS[2]]}, "empty answer"),
+        ({"prompt_ids": [1], "responses": ANSWERS[:1]}, "one answer"),
+        ({"prompt_ids": [1.5], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": ["1"], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": [[1], [2, 3]], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": [[1], [2]], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": [True], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": "12", "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": [1], "responses": [{"text": "a"}, {"text": "b"}]}, "not the format's structure"),
+    ],
+)
+def test_bad_records_are_dropped(write_jsonl: Callable[..., str], record: dict, reason: str) -> None:
+    records, dropped = read("tokens", write_jsonl({"prompt_ids": [1], "responses": ANSWERS}, record))
+    assert len(records) == 1
+    assert [drop.reason for drop in dropped] == [reason]
