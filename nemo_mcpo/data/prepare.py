@@ -123,7 +123,9 @@ def _build(
     temporary.mkdir()
     writer = PreparedWriter(temporary)
     try:
-        with tqdm(total=count_rows(data), unit=" prompts", desc=f"preparing {data}", disable=not progress) as bar:
+        with tqdm(
+            total=count_rows(data), unit=" prompts", desc=f"preparing {Path(data).name}", disable=not progress
+        ) as bar:
             _fill(writer, data, chat, limits, recipe, bar)
         with contextlib.suppress(FileExistsError):
             _publish(temporary, directory)
@@ -156,6 +158,8 @@ def _fill(
             writer.add(row.source, row.tokens.prompt, row.tokens.completions, row.scores)
             cut.update(prompts=row.tokens.prompts_cut, answers=row.tokens.answers_cut)
             bar.update()
+        seconds = max(bar.format_dict["elapsed"], 1e-9)
+        bar.set_postfix_str(f"{writer.num_tokens / seconds / 1e3:.0f}k tokens/s", refresh=False)
 
     records = FORMATS[recipe["format"]](
         data, drop_ranks=recipe["drop_ranks"], max_candidates=recipe["max_candidates"], on_drop=drop

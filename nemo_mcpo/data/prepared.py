@@ -75,6 +75,7 @@ class PreparedDataset:
     def __getitem__(self, index: int) -> PromptTree:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
+        index = int(index)
         first, last = (int(offset) for offset in self.completion_offsets[index : index + 2])
         bounds = self._sequence_offsets[first + index : last + index + 2]
         tokens = np.array(self._tokens[bounds[0] : bounds[-1]], dtype=np.int32)
@@ -139,6 +140,11 @@ class PreparedWriter:
 
     def __len__(self) -> int:
         return len(self._prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens written so far."""
+        return self._sequence_offsets[-1]
 
     def add(
         self, source: str, prompt: np.ndarray, completions: tuple[np.ndarray, ...], scores: list[float | None]

@@ -18,9 +18,7 @@ def pair(chosen: str, rejected: str, question: str = "Hi", scores: tuple[float, 
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         for prompt, answer in (("Hi", chosen), (question, rejected))
     ]
-    return {
-        "prompt": "Hi", "chosen": sides[0], "rejected": sides[1], "score_chosen": scores[0], "score_rejected": scores[1]
-    }  # fmt: skip
+    return {"chosen": sides[0], "rejected": sides[1], "score_chosen": scores[0], "score_rejected": scores[1]}
 
 
 def test_original_completions_by_overall_score(write_jsonl: Callable[..., str]) -> None:

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_mcpo.data import prepare
+from nemo_mcpo.data.prepare import prepare_dataset
+from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter
+from nemo_mcpo.data.tokenization import encode_answers, encode_prompts, load_chat_tokenizer, render_prompt
+from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.records import Message
+from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
+
+TOKENS = {"prompt_ids": [1, 2], "responses": [{"ids": [3], "rank": 1}, {"ids": [4, 5], "rank": 2}]}
+ANSWERS = ["I am fine, thank you.", "Hello", "The sum of two and three is five."]
+TEXT = {"prompt": "How are you?", "responses": [{"text": text, "score": -i} for i, text in enumerate(ANSWERS)]}
+
+
+@pytest.fixture
+def build(tmp_path: Path, tokenizer_dir: str) -> Callable[..., PreparedDataset]:
+    def build(data: str, data_format: str = "jsonl", **changes: Any) -> PreparedDataset:
+        arguments = {
+            "tokenizer_dir": tokenizer_dir,
+            "vocab_size": None,
+            "max_prompt_length": 64,
+            "max_length": 128,
+            "drop_ranks": [],
+            "max_candidates": None,
+            "cache_dir": str(tmp_path / "cache"),
+            "progress": False,
+        }
+        return prepare_dataset(data=data, data_format=data_format, **{**arguments, **changes})
+
+    return build
+
+
+def prepared_directories(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "prepared").iterdir())
+
+
+def test_text_becomes_the_templates_tokens(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tokenizer_dir: str
+) -> None:
+    path = write_jsonl(TEXT)
+    dataset = build(path)
+    chat = load_chat_tokenizer(tokenizer_dir)
+    tree = dataset[0]
+    rendered = render_prompt(chat, (Message("user", TEXT["prompt"]),))
+    assert tree.prompt_tokens.tolist() == encode_prompts(chat, [rendered])[0]
+    assert [completion.tolist() for completion in tree.completions] == encode_answers(chat, ANSWERS)
+    assert tree.scores is not None and tree.scores.tolist() == [0, -1, -2]
+    assert dataset.source(0) == f"{path}:1"
+
+
+def test_many_chunks_keep_the_files_order(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(*({**TEXT, "prompt": f"Question {i}"} if i % 5 else {**TEXT, "prompt": ""} for i in range(40)))
+    whole = build(path)
+    monkeypatch.setattr(prepare, "_CHUNK", 3)
+    pieces = build(path, cache_dir=str(Path(path).parent / "other"))
+    assert [whole.source(i) for i in range(len(whole))] == [f"{path}:{i + 1}" for i in range(40) if i % 5]
+    for file in whole.directory.iterdir():
+        assert file.read_bytes() == (pieces.directory / file.name).read_bytes(), file.name
+
+
+def test_a_second_call_opens_what_the_first_wrote(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(TEXT)
+    first = build(path)
+    monkeypatch.setattr(prepare, "_build", lambda *arguments: pytest.fail("built again"))
+    assert build(path).fingerprint == first.fingerprint == first.directory.name
+    assert build(str(Path(path).rename(Path(path).with_name("moved.jsonl")))).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_prompt_length": 63},
+        {"max_length": 127},
+        {"drop_ranks": [3]},
+        {"max_candidates": 1},
+        {"vocab_size": 9999},
+    ],
+)
+def test_every_option_is_in_the_fingerprint(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], changes: dict
+) -> None:
+    path = write_jsonl(TEXT)
+    assert build(path).fingerprint != build(path, **changes).fingerprint
+
+
+def test_data_and_tokenizer_are_in_the_fingerprint(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    other = save_tokenizer(tmp_path / "qwen2", FAMILIES["qwen2"])
+    one, two = write_jsonl(TEXT), write_jsonl(TEXT, TEXT, name="two.jsonl")
+    assert len({build(one).fingerprint, build(two).fingerprint, build(one, tokenizer_dir=other).fingerprint}) == 3
+
+
+def test_tokens_need_no_tokenizer(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+    tree = build(write_jsonl(TOKENS), "tokens", tokenizer_dir=None)[0]
+    assert tree.prompt_tokens.tolist() == [1, 2]
+    assert [completion.tolist() for completion in tree.completions] == [[3], [4, 5]]
+
+
+def test_long_prompts_and_answers_are_cut_and_counted(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
+    long = {"prompt_ids": list(range(10)), "responses": [{"ids": [7] * 9, "rank": 1}, {"ids": [8], "rank": 2}]}
+    dataset = build(write_jsonl(TOKENS, long), "tokens", max_prompt_length=4, max_length=6)
+    assert dataset[1].prompt_tokens.tolist() == [6, 7, 8, 9]
+    assert [completion.tolist() for completion in dataset[1].completions] == [[7, 7], [8]]
+    assert (dataset.report.truncated_prompts, dataset.report.truncated_answers) == (1, 1)
+
+
+@pytest.mark.parametrize("bad_id", [-1, 100, 2**31, 2**63])
+def test_ids_outside_the_vocabulary_drop_the_record(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], bad_id: int
+) -> None:
+    in_prompt = {**TOKENS, "prompt_ids": [1, bad_id]}
+    in_answer = {**TOKENS, "responses": [{"ids": [3], "rank": 1}, {"ids": [bad_id], "rank": 2}]}
+    path = write_jsonl(TOKENS, in_prompt, in_answer)
+    dataset = build(path, "tokens", vocab_size=100)
+    assert len(dataset) == 1
+    assert dict(dataset.report.dropped) == {"token id outside the vocabulary": 2}
+    assert [json.loads(line)["source"] for line in dataset.dropped_path.read_text().splitlines()] == [
+        f"{path}:2",
+        f"{path}:3",
+    ]
+
+
+def test_vocabulary_size_comes_from_the_models_configuration(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"vocab_size": 4}')
+    with pytest.raises(DataError, match="token id outside the vocabulary"):
+        build(write_jsonl(TOKENS), "tokens", tokenizer_dir=str(model))
+
+
+def test_a_prompt_that_the_template_refuses_is_dropped(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    mistral = save_tokenizer(tmp_path / "mistral", FAMILIES["mistral"])
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    dataset = build(write_jsonl(TEXT, {**TEXT, "prompt": turns}), tokenizer_dir=mistral)
+    assert dict(dataset.report.dropped) == {"chat template refused the prompt": 1}
+    assert "only user and assistant turns" in dataset.dropped_path.read_text()
+
+
+def test_dropped_records_are_counted_and_listed(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
+    path = write_jsonl(TEXT, {**TEXT, "prompt": " "}, {**TEXT, "responses": []}, {**TEXT, "prompt": ""})
+    dataset = build(path)
+    assert dict(dataset.report.dropped) == {"empty prompt": 2, "no answers": 1}
+    assert [json.loads(line) for line in dataset.dropped_path.read_text().splitlines()] == [
+        {"source": f"{path}:2", "reason": "empty prompt", "detail": ""},
+        {"source": f"{path}:3", "reason": "no answers", "detail": ""},
+        {"source": f"{path}:4", "reason": "empty prompt", "detail": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{**TEXT, "prompt": ""}, {**TEXT, "prompt": ""}], "no usable record .got 2 x empty prompt"),
+        ([TEXT, "{oops"], "data.jsonl:2: not JSON"),
+        ([TEXT, "[1]"], "data.jsonl:2: not a JSON object"),
+        ([{"question": "Hi"}], "data.jsonl:1: not the format's columns"),
+        (["[]"], "no usable record .got no records"),
+    ],
+)
+def test_unusable_files_leave_nothing_behind(
+    build: Callable[..., PreparedDataset],
+    write_jsonl: Callable[..., str],
+    tmp_path: Path,
+    records: list,
+    message: str,
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        build(write_jsonl(*records))
+    assert caught.value.cure and "\n" not in str(caught.value)
+    assert prepared_directories(tmp_path) == []
+
+
+def test_a_missing_file_is_found_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
+    with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
+        build("absent.jsonl", tokenizer_dir="also absent")
+
+
+def test_no_chat_template(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    tokenizer = Path(save_tokenizer(tmp_path / "plain", FAMILIES["llama3"]))
+    (tokenizer / "chat_template.jinja").unlink()
+    with pytest.raises(DataError, match="no chat template"):
+        build(write_jsonl(TEXT), tokenizer_dir=str(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"data_format": "csv"}, "model.data.format"),
+        ({"max_prompt_length": 0}, "model.data.max_prompt_length"),
+        ({"max_length": 64}, "model.data.max_length"),
+        ({"max_candidates": 0}, "model.data.max_candidates"),
+    ],
+)
+def test_impossible_options(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], changes: dict, key: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(write_jsonl(TEXT), **changes)
+    assert caught.value.where == key
+
+
+def test_a_full_disk_leaves_nothing_and_the_next_call_builds(
+    build: Callable[..., PreparedDataset],
+    write_jsonl: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = write_jsonl(TEXT)
+    with monkeypatch.context() as patch:
+        patch.setattr(PreparedWriter, "finish", full)
+        with pytest.raises(DataError, match="No space left on device"):
+            build(path)
+    assert prepared_directories(tmp_path) == []
+    assert len(build(path)) == 1
+
+
+def test_two_builds_at_the_same_time(
+    build: Callable[..., PreparedDataset],
+    write_jsonl: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_jsonl(TEXT)
+    publish = prepare._publish
+
+    def after_another(temporary: Path, directory: Path) -> None:
+        monkeypatch.setattr(prepare, "_publish", publish)
+        build(path)
+        publish(temporary, directory)
+
+    monkeypatch.setattr(prepare, "_publish", after_another)
+    dataset = build(path)
+    assert prepared_directories(tmp_path) == [dataset.directory]
+
+
+def test_a_killed_build_leaves_nothing_that_opens(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    path = write_jsonl(TOKENS)
+    program = (
+        "import os, signal\n"
+        "from nemo_mcpo.data import prepare\n"
+        "prepare._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"prepare.prepare_dataset(data={path!r}, data_format='tokens', tokenizer_dir=None, vocab_size=None,\n"
+        "    max_prompt_length=64, max_length=128, drop_ranks=[], max_candidates=None,\n"
+        f"    cache_dir={str(tmp_path / 'cache')!r}, progress=False)\n"
+    )
+    root = Path(__file__).parents[3]
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert result.returncode == -signal.SIGKILL
+    [leftover] = prepared_directories(tmp_path)
+    assert leftover.name.startswith(".")
+    dataset = build(path, "tokens", tokenizer_dir=None)
+    assert prepared_directories(tmp_path) == [dataset.directory]  # what the dead process left is gone
+
+
+def test_a_running_build_of_another_process_is_left_alone(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
+) -> None:
+    other = tmp_path / "cache" / "prepared" / f".{prepare.socket.gethostname()}.{os.getppid()}.abc"
+    other.mkdir(parents=True)
+    dataset = build(write_jsonl(TEXT))
+    assert prepared_directories(tmp_path) == sorted([other, dataset.directory])
