@@ -42,16 +42,18 @@ MODELS = {
 }
 
 
-def save_model(directory: Path, name: str, **save_options: object) -> torch.nn.Module:
+def save_model(
+    directory: Path, name: str, *, max_shard_size: int = 5_000_000_000, **changes: object
+) -> torch.nn.Module:
     """A random model in ``directory``; norms and biases differ from the ones and zeros they are usually born with."""
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE | MODELS[name])).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE | MODELS[name] | changes)).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:
             torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(directory, **save_options)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
     return model
 
 

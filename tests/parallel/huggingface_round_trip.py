@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of test_huggingface_parallel: import every model of a directory, and export it again, in some layouts.
+
+torchrun --nproc-per-node=2 huggingface_round_trip.py MODELS_DIRECTORY [--full-disk] name:tensor:pipeline:virtual ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+
+from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
+from nemo_mcpo.models.huggingface import shards
+from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.models.huggingface.export import export_model
+from nemo_mcpo.models.huggingface.weights import load_weights
+from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("layouts", nargs="+")
+    parser.add_argument("--full-disk", action="store_true")
+    args = parser.parse_args()
+    if args.full_disk:
+        shards.os.fsync = no_space
+    for name, *sizes in (layout.split(":") for layout in args.layouts):
+        tensor, pipeline, virtual = map(int, sizes)
+        round_trip(args.directory, name, ParallelLayout(tensor, pipeline, virtual if virtual > 1 else None))
+        parallel_state.destroy_model_parallel()
+    shut_down()
+
+
+def round_trip(directory: Path, layout_name: str, layout: ParallelLayout) -> None:
+    initialize_parallel(
+        tensor_parallel=layout.tensor,
+        pipeline_parallel=layout.pipeline,
+        virtual_pipeline_parallel=layout.virtual_pipeline,
+        seed=1,
+    )
+    for source in sorted((directory / "source").iterdir()):
+        architecture = read_architecture(source)
+        chunks = build_gpt(architecture, layout)
+        for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
+            torch.nn.init.constant_(parameter, torch.nan)
+        load_weights(source, chunks, architecture)
+        # A tied output layer is never exported: only its import can be checked.
+        assert not any(parameter.isnan().any() for chunk in chunks for parameter in chunk.parameters())
+        export_model(directory / layout_name / source.name, chunks, architecture, source, max_shard_bytes=50_000)
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+if __name__ == "__main__":
+    main()

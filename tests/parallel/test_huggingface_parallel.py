@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Import and export of a Hugging Face directory on several processes: the same bytes as on one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+from tests.unit.models.huggingface.conftest import save_model
+
+PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")
+ROOT = PROGRAM.parents[2]
+MODELS = ("llama", "llama-tied-llama3-rope", "qwen2", "qwen3-tied")
+
+pytestmark = pytest.mark.parallel
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "layouts"),
+    [(2, ["tp2:2:1:1", "pp2:1:2:1", "interleaved:1:2:2", "dp2:1:1:1"]), (4, ["tp2pp2:2:2:1", "tp4dp1:4:1:1"])],
+)
+def test_import_then_export_is_bit_identical(tmp_path, num_processes, layouts):
+    for name in MODELS:
+        save_model(tmp_path / "source" / name, name, num_hidden_layers=4, num_key_value_heads=4)
+    done = run_processes(num_processes, str(tmp_path), *layouts)
+    assert done.returncode == 0, done.stderr
+    for layout in layouts:
+        for name in MODELS:
+            exported = tmp_path / layout.split(":")[0] / name
+            assert hash_weights(exported) == hash_weights(tmp_path / "source" / name), exported
+            assert len(list(exported.glob("*.safetensors"))) > 2
+
+
+def test_a_full_disk_is_reported_by_every_process(tmp_path):
+    save_model(tmp_path / "source" / "llama", "llama", num_hidden_layers=4)
+    done = run_processes(2, str(tmp_path), "pp2:1:2:1", "--full-disk")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("CheckpointError: ") == 2
+    assert not (tmp_path / "pp2" / "llama").exists()
+
+
+def run_processes(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The round trip on several processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [*command, str(PROGRAM), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
