@@ -40,8 +40,9 @@ nemo_mcpo_build() {
 
 nemo_mcpo_install() {
     local venv="$1" started=$SECONDS
-    nemo_mcpo_say "making $venv: about 160 pinned packages, 2.3 GB on disk, a few minutes, once"
-    if ! nemo_mcpo_install_steps "$venv"; then
+    nemo_mcpo_fresh_venv "$venv" || return 1
+    nemo_mcpo_say "filling $venv: about 160 pinned packages, 2.3 GB on disk, a few minutes, once"
+    if ! nemo_mcpo_fill "$venv"; then
         nemo_mcpo_say "the environment is not complete: the reason is above (pip's own account: $venv/install.log)." \
             "Cure: see that the package index can be reached and 5 GB of disk are free, and run this again."
         return 1
@@ -49,9 +50,8 @@ nemo_mcpo_install() {
     nemo_mcpo_say "environment ready after $((SECONDS - started)) s"
 }
 
-nemo_mcpo_install_steps() {
-    nemo_mcpo_fresh_venv "$1" \
-        && nemo_mcpo_pip "$1" -r "$NEMO_MCPO_ROOT/requirements/cpu.lock" \
+nemo_mcpo_fill() {
+    nemo_mcpo_pip "$1" -r "$NEMO_MCPO_ROOT/requirements/cpu.lock" \
         && nemo_mcpo_pip "$1" --no-deps --no-build-isolation --editable "$NEMO_MCPO_ROOT" \
         && nemo_mcpo_stamp >"$1/nemo_mcpo.partial" \
         && mv "$1/nemo_mcpo.partial" "$1/nemo_mcpo.stamp"
@@ -67,7 +67,9 @@ nemo_mcpo_fresh_venv() {
         nemo_mcpo_say "$1 exists, and its Python is not a working 3.11. Cure: remove or rename it."
         return 1
     fi
-    python="$(nemo_mcpo_python)" && mkdir -p "$1" && : >"$1/nemo_mcpo.mine" \
+    python="$(nemo_mcpo_python)" || return 1
+    nemo_mcpo_say "making $1 with $python"
+    mkdir -p "$1" && : >"$1/nemo_mcpo.mine" \
         && find "$1" -mindepth 1 ! -name nemo_mcpo.mine -delete \
         && "$python" -m venv "$1"
 }
