@@ -148,7 +148,9 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         transformer_impl=layout.transformer_impl,
         fp8=layout.fp8,
         use_cpu_initialization=not on_gpu,
-        perform_initialization=False,
+        init_method=_leave_uninitialised,
+        output_layer_init_method=_leave_uninitialised,
+        embedding_init_method=_leave_uninitialised,
         batch_p2p_comm=on_gpu and not virtual,
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
@@ -160,6 +162,12 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         recompute_method="uniform" if layout.recompute == "full" else None,
         recompute_num_layers=1 if layout.recompute == "full" else None,
     )
+
+
+def _leave_uninitialised(weight: Tensor) -> Tensor:
+    """Weights always come from a checkpoint. With ``perform_initialization=False`` megatron-core would also not mark
+    them as tensor-parallel, and the gradient norm would count one rank's slices only."""
+    return weight
 
 
 def build_gpt(architecture: ModelArchitecture, layout: ParallelLayout) -> list[TreeGPTModel]:

@@ -25,15 +25,16 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
 
     def save_to(self, model, save_path: str) -> None:
         """Write the archive beside its final name, then rename it."""
-        folder = [tempfile.mkdtemp(dir=Path(save_path).parent) if is_rank_zero() else ""]
+        target = Path(save_path).expanduser().resolve()
+        folder = [tempfile.mkdtemp(dir=target.parent) if is_rank_zero() else ""]
         dist.broadcast_object_list(folder)
         source = model.source_files
         export_model(Path(folder[0]) / NEMO_FOLDER, model.chunks, model.architecture, source_dir=source)
         if is_rank_zero():
             OmegaConf.save(model.cfg, Path(folder[0]) / self.model_config_yaml)
-            temporary = f"{save_path}.incomplete"
-            self._make_nemo_file_from_folder(filename=temporary, source_dir=folder[0])
-            Path(temporary).rename(save_path)
+            temporary = target.with_name(f"{target.name}.incomplete")
+            self._make_nemo_file_from_folder(filename=str(temporary), source_dir=folder[0])
+            temporary.rename(target)
             shutil.rmtree(folder[0])
         dist.barrier()
 
@@ -49,7 +50,7 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
         validate_access_integrity: bool = True,
     ):
         """Build the model from the archive's configuration (``override_config_path`` is merged over it) and load it."""
-        folder = [tempfile.mkdtemp(dir=Path(restore_path).parent) if is_rank_zero() else ""]
+        folder = [tempfile.mkdtemp(dir=Path(restore_path).resolve().parent) if is_rank_zero() else ""]
         if dist.is_initialized():
             dist.broadcast_object_list(folder)
         try:

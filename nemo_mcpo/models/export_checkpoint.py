@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training checkpoint as a Hugging Face directory or a ``.nemo`` file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from nemo_mcpo.models.huggingface.export import export_model
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
+
+
+def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
+    """Load ``checkpoint`` into one process and write ``out``; returns ``out``.
+
+    Args:
+        out: a directory, or a file whose name ends with ``.nemo``.
+        dtype: of the written weights; the initial model's own by default.
+    """
+    pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
+    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=0)
+    config = {
+        "architecture": asdict(pretrained.architecture),
+        "precision": "bf16" if pretrained.architecture.dtype == "bfloat16" else "32",
+        "micro_batch_tokens": 4096,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "virtual_pipeline_model_parallel_size": None,
+        "sequence_parallel": False,
+        "activations_checkpoint_granularity": None,
+        "transformer_impl": "local",
+        "fp8": None,
+    }
+    model = MegatronGPTMCPOModel(OmegaConf.create(config))
+    model.load_pretrained(pretrained)
+    if out.suffix == ".nemo":
+        model.save_to(out)
+    else:
+        export_model(out, model.chunks, model.architecture, source_dir=pretrained.files, dtype=dtype)
+    shut_down()
+    return out
