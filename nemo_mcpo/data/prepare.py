@@ -42,7 +42,7 @@ from nemo_mcpo.data.tokenization import (
     truncate,
 )
 from nemo_mcpo.errors import ConfigError, DataError
-from nemo_mcpo.records import PreferenceRecord
+from nemo_mcpo.records import Message, PreferenceRecord
 
 _CHUNK = 256  # records in flight at a time: enough to keep all cores busy, a few hundred MB with long answers
 
@@ -198,22 +198,19 @@ def _tokenise(records: list[PreferenceRecord], chat: ChatTokenizer | None, limit
     usable, texts = [], []
     for record in records:
         try:
-            texts.append(render_prompt(chat, record.prompt))
+            texts.append(render_prompt(chat, [turn for turn in record.prompt if isinstance(turn, Message)]))
             usable.append(record)
         except jinja2.TemplateError as error:
             rows.append(Dropped(record.source, "chat template refused the prompt", str(error)[:200]))
     prompts = encode_prompts(chat, texts)
-    answers = iter(encode_answers(chat, [response.text for record in usable for response in record.responses]))
+    answers = iter(encode_answers(chat, [response.text or "" for record in usable for response in record.responses]))
     for record, prompt in zip(usable, prompts, strict=True):
         rows.append(_row(record, [prompt, *islice(answers, len(record.responses))], limits))
     return rows
 
 
 def _row(record: PreferenceRecord, sequences: list[Any], limits: _Limits) -> _Row | Dropped:
-    try:
-        prompt, *completions = [np.asarray(ids, dtype=np.int64) for ids in sequences]
-    except OverflowError:
-        return Dropped(record.source, "token id outside the vocabulary", "an id needs more than 64 bits")
+    prompt, *completions = [np.asarray(ids, dtype=np.int64) for ids in sequences]
     if not len(prompt):
         return Dropped(record.source, "empty prompt", "it has no tokens")
     every = np.concatenate((prompt, *completions))

@@ -159,9 +159,10 @@ class PreparedWriter:
             self._sequence_offsets.append(offset)
         self._completion_offsets.append(self._completion_offsets[-1] + len(completions))
         self._prompt_ids.append(_prompt_id([len(sequence) for sequence in sequences], tokens))
-        scored = None not in scores
+        known = [score for score in scores if score is not None]
+        scored = len(known) == len(completions)
         self._has_scores |= scored
-        self._scores.extend(scores if scored else [float("nan")] * len(completions))
+        self._scores.extend(known if scored else [float("nan")] * len(completions))
         encoded = source.encode()
         self._sources.write(encoded)
         self._source_offsets.append(self._source_offsets[-1] + len(encoded))

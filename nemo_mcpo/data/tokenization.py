@@ -114,7 +114,10 @@ def encode_answers(chat: ChatTokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def truncate(
-    prompt: Sequence[int], completions: Sequence[Sequence[int]], max_prompt_length: int, max_length: int
+    prompt: Sequence[int] | np.ndarray,
+    completions: Sequence[Sequence[int] | np.ndarray],
+    max_prompt_length: int,
+    max_length: int,
 ) -> Truncated:
     """Keeps the end of a prompt and the beginning of every completion, each on its own.
 

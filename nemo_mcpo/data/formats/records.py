@@ -86,12 +86,12 @@ def order_answers(
             raise BadRecordError("duplicate ranks", sorted(ranks))
         order = sorted((i for i in order if ranks[i] not in drop_ranks), key=ranks.__getitem__)
         _check_number(len(order), f"after dropping ranks {list(drop_ranks)}")
-    elif not answers[0].listed and None not in scores:
-        if len(set(scores)) == 1:
-            raise BadRecordError("all scores equal", scores[0])
-        order.sort(key=lambda i: -scores[i])  # stable: equal scores stay in the file's order
-    elif not answers[0].listed and any(score is not None for score in scores):
-        raise BadRecordError("score missing for some answers", scores)
+    elif not answers[0].listed and (known := [score for score in scores if score is not None]):
+        if len(known) < len(scores):
+            raise BadRecordError("score missing for some answers", scores)
+        if len(set(known)) == 1:
+            raise BadRecordError("all scores equal", known[0])
+        order.sort(key=lambda i: -known[i])  # stable: equal scores stay in the file's order
     if max_candidates is not None:
         order = order[: max_candidates + 1]
     return tuple(_response(answers[i].content, scores[i]) for i in order)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _ACCEPTED = "a .parquet, .json or .jsonl file, a save_to_disk directory, or a hu
 def read_rows(data: str) -> Iterator[tuple[str, Row]]:
     """Yields ``(source, row)`` where source is ``file:line`` for JSON and ``file:row`` otherwise, from 1."""
     check_exists(data)
+    numbered: Iterable[tuple[int, Row]]
     if _is_hub_name(data):
         numbered = enumerate(_load_hub(data), start=1)
     elif Path(data).is_dir():

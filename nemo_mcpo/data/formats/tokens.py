@@ -36,6 +36,6 @@ def _ids(values: list[Any], name: str) -> tuple[int, ...]:
         ids = np.asarray(values) if values else np.empty(0, dtype=int)
     except ValueError:  # lists of different lengths inside
         ids = np.empty((0, 0))
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise BadRecordError("not the format's structure", f"{name}: not a list of whole numbers")
+    if ids.ndim != 1 or ids.dtype.kind != "i":
+        raise BadRecordError("not the format's structure", f"{name}: not a list of 64-bit whole numbers")
     return tuple(values)

@@ -125,7 +125,7 @@ def test_long_prompts_and_answers_are_cut_and_counted(
     assert (dataset.report.truncated_prompts, dataset.report.truncated_answers) == (1, 1)
 
 
-@pytest.mark.parametrize("bad_id", [-1, 100, 2**31, 2**63])
+@pytest.mark.parametrize("bad_id", [-1, 100, 2**31])
 def test_ids_outside_the_vocabulary_drop_the_record(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], bad_id: int
 ) -> None:

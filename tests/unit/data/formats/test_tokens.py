@@ -26,6 +26,7 @@ def test_ids_as_they_are(write_jsonl: Callable[..., str]) -> None:
         ({"prompt_ids": ["1"], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt_ids": [[1], [2, 3]], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt_ids": [[1], [2]], "responses": ANSWERS}, "not the format's structure"),
+        ({"prompt_ids": [2**63], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt_ids": [2**70], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt_ids": [True], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt_ids": "12", "responses": ANSWERS}, "not the format's structure"),
