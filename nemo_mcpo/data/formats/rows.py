@@ -145,7 +145,8 @@ def _load_hub(data: str) -> Iterator[Row]:
         splits = datasets.load_dataset(name, streaming=True, revision=_hub_revision(data))
         split = split or _choose_split(data, list(splits), f"name one, such as {name}:NAME")
         if split not in splits:
-            raise DataError("no such split", where=data, got=split, expected=f"one of {list(splits)}")
+            cure = f"name one that is there, such as {name}:{next(iter(splits))}"
+            raise DataError("no such split", where=data, got=split, expected=f"one of {list(splits)}", cure=cure)
         yield from splits[split]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise _not_reachable(data, error) from error

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from nemo_mcpo.data.formats import rows
 from nemo_mcpo.data.formats.rows import content_hash, count_rows, read_rows
 from nemo_mcpo.errors import DataError
 
@@ -100,3 +101,20 @@ def test_content_hash_is_of_the_bytes(tmp_path: Path, write_jsonl: Callable[...,
     before = content_hash(str(tmp_path / "d"))
     next((tmp_path / "d").glob("*.arrow")).write_bytes(b"other")
     assert content_hash(str(tmp_path / "d")) != before
+
+
+def test_hub_names_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[dict] = []
+
+    def load_dataset(name: str, **arguments: object) -> dict[str, list[dict]]:
+        loaded.append({"name": name, **arguments})
+        return {"train": ROWS[:2], "test": ROWS[2:3]}
+
+    monkeypatch.setattr(rows, "_hub_revision", lambda data: "0123abc")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(read_rows("owner/name")) == [("owner/name:1", ROWS[0]), ("owner/name:2", ROWS[1])]
+    assert list(read_rows("owner/name:test")) == [("owner/name:test:1", ROWS[2])]
+    assert content_hash("owner/name") == "0123abc"
+    assert loaded[0] == {"name": "owner/name", "streaming": True, "revision": "0123abc"}
+    with pytest.raises(DataError, match="no such split"):
+        list(read_rows("owner/name:dev"))
