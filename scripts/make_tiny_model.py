@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.models.huggingface.config import DTYPES
 from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
+from nemo_mcpo.platform.command import run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="texts: .parquet, .jsonl, .json or plain text")
     parser.add_argument("--size", choices=SIZES, required=True, help="about this many parameters")
@@ -26,15 +28,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True, help="seed of the random weights")
     parser.add_argument("--family", choices=FAMILIES, default="llama")
     parser.add_argument("--vocab-size", type=int, help="tokens at most; the size's own by default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    args = parser.parse_args()
-    try:
-        architecture = make_tiny_model(
-            args.data, args.out, args.size, args.seed, args.family, args.vocab_size, args.dtype
-        )
-    except NemoMcpoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights on disk")
+    args = parser.parse_args(argv)
+    architecture = make_tiny_model(args.data, args.out, args.size, args.seed, args.family, args.vocab_size, args.dtype)
     print(
         f"{args.out}: {architecture.num_parameters / 1e6:.1f}M parameters, {architecture.num_layers} layers, "
         f"{architecture.vocab_size} tokens, weights {hash_weights(args.out)}"
@@ -42,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

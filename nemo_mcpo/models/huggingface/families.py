@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
@@ -154,7 +154,7 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 """Tensors of old checkpoints that are computed, not learned."""
 
 
-def find_family(config: dict[str, object], where: Path) -> str:
+def find_family(config: dict[str, Any], where: Path) -> str:
     """The key in ``FAMILIES`` of a config.json's contents; anything unsupported is refused."""
     model_type = config.get("model_type")
     architectures = config.get("architectures") or []

@@ -34,5 +34,5 @@ def _hash_tensor(tensor: TensorOnDisk) -> bytes:
     num_rows = max(1, ROWS_BYTES // (4 * torch.Size(tensor.shape[1:]).numel()))
     for first in range(0, tensor.shape[0], num_rows):
         rows = tensor[first : min(first + num_rows, tensor.shape[0])]
-        digest.update(rows.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()

@@ -64,8 +64,8 @@ def _split_vocabulary(
     rows = _share(architecture.padded_vocab_size, rank, size)
     first, last = min(rows.start, architecture.vocab_size), min(rows.stop, architecture.vocab_size)
     tensor = sources[0][first:last]
-    padding = tensor.new_zeros(rows.stop - rows.start - (last - first), *tensor.shape[1:])
-    return torch.cat([tensor, padding])
+    num_padding = rows.stop - rows.start - (last - first)
+    return torch.cat([tensor, tensor.new_zeros(num_padding, *tensor.shape[1:])]) if num_padding else tensor
 
 
 def _join_vocabulary(shards: Sequence[torch.Tensor], architecture: ModelArchitecture) -> list[torch.Tensor]:

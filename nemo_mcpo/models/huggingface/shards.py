@@ -71,7 +71,7 @@ def _write_file(
                     got=name if tensor is None else f"{name} {tensor.dtype} {list(tensor.shape)}",
                     expected=f"{expected_name} {dtype} {list(shape)}",
                 )
-            file.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy())
+            file.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

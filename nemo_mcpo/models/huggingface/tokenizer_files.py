@@ -51,7 +51,7 @@ def write_tokenizer_files(directory: Path, source_dir: Path) -> None:
 
 def generation_settings(tokenizer: PreTrainedTokenizerBase, source_dir: Path) -> dict[str, object]:
     """The keys of generation_config.json that a server needs to sample whole answers and to stop after them."""
-    stops: list[int] = []
+    stops: list[int | None] = []
     for path in (source_dir / GENERATION_CONFIG, source_dir / "config.json"):
         declared = read_json(path).get("eos_token_id") if path.exists() else None
         stops += declared if isinstance(declared, list) else [declared]

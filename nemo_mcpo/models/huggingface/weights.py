@@ -193,7 +193,7 @@ def _send_to_writer(
     rank = parallel_state.get_pipeline_model_parallel_rank()
     if stage == 0:
         return tensor
-    if rank == stage:
+    if rank == stage and tensor is not None:
         dist.send(tensor.contiguous(), dst=dist.get_global_rank(group, 0), group=group)
     if rank == 0:
         tensor = torch.empty(shape, dtype=dtype, device=local_device())
