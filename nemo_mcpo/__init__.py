@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MC-PO: preference optimization with hard negatives, on NeMo and megatron-core.
 
-Importing this package loads nothing heavy; import the room you need (``nemo_mcpo.objectives``, ``nemo_mcpo.models``, …).
+Importing this package loads nothing heavy; import the room you need, such as ``nemo_mcpo.objectives``.
 """
 
 __version__ = "0.1.0"

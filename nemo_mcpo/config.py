@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -58,7 +58,7 @@ class ExpManager(_Section):
     """``exp_manager``: NeMo's keys for the log directory and loggers."""
 
     explicit_log_dir: str | None
-    exp_dir: str | None
+    exp_dir: str
     name: str
     resume_if_exists: bool
     create_tensorboard_logger: bool
@@ -178,7 +178,7 @@ def _as_config_error(problem: ValidationError) -> ConfigError:
         names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
     key = ".".join(names)
     if error["type"] == "extra_forbidden":
-        section = RunConfig
+        section: Any = RunConfig
         for name in names[:-1]:
             section = section.model_fields[name].annotation
         close = difflib.get_close_matches(names[-1], section.model_fields, n=1)
@@ -188,9 +188,13 @@ def _as_config_error(problem: ValidationError) -> ConfigError:
     if error["type"] == "missing":
         return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
     # pydantic reports one error for each branch of a union.
-    branches = [branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]]
+    branches = [
+        branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]
+    ]
     expected = " or ".join(dict.fromkeys(branches))
-    return ConfigError("not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}")
+    return ConfigError(
+        "not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}"
+    )
 
 
 def _check_lengths(config: RunConfig) -> None:
@@ -283,16 +287,7 @@ def _check_layout(config: RunConfig) -> None:
         )
 
 
-def _check_log_dir(config: RunConfig) -> None:
-    if config.exp_manager.explicit_log_dir is None and config.exp_manager.exp_dir is None:
-        raise ConfigError(
-            "no directory to write to",
-            where="exp_manager.explicit_log_dir",
-            cure="set exp_manager.explicit_log_dir or exp_manager.exp_dir",
-        )
-
-
-RULES = (_check_lengths, _check_negatives, _check_chain, _check_layout, _check_log_dir)
+RULES = (_check_lengths, _check_negatives, _check_chain, _check_layout)
 
 
 def _check_processes(config: RunConfig, world_size: int) -> None:

@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> None:
 
 def newest_checkpoint(path: Path) -> Path:
     """``path`` itself when it is a checkpoint, else the newest one of that log directory."""
-    from nemo_mcpo.models.pretrained import CHECKPOINT_MARK
     from nemo_mcpo.algorithms.checkpointing import read_state
+    from nemo_mcpo.models.pretrained import CHECKPOINT_MARK
 
     if (path / CHECKPOINT_MARK).exists():
         return path

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training checkpoints in megatron-core's distributed format: exact, atomic, loadable under another layout.
 
-    <log_dir>/checkpoints/step-00000020/    complete: it got this name only after everything was on disk
-        *.distcp, metadata.json, common.pt   weights and optimizer, resharded on load
-        trainer_state.json                   step, consumed prompts, fingerprints, schedule; the truth, not the name
-        huggingface/                         config.json and tokenizer, so that the checkpoint stands alone
-    <log_dir>/checkpoints/step-00000030.incomplete/   a save that did not finish; removed at the next start
+<log_dir>/checkpoints/step-00000020/    complete: it got this name only after everything was on disk
+    *.distcp, metadata.json, common.pt   weights and optimizer, resharded on load
+    trainer_state.json                   step, consumed prompts, fingerprints, schedule; the truth, not the name
+    huggingface/                         config.json and tokenizer, so that the checkpoint stands alone
+<log_dir>/checkpoints/step-00000030.incomplete/   a save that did not finish; removed at the next start
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
-from nemo_mcpo.models.sharded_state import FORMAT, load_sharded_state, sharded_state
+from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero
 
 INCOMPLETE = ".incomplete"
@@ -93,7 +92,7 @@ class CheckpointManager:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
             dist.barrier()
-            dist_checkpointing.save(sharded_state(model), str(temporary), content_metadata=dict(FORMAT))
+            save_sharded_state(model, temporary)
             if is_rank_zero():
                 _copy_source_files(self.source_files, temporary / "huggingface")
                 (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
@@ -101,7 +100,7 @@ class CheckpointManager:
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 _sync_directory(self.directory)
-        except (OSError, RuntimeError, dist_checkpointing.core.CheckpointingException) as error:
+        except OSError as error:
             problem = error
         if any_rank(problem is not None):
             if is_rank_zero():
@@ -110,7 +109,7 @@ class CheckpointManager:
                 "the checkpoint could not be written",
                 where=str(final),
                 got=problem or "an error on another rank",
-                cure="make room or fix the directory, then start the same command: it continues from the last good one",
+                cure="make room or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
         if is_rank_zero():
             self._prune()

@@ -40,8 +40,6 @@ class Progress:
         self._prompts += prompts
         self._tokens += int(metrics["tokens"])
         seconds = time.perf_counter() - self._started
-        self._bar.set_postfix_str(
-            f"loss {metrics['loss']:.4f}, {self._prompts / seconds:.1f} prompts/s, {self._tokens / seconds:.0f} tokens/s",
-            refresh=False,
-        )
+        rates = f"{self._prompts / seconds:.1f} prompts/s, {self._tokens / seconds:.0f} tokens/s"
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rates}", refresh=False)
         self._bar.update()

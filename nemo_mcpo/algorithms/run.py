@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch.distributed as dist
 from tqdm import tqdm
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, check_identity
-from nemo_mcpo.algorithms.mcpo import MCPOTrainer, ReferencedTrees, num_training_steps, num_validation_prompts
-from nemo_mcpo.algorithms.run_log import RunLog
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer, num_training_steps
+from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.algorithms.run_log import RunLog, log_directory
+from nemo_mcpo.algorithms.validation import num_validation_prompts
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.data.prepare import prepare_dataset
@@ -26,49 +29,48 @@ from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
 from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
 from nemo_mcpo.objectives import REFERENCE_FREE, bind_objective
 from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, rank_zero_first, shut_down
+from nemo_mcpo.sampling import check_chain
 
 logger = logging.getLogger(__name__)
 
 
 def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     """Train as configured; every process of the launch calls it."""
-    model_settings = config.model
+    settings = config.model
     initialize_parallel(
-        tensor_parallel=model_settings.tensor_model_parallel_size,
-        pipeline_parallel=model_settings.pipeline_model_parallel_size,
-        virtual_pipeline_parallel=model_settings.virtual_pipeline_model_parallel_size,
-        seed=model_settings.seed,
+        tensor_parallel=settings.tensor_model_parallel_size,
+        pipeline_parallel=settings.pipeline_model_parallel_size,
+        virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
+        seed=settings.seed,
     )
-    train = open_dataset(config, pretrained, model_settings.data.train)
-    validation = None
-    if model_settings.data.validation is not None:
-        validation = open_dataset(config, pretrained, model_settings.data.validation)
+    objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
+    sampling = NegativeSampling.from_config(settings)
+    train = open_dataset(config, pretrained, settings.data.train)
+    validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
     num_steps = checked_num_steps(config, train)
-    objective = bind_objective(model_settings.mcpo.objective, model_settings.mcpo.model_dump())
+    weights_hash = broadcast(hash_pretrained(pretrained) if is_rank_zero() else None)
+    identity = run_identity(config, train, weights_hash)
+    checkpoints = checkpoint_manager(config, pretrained)
+    resume_from = checkpoint_to_resume(config, checkpoints, identity)
     log = RunLog(config)
+
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
-    weights_hash = broadcast(hash_pretrained(pretrained) if is_rank_zero() else None)
-    places = PromptStream(len(train), model_settings.seed, model_settings.data.shuffle).take(
-        0, num_steps * model_settings.global_batch_size
-    )
-    train_trees = with_reference(config, model, train, weights_hash, [index for _, index in places])
+    order = PromptStream(len(train), settings.seed, settings.data.shuffle)
+    used = [index for _, index in order.take(0, num_steps * settings.global_batch_size)]
+    train_trees = with_reference(config, model, train, weights_hash, used)
     validation_trees = None
     if validation is not None:
-        used = range(min(num_validation_prompts(config, len(validation)), len(validation)))
+        used = list(range(num_validation_prompts(config, len(validation))))
         validation_trees = with_reference(config, model, validation, weights_hash, used)
     model.setup_training(config, objective, num_steps)
-    monitor = config.trainer.mcpo.monitor
-    checkpoints = CheckpointManager(
-        log.directory / "checkpoints",
-        keep_last=config.trainer.mcpo.keep_last,
-        keep_best=config.trainer.mcpo.keep_best,
-        lower_is_better=monitor == "val_loss",
-        source_files=pretrained.files,
+
+    trainer = MCPOTrainer(
+        config, model, objective, sampling, train_trees, validation_trees, num_steps, checkpoints, log, identity
     )
-    identity = run_identity(config, train, weights_hash)
-    trainer = MCPOTrainer(config, model, train_trees, validation_trees, num_steps, checkpoints, log, identity)
-    resume(config, trainer)
+    if resume_from is not None:
+        trainer.load_state_dict(checkpoints.load(model, resume_from))
+    log.rewind(trainer.step)
     trainer.fit()
     log.close()
     dist.barrier()
@@ -109,6 +111,7 @@ def checked_num_steps(config: RunConfig, train: PreparedDataset) -> int:
             cure=f"lower model.global_batch_size, or see what was dropped and why in {train.dropped_path}",
         )
     candidates = train.num_completions - 1
+    check_chain(config.model.mcpo.chain_steps, config.model.mcpo.chain_candidates, int(candidates.max()))
     if negatives and not config.model.mcpo.replacement:
         short = int((candidates < negatives).sum())
         if short == len(train):
@@ -121,7 +124,10 @@ def checked_num_steps(config: RunConfig, train: PreparedDataset) -> int:
             )
         if short and is_rank_zero():
             logger.warning(
-                "%d of %d prompts have fewer than %d candidates: they train with those they have", short, len(train), negatives
+                "%d of %d prompts have fewer than %d candidates: they train with those they have",
+                short,
+                len(train),
+                negatives,
             )
     return num_training_steps(config, len(train))
 
@@ -132,7 +138,7 @@ def with_reference(
     """The dataset with reference log-probs of the prompts that the run will use; what is missing is computed now."""
     if config.model.mcpo.objective in REFERENCE_FREE:
         return ReferencedTrees(dataset, None)
-    key = reference_key(weights_hash, config.trainer.precision)
+    key = reference_key(weights_hash, model.architecture, config.trainer.precision)
     cache = ReferenceCache(dataset.directory, key, dataset.completion_offsets)
     missing = cache.missing(used)
     if missing:
@@ -156,27 +162,41 @@ def run_identity(config: RunConfig, train: PreparedDataset, weights_hash: str) -
     }
 
 
-def resume(config: RunConfig, trainer: MCPOTrainer) -> None:
-    """Continue from the newest checkpoint of the log directory, if there is one."""
-    found = trainer.checkpoints.complete()
-    if found and not config.exp_manager.resume_if_exists:
+def checkpoint_manager(config: RunConfig, pretrained: Pretrained) -> CheckpointManager:
+    """The checkpoints of the run's log directory."""
+    settings = config.trainer.mcpo
+    return CheckpointManager(
+        log_directory(config.exp_manager) / "checkpoints",
+        keep_last=settings.keep_last,
+        keep_best=settings.keep_best,
+        lower_is_better=settings.monitor == "val_loss",
+        source_files=pretrained.files,
+    )
+
+
+def checkpoint_to_resume(
+    config: RunConfig, checkpoints: CheckpointManager, identity: dict[str, object]
+) -> Path | None:
+    """The newest checkpoint, if there is one; refuses one of another run before anything is computed."""
+    found = checkpoints.complete()
+    if not found:
+        return None
+    if not config.exp_manager.resume_if_exists:
         raise ConfigError(
             "the log directory already holds a run",
             where="exp_manager.resume_if_exists",
             got=False,
             cure="set it to true to continue, or choose another exp_manager.explicit_log_dir",
         )
-    if found:
-        state, path = found[-1]
-        check_identity(state, trainer.identity, path)
-        trainer.load_state_dict(trainer.checkpoints.load(trainer.model, path))
-        if is_rank_zero():
-            logger.warning("continuing from step %d (%s)", state.step, path)
-    trainer.log.rewind(trainer.step)
+    state, path = found[-1]
+    check_identity(state, identity, path)
+    if is_rank_zero():
+        logger.warning("continuing from step %d (%s)", state.step, path)
+    return path
 
 
-def broadcast(value: object) -> object:
+def broadcast(value: str | None) -> str:
     """Rank 0's value on every rank."""
     box = [value]
     dist.broadcast_object_list(box)
-    return box[0]
+    return str(box[0])

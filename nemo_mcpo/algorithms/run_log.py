@@ -32,6 +32,14 @@ class RunLog:
         self.directory = log_directory(config.exp_manager)
         self.metrics_path = self.directory / "metrics.jsonl"
         self._loggers = _start_experiment(config, self.directory)
+        self._bring_back()
+
+    def _bring_back(self) -> None:
+        """exp_manager moves the files of an earlier start into ``run_<n>/``; the metrics belong to the whole run."""
+        moved = self.directory.glob(f"run_*/{self.metrics_path.name}")
+        if is_rank_zero() and not self.metrics_path.exists():
+            for newest in sorted(moved, key=lambda path: path.stat().st_mtime)[-1:]:
+                newest.rename(self.metrics_path)
 
     def rewind(self, step: int) -> None:
         """Forget steps after ``step``, and a line that was torn by a crash: training continues from there."""

@@ -3,7 +3,7 @@
 
 Both passes take trees in and give ``[B, …]`` tables out, whole on every rank, whatever the layout:
 
-    trees ─ shared between data-parallel ranks ─ packed into rows ─ schedule ─ one value per completion or prompt ─ tables
+    trees ─ shared between data-parallel ranks ─ packed into rows ─ schedule ─ values per completion ─ tables
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PreferenceBatch
 from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
 
 Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
-RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, int, dict[str, Tensor]]]
+RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBatch]:
@@ -87,9 +87,9 @@ def score_trees(chunks: list, trees: Sequence[PromptTree], budget: int, first_co
     num_columns = max(len(tree.completions) for tree in trees)
     table = torch.zeros(len(trees), num_columns, dtype=torch.float32, device=local_device())
 
-    def collect(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
+    def collect(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         table[row.prompt_N, row.column_N] = logps_N.detach().float()
-        return logps_N.sum(), 0, {}
+        return logps_N.sum(), _count(0), {}
 
     with torch.no_grad():
         rows = rank_rows(placed, budget, chunks[0].config)
@@ -105,27 +105,31 @@ def train_trees(chunks: list, batch: PreferenceBatch, objective: Objective, budg
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
-    placed = [
-        PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)
-    ]
+    placed = [PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)]
 
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         prompts_b, inverse_N = torch.unique(row.prompt_N, return_inverse=True)
         if len(prompts_b) == 0:  # a padding row: nothing to learn, but its graph must exist
-            return logps_N.sum(), torch.zeros([], dtype=torch.int, device=logps_N.device), {}
+            return logps_N.sum(), _count(0), {}
         width = batch.valid_BK.shape[1]
         policy = logps_N.new_zeros(len(prompts_b), width).index_put((inverse_N, row.column_N), logps_N)
         reference, lengths, valid = (
-            values[prompts_b.cpu()].to(policy.device) for values in (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK)
+            values[prompts_b.cpu()].to(policy.device)
+            for values in (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK)
         )
         outputs = objective(ObjectiveInputs(policy, reference, lengths, valid))
         metrics = [outputs.metrics[name] for name in names]
         table[prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
         # The schedule may scale the loss in place: hand over the sum, keep the table.
-        return outputs.loss.sum(), torch.tensor(len(prompts_b), dtype=torch.int, device=logps_N.device), {}
+        return outputs.loss.sum(), _count(len(prompts_b)), {}
 
     run_rows(chunks, rank_rows(placed, budget, chunks[0].config), loss, forward_only=False)
     return _sum_over_ranks(table), names
+
+
+def _count(num_prompts: int) -> Tensor:
+    """What megatron-core divides the summed gradients by: its token count, here the prompts."""
+    return torch.tensor(num_prompts, dtype=torch.int, device=local_device())
 
 
 def _without_first(tree: PromptTree, count: int) -> PromptTree:

@@ -48,7 +48,7 @@ class ParallelLayout:
 
 
 class TreeGPTModel(GPTModel):
-    """megatron-core's GPTModel on a ``TreeBatch``: log-probs ``[N]`` on the last pipeline stage, hidden states before."""
+    """megatron-core's GPTModel on a ``TreeBatch``: log-probs on the last pipeline stage, hidden states before."""
 
     def __init__(self, architecture: ModelArchitecture, config: TransformerConfig, **kwargs) -> None:
         super().__init__(

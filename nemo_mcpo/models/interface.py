@@ -26,6 +26,12 @@ class SupportsPreferenceTraining(Protocol):
     def finish_training_step(self) -> tuple[float, float]:
         """Update the weights; returns the learning rate used and the gradient norm before clipping."""
 
+    def schedule_state(self) -> dict[str, object]:
+        """State of the learning-rate schedule, plain numbers."""
+
+    def load_schedule_state(self, state: dict[str, object]) -> None:
+        """Continue the learning-rate schedule."""
+
     def prepare_for_validation_step(self) -> None:
         """Switch to evaluation."""
 

@@ -3,8 +3,9 @@
 
     log p(t) = h · W[t] − log Σ_v exp(h · W[v])
 
-Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, in the forward and again
-in the backward pass (recomputed), so that memory does not grow with positions × vocabulary. Softmax is in float32.
+Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, in the forward and
+again in the backward pass (recomputed), so that memory does not grow with positions × vocabulary. Softmax is in
+float32.
 """
 
 from __future__ import annotations

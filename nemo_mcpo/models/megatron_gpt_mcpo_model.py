@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -44,9 +45,9 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
 
 
 class MegatronGPTMCPOModel(ModelPT):
-    """See ``models.interface.SupportsPreferenceTraining``; build it after ``platform.distributed.initialize_parallel``.
+    """See ``models.interface.SupportsPreferenceTraining``.
 
-    Weights are uninitialised until a checkpoint is loaded into ``chunks``.
+    Build it after ``platform.distributed.initialize_parallel``; weights are uninitialised until ``load_pretrained``.
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
@@ -65,9 +66,9 @@ class MegatronGPTMCPOModel(ModelPT):
         # Plain lists: Lightning must not move, cast or save what megatron-core owns.
         self.chunks = build_gpt(self.architecture, self.layout)
         self.wrapped: list = self.chunks
-        self.optimizer = None
-        self.schedule = None
-        self.objective: Objective | None = None
+        self.optimizer: Any = None
+        self.schedule: Any = None
+        self.objective: Any = None
         self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
 
     def load_pretrained(self, pretrained: Pretrained) -> None:
@@ -106,6 +107,14 @@ class MegatronGPTMCPOModel(ModelPT):
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         return float(lr), float(grad_norm)
+
+    def schedule_state(self) -> dict[str, object]:
+        """State of the learning-rate schedule, plain numbers."""
+        return self.schedule.state_dict()
+
+    def load_schedule_state(self, state: dict[str, object]) -> None:
+        """Continue the learning-rate schedule."""
+        self.schedule.load_state_dict(state)
 
     def prepare_for_validation_step(self) -> None:
         """Switch to evaluation."""

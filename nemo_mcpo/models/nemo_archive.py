@@ -49,7 +49,7 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
         trainer=None,
         validate_access_integrity: bool = True,
     ):
-        """Build the model from the archive's configuration (``override_config_path`` is merged over it) and load it."""
+        """Build the model from the archive's configuration, with ``override_config_path`` merged over it."""
         folder = [tempfile.mkdtemp(dir=Path(restore_path).resolve().parent) if is_rank_zero() else ""]
         if dist.is_initialized():
             dist.broadcast_object_list(folder)

@@ -25,7 +25,9 @@ def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParall
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     wrapped = [
-        DistributedDataParallel(config, ddp, Float16Module(config, chunk) if bf16 else chunk, disable_bucketing=number > 0)
+        DistributedDataParallel(
+            config, ddp, Float16Module(config, chunk) if bf16 else chunk, disable_bucketing=number > 0
+        )
         for number, chunk in enumerate(chunks)
     ]
     config.finalize_model_grads_func = finalize_model_grads

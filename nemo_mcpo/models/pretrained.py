@@ -98,7 +98,10 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
                 tar.extractall(temporary, filter="data")
         except (tarfile.TarError, OSError) as problem:
             raise CheckpointError(
-                "the .nemo file cannot be unpacked", where=str(archive), got=problem, cure="copy it again, or make room"
+                "the .nemo file cannot be unpacked",
+                where=str(archive),
+                got=problem,
+                cure="copy it again, or make room",
             ) from None
         temporary.rename(target)
     folder = target / NEMO_FOLDER

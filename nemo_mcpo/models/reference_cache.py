@@ -2,14 +2,15 @@
 """Reference log-probs: every completion scored once by the initial policy, kept on disk beside the prepared data.
 
 The file is a log of checksummed chunks, appended and synced one at a time: an interrupted pass continues where it
-stopped, a torn last chunk is dropped, nothing is ever overwritten. Chunks are cut greedily from the sorted list of what
-is missing, so that a continued pass scores the same chunks, to the same bits, as an uninterrupted one.
+stopped, a torn last chunk is dropped, nothing is ever overwritten. Chunks are cut greedily from the sorted list of
+what is missing, so that a continued pass scores the same chunks, to the same bits, as an uninterrupted one.
 
     chunk = magic | number of prompts | number of log-probs | crc32 | prompt indices, int64 | log-probs, float32
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zlib
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.platform.distributed import is_rank_zero
 from nemo_mcpo.records import PromptTree
 
@@ -114,9 +116,13 @@ class ReferenceCache:
             self._end = file.tell()
 
 
-def reference_key(weights_hash: str, precision: str) -> str:
-    """The cache's file name: content of the weights and precision; the tokens are in the prepared dataset's name."""
-    return f"{weights_hash[:32]}-{precision}"
+def reference_key(weights_hash: str, architecture: ModelArchitecture, precision: str) -> str:
+    """The cache's file name: content of the weights, architecture (rotary base, norms) and precision.
+
+    The tokens are named by the prepared dataset's directory.
+    """
+    shape = hashlib.blake2b(repr(architecture).encode(), digest_size=4).hexdigest()
+    return f"{weights_hash[:32]}-{shape}-{precision}"
 
 
 def _chunks(indices: list[int], tree_of: Callable[[int], PromptTree], tokens: int) -> Iterator[list[PromptTree]]:

@@ -7,6 +7,7 @@ step counters that loading shares between parameters must be separated again.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,10 +31,22 @@ def sharded_state(model, *, is_loading: bool = False) -> dict:
     return state
 
 
+def save_sharded_state(model, directory: Path) -> None:
+    """Write weights and optimizer into an empty directory; every rank calls it.
+
+    Raises:
+        OSError: the disk is full or not writable, on this or on another rank.
+    """
+    try:
+        dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=dict(FORMAT))
+    except (dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
+        raise OSError(f"{type(problem).__name__}: {problem}") from problem
+
+
 def load_sharded_state(model, path: Path) -> None:
     """Fill the model's weights and, when it has one, the optimizer from a checkpoint."""
     if model.optimizer is not None:
-        _allocate_adam_states(model.optimizer)
+        _prepare_torch_adam(model.optimizer)
     try:
         loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
     except (dist_checkpointing.core.CheckpointingException, OSError, RuntimeError, KeyError) as problem:
@@ -50,10 +63,20 @@ def load_sharded_state(model, path: Path) -> None:
         _separate_adam_steps(model.optimizer)
 
 
-def _allocate_adam_states(optimizer) -> None:
+def _prepare_torch_adam(optimizer) -> None:
+    """Allocate the states that loading fills, and let it find the step counter that torch's Adam keeps among them."""
     for part in _parts(optimizer):
         if not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
+        part._set_main_param_and_optimizer_states = partial(_set_states_but_step, part)
+
+
+def _set_states_but_step(part, model_param, tensors: dict) -> None:
+    group, order = part.model_param_group_index_map[model_param]
+    state = part.optimizer.state[part.optimizer.param_groups[group]["params"][order]]
+    # The step was restored from the parameter groups already; megatron-core looks it up among the tensors again.
+    with_step = {"step": state["step"], **tensors} if "step" in state else tensors
+    type(part)._set_main_param_and_optimizer_states(part, model_param, with_step)
 
 
 def _separate_adam_steps(optimizer) -> None:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nemo_mcpo.config import RunConfig, parse_config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
@@ -82,7 +83,7 @@ def load_run_config(argv: Sequence[str], *, config_dir: Path, config_name: str, 
     return parse_config(_without_missing(container), world_size)
 
 
-def _without_missing(node: object) -> object:
+def _without_missing(node: Any) -> Any:
     """Leave out mandatory values (``???``) that nobody set, so that the schema reports them as missing."""
     if isinstance(node, dict):
         return {key: _without_missing(value) for key, value in node.items() if value != "???"}

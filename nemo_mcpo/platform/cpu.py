@@ -11,7 +11,18 @@ from collections.abc import Callable
 
 import torch
 
-_FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "zeros_like", "ones_like", "empty_like", "full_like")
+_FACTORIES = (
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "tensor",
+    "arange",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+)
 _installed = False
 
 
@@ -20,29 +31,36 @@ def install_cpu_adapter() -> None:
     global _installed
     if _installed or torch.cuda.is_available():
         return
-    _installed = True
-    cpu = torch.device("cpu")
-    torch.cuda.current_device = lambda: cpu
-    torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.set_device = lambda device: None
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self
-    _patch_random_state()
-    for name in _FACTORIES:
-        setattr(torch, name, _cuda_literal_means_cpu(getattr(torch, name)))
-    torch.Tensor.type = _report_cuda_type(torch.Tensor.type)
-
-
-def _patch_random_state() -> None:
-    """Megatron's RNG tracker forks the CUDA generator; here it forks the CPU's."""
     from megatron.core.tensor_parallel import random as megatron_random
 
-    torch.cuda.manual_seed = torch.manual_seed
-    torch.cuda.get_rng_state = lambda device=None: torch.get_rng_state()
-    torch.cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
-    megatron_random._get_cuda_rng_state = lambda device=None, clone=False, graph_safe=False: torch.get_rng_state()
-    megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    _installed = True
+    cpu = torch.device("cpu")
+    _replace(
+        torch.cuda,
+        current_device=lambda: cpu,
+        synchronize=lambda device=None: None,
+        set_device=lambda device: None,
+        # Megatron's RNG tracker forks the CUDA generator; here it forks the CPU's.
+        manual_seed=torch.manual_seed,
+        get_rng_state=lambda device=None: torch.get_rng_state(),
+        set_rng_state=lambda state, device=None: torch.set_rng_state(state),
+    )
+    _replace(
+        megatron_random,
+        _get_cuda_rng_state=lambda device=None, clone=False, graph_safe=False: torch.get_rng_state(),
+        _set_cuda_rng_state=lambda state, device=-1, graph_safe=False: torch.set_rng_state(state),
+    )
+    _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_report_cuda_type(torch.Tensor.type))
+    _replace(torch, **{name: _cuda_literal_means_cpu(getattr(torch, name)) for name in _FACTORIES})
     # The tracker warns that the CPU generator moved inside a CUDA context, which is the intention here.
-    logging.getLogger(megatron_random.__name__).addFilter(lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg)
+    logging.getLogger(megatron_random.__name__).addFilter(
+        lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg
+    )
+
+
+def _replace(owner: object, **replacements: Callable) -> None:
+    for name, replacement in replacements.items():
+        setattr(owner, name, replacement)
 
 
 def _cuda_literal_means_cpu(factory: Callable) -> Callable:

@@ -49,7 +49,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
 
 
 class TreeAttention(MegatronModule):
-    """The ``core_attention`` submodule of a megatron-core layer; ``attention_mask`` is True where attention is allowed."""
+    """The ``core_attention`` submodule of a megatron-core layer; its mask is True where attention is allowed."""
 
     def __init__(self, config, layer_number, attn_mask_type, attention_type, *args, **kwargs) -> None:
         super().__init__(config=config)

@@ -64,7 +64,9 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
         raise ValueError(f"row of {length} tokens cannot hold trees of {num_tokens} tokens")
     tokens_S, positions_S = np.zeros(length, np.int64), np.zeros(length, np.int64)
     tree_S, completion_S = np.full(length, -1, np.int64), np.full(length, -1, np.int64)
-    predictors, targets, completions, prompts, columns = [], [], [], [], []
+    predictors, targets, completions = [], [], []
+    prompts: list[int] = []
+    columns: list[int] = []
     start = 0
     for number, (tree, prompt, tree_columns) in enumerate((item.tree, item.prompt, item.columns) for item in placed):
         num_prompt = len(tree.prompt_tokens)

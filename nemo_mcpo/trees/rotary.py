@@ -36,7 +36,7 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] 
             where="config.json: rope_scaling.rope_type",
             got=rope_type,
             expected=" | ".join(ROPE_SCALINGS),
-            cure="choose a model with one of these, or remove rope_scaling if sequences stay within the original length",
+            cure="choose a model with one of these, or remove rope_scaling if sequences stay short",
         )
     return ROPE_SCALINGS[rope_type](plain, parameters)
 
@@ -58,7 +58,11 @@ def _llama3(frequencies: Tensor, parameters: dict) -> Tensor:
     return kept_share * frequencies + (1 - kept_share) * frequencies / factor
 
 
-ROPE_SCALINGS: dict[str, Callable[[Tensor, dict], Tensor]] = {"default": _default, "linear": _linear, "llama3": _llama3}
+ROPE_SCALINGS: dict[str, Callable[[Tensor, dict], Tensor]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+}
 
 
 def rotary_by_position(inverse_frequencies: Tensor, positions_S: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From scored trees to a training batch: rewards, kernel weights, drawn columns, pruned trees.
+
+r(x, y) = log π_θ(y|x) − log π_ref(y|x),    w_i ∝ exp(β r(x, y_i)),    y_1 … y_M ~ w    (arXiv 2502.04567, Alg. 1)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nemo_mcpo.config import Model
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.models.reference_cache import ReferenceCache
+from nemo_mcpo.records import PreferenceBatch, PromptTree
+from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
+
+SCORE_FREE_SAMPLERS = frozenset({"random", "given"})
+"""Samplers that read no weights: with them the scoring pass is left out of training."""
+
+
+class NotFiniteError(NemoMcpoError):
+    """A loss, a reward or a gradient is NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencedTrees:
+    """Prepared trees and their reference log-probs; without a cache (an objective that reads none) these are 0."""
+
+    dataset: PreparedDataset
+    reference: ReferenceCache | None
+
+    def ref_logps_BK(self, trees: Sequence[PromptTree]) -> Tensor:
+        """float32 ``[B, K]``, nats, 0 in padding."""
+        if self.reference is None:
+            return padded_table([[0.0] * len(tree.completions) for tree in trees])
+        return padded_table([self.reference[tree.index] for tree in trees])
+
+    def check_finite(self, values_B: Tensor, trees: Sequence[PromptTree], what: str) -> None:
+        """Raise NotFiniteError that names the prompts of NaN or infinite values."""
+        bad = (~torch.isfinite(values_B)).nonzero()[:, 0].tolist()
+        if bad:
+            named = [f"{trees[row].prompt_id} ({self.dataset.source(trees[row].index)})" for row in bad]
+            raise NotFiniteError(
+                f"{what} is not finite",
+                where=f"{len(bad)} of {len(trees)} prompts: {', '.join(named)}",
+                got=values_B[bad[0]].item(),
+                cure="lower model.optim.lr, or look at these prompts; the last checkpoint is unharmed",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NegativeSampling:
+    """The kernel and sampler of one run.
+
+    Attributes:
+        draw: a sampler of ``nemo_mcpo.sampling.SAMPLERS`` with its parameters.
+        reads_weights: False when the draw does not depend on rewards.
+        first_column: 0 when the preferred answer may be drawn, else 1.
+    """
+
+    draw: Callable[..., Tensor]
+    num_negatives: int
+    beta: float
+    first_column: int
+    seed: int
+    reads_weights: bool
+
+    @classmethod
+    def from_config(cls, model: Model) -> NegativeSampling:
+        """Bind the configured sampler; ConfigError for a parameter that it does not have."""
+        mcpo = model.mcpo
+        params = mcpo.model_dump(include={"chain_steps", "chain_candidates", "replacement"})
+        return cls(
+            draw=bind_sampler(mcpo.sampler, params),
+            num_negatives=mcpo.num_negatives,
+            beta=mcpo.beta,
+            first_column=0 if mcpo.include_preferred else 1,
+            seed=model.seed,
+            reads_weights=mcpo.sampler not in SCORE_FREE_SAMPLERS and mcpo.num_negatives > 0,
+        )
+
+    def log_weights_BK(self, rewards_BK: Tensor, trees: Sequence[PromptTree]) -> Tensor:
+        """Normalised log-weights over each tree's candidates, -inf elsewhere."""
+        return kernel_log_weights(rewards_BK, self.beta, valid_columns(trees, self.first_column))
+
+    def columns_BM(self, log_weights_BK: Tensor, trees: Sequence[PromptTree], epochs: Sequence[int]) -> Tensor:
+        """Drawn columns, -1 where a prompt has too few; each prompt has a generator of its own."""
+        valid_BK = valid_columns(trees, self.first_column)
+        prompt_ids = [tree.prompt_id for tree in trees]
+        return draw_for_prompts(
+            self.draw,
+            log_weights_BK,
+            valid_BK,
+            self.num_negatives,
+            run_seed=self.seed,
+            epochs=epochs,
+            prompt_ids=prompt_ids,
+        )
+
+
+def kernel_metrics(log_weights_BK: Tensor) -> dict[str, Tensor]:
+    """Effective sample size and entropy (nats) ``[B]``; NaN for a prompt without candidates."""
+    empty_B = ~torch.isfinite(log_weights_BK).any(1)
+    return {
+        "kernel/ess": effective_sample_size(log_weights_BK).masked_fill(empty_B, math.nan),
+        "kernel/entropy": entropy(log_weights_BK).masked_fill(empty_B, math.nan),
+    }
+
+
+def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor) -> PreferenceBatch:
+    """Trees of y0 and the drawn columns (-1 = none was left), with their tables."""
+    pruned, references = [], []
+    for row, tree in enumerate(trees):
+        kept = [0, *(column for column in columns_BM[row].tolist() if column >= 0)]
+        completions = tuple(tree.completions[column] for column in kept)
+        pruned.append(PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, completions))
+        references.append(ref_logps_BK[row, kept])
+    width = 1 + columns_BM.shape[1]
+    return PreferenceBatch(
+        trees=tuple(pruned),
+        ref_logps_BK=padded_table(references, width),
+        lengths_BK=padded_table([completion_lengths(tree) for tree in pruned], width, 1.0),
+        valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),
+    )
+
+
+def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:
+    """``[B, K]``, True for columns ``first`` … of each tree's own completions."""
+    counts_B = torch.tensor([len(tree.completions) for tree in trees])
+    columns_K = torch.arange(int(counts_B.max()))
+    return (columns_K[None, :] < counts_B[:, None]) & (columns_K[None, :] >= first)
+
+
+def completion_lengths(tree: PromptTree) -> list[int]:
+    """Tokens of each completion."""
+    return [len(tokens) for tokens in tree.completions]
+
+
+def padded_table(rows: Sequence, num_columns: int | None = None, padding: float = 0.0) -> Tensor:
+    """Ragged rows as float32 ``[B, num_columns]``; by default as wide as the longest row."""
+    table = torch.full((len(rows), num_columns or max(len(row) for row in rows)), padding)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = torch.as_tensor(np.asarray(row, dtype=np.float32))
+    return table

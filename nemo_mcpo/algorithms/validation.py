@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation: every completion of held-out trees is scored; rewards against all candidates, loss against drawn ones.
+
+The draws are those of epoch 0, so that a change of ``val_loss`` is a change of the policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from nemo_mcpo.algorithms.negatives import (
+    NegativeSampling,
+    ReferencedTrees,
+    completion_lengths,
+    kernel_metrics,
+    padded_table,
+    prune,
+    valid_columns,
+)
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.interface import SupportsPreferenceTraining
+from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PromptTree
+
+Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
+
+
+def num_validation_prompts(config: RunConfig, num_prompts: int) -> int:
+    """``limit_val_batches`` in prompts: an integer counts global batches, a fraction is a share of the data."""
+    limit = config.trainer.mcpo.limit_val_batches
+    wanted = limit * config.model.global_batch_size if isinstance(limit, int) else math.ceil(limit * num_prompts)
+    return min(wanted, num_prompts)
+
+
+@torch.no_grad()
+def validate(
+    model: SupportsPreferenceTraining,
+    source: ReferencedTrees,
+    sampling: NegativeSampling,
+    objective: Objective,
+    config: RunConfig,
+) -> dict[str, float]:
+    """``val_*`` metrics, each the average over the prompts that have a value; every rank calls it."""
+    model.prepare_for_validation_step()
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for trees in _batches(source, config):
+        for name, values_B in _metrics(model.score(trees).cpu(), trees, source, sampling, objective).items():
+            sums[name] = sums.get(name, 0.0) + values_B.nansum().item()
+            counts[name] = counts.get(name, 0) + int((~values_B.isnan()).sum())
+    model.finish_validation_step()
+    return {f"val_{name}": sums[name] / counts[name] if counts[name] else math.nan for name in sums}
+
+
+def _batches(source: ReferencedTrees, config: RunConfig) -> Iterator[list[PromptTree]]:
+    size, stop = config.model.global_batch_size, num_validation_prompts(config, len(source.dataset))
+    for start in range(0, stop, size):
+        yield [source.dataset[index] for index in range(start, min(start + size, stop))]
+
+
+def _metrics(
+    policy_BK: Tensor,
+    trees: list[PromptTree],
+    source: ReferencedTrees,
+    sampling: NegativeSampling,
+    objective: Objective,
+) -> dict[str, Tensor]:
+    """Metrics ``[B]`` of one batch."""
+    reference_BK = source.ref_logps_BK(trees)
+    lengths_BK = padded_table([completion_lengths(tree) for tree in trees], padding=1.0)
+    metrics = objective(ObjectiveInputs(policy_BK, reference_BK, lengths_BK, valid_columns(trees, first=0))).metrics
+    log_weights_BK = sampling.log_weights_BK(policy_BK - reference_BK, trees)
+    columns_BM = sampling.columns_BM(log_weights_BK, trees, epochs=[0] * len(trees))
+    batch = prune(trees, columns_BM, reference_BK)
+    zeros_B1 = torch.zeros(len(trees), 1, dtype=torch.long)
+    drawn_policy_BK = policy_BK.gather(1, torch.cat([zeros_B1, columns_BM.clamp_min(0)], dim=1))
+    drawn = objective(ObjectiveInputs(drawn_policy_BK, batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK))
+    return {**metrics, **kernel_metrics(log_weights_BK), "loss": drawn.loss}
