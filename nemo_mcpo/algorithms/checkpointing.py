@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from nemo_mcpo.errors import CheckpointError
@@ -85,51 +85,53 @@ class CheckpointManager:
         """
         final = self.directory / f"step-{state.step:08d}"
         temporary = final.with_name(final.name + INCOMPLETE)
-        problem: Exception | None = None
-        try:
-            self._check_room(model)
-            if is_rank_zero():
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-            dist.barrier()
-            save_sharded_state(model, temporary)
-            if is_rank_zero():
-                _copy_source_files(self.source_files, temporary / "huggingface")
-                (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
-                _sync_directory(temporary)
-                shutil.rmtree(final, ignore_errors=True)
-                temporary.rename(final)
-                _sync_directory(self.directory)
-        except OSError as error:
-            problem = error
+        self._stage(final, lambda: self._start(model, temporary), everywhere=False)
+        self._stage(final, lambda: save_sharded_state(model, temporary), everywhere=True)
+        self._stage(final, lambda: self._finish(state, temporary, final), everywhere=False)
+        return final
+
+    def _stage(self, final: Path, call: Callable[[], None], *, everywhere: bool) -> None:
+        """Run one stage of a save; an error on any rank ends it on all, and the unfinished directory goes."""
+        problem: OSError | None = None
+        if everywhere or is_rank_zero():
+            try:
+                call()
+            except OSError as error:
+                problem = error
         if any_rank(problem is not None):
             if is_rank_zero():
-                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(final.with_name(final.name + INCOMPLETE), ignore_errors=True)
             raise CheckpointError(
                 "the checkpoint could not be written",
                 where=str(final),
-                got=problem or "an error on another rank",
+                got=f"{problem or 'an error on another rank'}; {shutil.disk_usage(self.directory).free / 1e6:,.0f} MB free",
                 cure="make room or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
-        if is_rank_zero():
-            self._prune()
-        dist.barrier()
-        return final
+
+    def _start(self, model, temporary: Path) -> None:
+        """Refuse before writing where the file system visibly lacks the room."""
+        # Weights, their float32 copy and Adam's two moments.
+        needed = model.architecture.num_parameters * (model.layout.dtype.itemsize + 12)
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            raise OSError(f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    def _finish(self, state: TrainerState, temporary: Path, final: Path) -> None:
+        """Add the small files and give the directory its final name, then remove what need not be kept."""
+        _copy_source_files(self.source_files, temporary / "huggingface")
+        (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
+        _sync_directory(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync_directory(self.directory)
+        self._prune()
 
     def load(self, model, path: Path) -> TrainerState:
         """Load weights and optimizer in place; the layout may differ from the one that saved. Every rank calls it."""
         load_sharded_state(model, path)
         return read_state(path)
-
-    def _check_room(self, model) -> None:
-        """Refuse before writing where the file system visibly lacks the room."""
-        parameters = sum(parameter.numel() for chunk in model.chunks for parameter in chunk.parameters())
-        element = model.chunks[0].config.params_dtype.itemsize
-        # Weights, the float32 copy and Adam's two moments; every rank holds a different part, or a copy at worst.
-        needed = torch.tensor(float(parameters * (element + 12)))
-        free = shutil.disk_usage(self.directory).free
-        if is_rank_zero() and needed > free:
-            raise OSError(f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
 
     def _prune(self) -> None:
         checkpoints = self.complete()

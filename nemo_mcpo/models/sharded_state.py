@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mcpo.errors import CheckpointError
 
@@ -39,8 +40,10 @@ def save_sharded_state(model, directory: Path) -> None:
     """
     try:
         dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=dict(FORMAT))
-    except (dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
-        raise OSError(f"{type(problem).__name__}: {problem}") from problem
+    except (CheckpointException, dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
+        failures = getattr(problem, "failures", {})  # torch's: the error of each rank that could not write
+        reason = "; ".join(str(error) for error, _ in failures.values()) or str(problem)
+        raise OSError(reason) from problem
 
 
 def load_sharded_state(model, path: Path) -> None:
