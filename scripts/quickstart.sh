@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From nothing to an aligned small model, on any machine with Python 3.11.
+# From nothing to an aligned small model, on any machine with Python 3.11; run it again to continue where it stopped.
+#
+#   bash scripts/quickstart.sh [--seed N]
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 nemo_mcpo_environment
 cd "$NEMO_MCPO_ROOT"
-python scripts/doctor.py
+exec python scripts/quickstart.py "$@"

@@ -101,10 +101,11 @@ class CheckpointManager:
         if any_rank(problem is not None):
             if is_rank_zero():
                 shutil.rmtree(final.with_name(final.name + INCOMPLETE), ignore_errors=True)
+            free = shutil.disk_usage(self.directory).free / 1e6
             raise CheckpointError(
                 "the checkpoint could not be written",
                 where=str(final),
-                got=f"{problem or 'an error on another rank'}; {shutil.disk_usage(self.directory).free / 1e6:,.0f} MB free",
+                got=f"{problem or 'an error on another rank'}; {free:,.0f} MB are free",
                 cure="make room or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
 
