@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every YAML loads, overlays are short, every key has a default in one file and a reader in the code, and a wrong key
+is reported before anything heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import BaseModel
+
+from nemo_mcpo.config import RunConfig
+from tests.support.configs import CONF, MANDATORY, ROOT, compose
+
+BASE = "gpt_mcpo"
+MAX_OVERLAY_LINES = 20
+OVERLAYS = sorted(path for path in CONF.rglob("*.yaml") if path.stem != BASE)
+RUNS = sorted(path.stem for path in CONF.glob("*.yaml"))
+GROUPS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+PROCESSES = 8
+"""Enough for the largest layout among the files; overlays for one process run on more as replicas."""
+
+
+def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted key of every leaf of the schema."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from keys(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+KEYS = list(keys(RunConfig))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_loads(name):
+    config = compose(name=name, world_size=PROCESSES)
+    assert isinstance(config, RunConfig)
+    assert config.pretrained_checkpoint.restore_from_path == MANDATORY[1].split("=")[1]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_model_group_loads(group):
+    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{group}.yaml"))
+    config = compose(f"model={group}", name=BASE, world_size=PROCESSES).model.model_dump()
+    assert {key: config[key] for key, value in overlay.items() if not isinstance(value, dict)} == {
+        key: value for key, value in overlay.items() if not isinstance(value, dict)
+    }
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_overlays_are_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_OVERLAY_LINES
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_has_its_default_in_the_base_file(key):
+    base = OmegaConf.to_container(OmegaConf.load(CONF / f"{BASE}.yaml"), resolve=False)
+    for part in key.split("."):
+        assert part in base, f"{key} is not in {BASE}.yaml"
+        base = base[part]
+
+
+def test_the_base_file_explains_every_group_of_keys():
+    commented = [line for line in (CONF / f"{BASE}.yaml").read_text().splitlines() if "  # " in line]
+    assert len(commented) >= len(KEYS) // 2
+
+
+def attributes_read() -> set[str]:
+    """Every attribute that the code reads, and every string that could name one in ``model_dump(include=…)``."""
+    found: set[str] = set()
+    files = [file for folder in ("nemo_mcpo", "examples") for file in (ROOT / folder).rglob("*.py")]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(node.attr)
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "model_dump":
+                found |= {text.value for text in ast.walk(node) if isinstance(text, ast.Constant)}
+    return found
+
+
+def test_every_key_has_a_reader():
+    read = attributes_read()
+    assert [key for key in KEYS if key.split(".")[-1] not in read] == []
+
+
+def test_no_key_has_a_default_in_the_schema():
+    def sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        yield section
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from sections(field.annotation)
+
+    optional = [
+        f"{section.__name__}.{name}"
+        for section in sections(RunConfig)
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    ]
+    assert optional == []
+
+
+WRONG = """
+import sys, time
+sys.argv = ["train_gpt_mcpo.py", *{argv!r}]
+import os
+real_exit = os._exit
+def report(code):
+    heavy = sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "megatron", "nemo", "transformers"}})
+    print(code, round(time.process_time(), 2), *heavy)
+    sys.stdout.flush()
+    real_exit(code)
+os._exit = report
+import runpy
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "override", ["model.data.trian=x", "model.mcpo.beta=-1", "model.mcpo.num_negatives=0", "trainer.devices=7"]
+)
+def test_a_wrong_key_is_reported_within_a_second_and_before_torch(override):
+    script = str(ROOT / "examples" / "train_gpt_mcpo.py")
+    argv = ["--config-name", "tiny_cpu", *MANDATORY, override]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WRONG.format(argv=argv, script=script)],
+        cwd=Path(ROOT),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    code, seconds, *heavy = done.stdout.split()
+    assert (done.returncode, code) == (2, "2")
+    assert done.stderr.startswith(f"error: {override.split('=')[0]}: ")
+    assert done.stderr.count("\n") == 1
+    assert heavy == []
+    assert float(seconds) < 2.0, f"{seconds} s of process time, {time.monotonic() - started:.1f} s in all"

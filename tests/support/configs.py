@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checked configurations and plain mappings of the YAML files in ``examples/conf``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nemo_mcpo.config import RunConfig, parse_config
+from nemo_mcpo.platform.command import load_run_config
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "examples" / "conf"
+MANDATORY = ("model.data.train=prompts.jsonl", "pretrained_checkpoint.restore_from_path=model")
+"""The two keys that have no default."""
+
+
+def compose(*overrides: str, name: str = "tiny_cpu", world_size: int = 1) -> RunConfig:
+    """What a command line of these overrides gives; a later one wins."""
+    return load_run_config([*MANDATORY, *overrides], config_dir=CONF, config_name=name, world_size=world_size)
+
+
+@cache
+def _tiny() -> dict[str, Any]:
+    return compose().model_dump()
+
+
+def mapping(changes: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """``tiny_cpu`` as nested dictionaries, with dotted keys changed."""
+    raw = copy.deepcopy(_tiny())
+    for key, value in (changes or {}).items():
+        *sections, name = key.split(".")
+        node = raw
+        for section in sections:
+            node = node[section]
+        node[name] = value
+    return raw
+
+
+def checked(changes: Mapping[str, object] | None = None, world_size: int = 1) -> RunConfig:
+    """``tiny_cpu`` with dotted keys changed."""
+    return parse_config(mapping(changes), world_size)

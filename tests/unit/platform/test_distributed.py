@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process: groups are set up and taken down again; errors of rank 0 end every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.platform import distributed
+from nemo_mcpo.platform.distributed import any_rank, initialize_parallel, is_rank_zero, local_device, shut_down
+
+
+@pytest.fixture
+def groups():
+    """A fresh parallel state; what another test left is taken down first."""
+    if dist.is_initialized():
+        shut_down()
+    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
+    yield
+    shut_down()
+
+
+def test_one_process(groups):
+    assert dist.get_world_size() == parallel_state.get_data_parallel_world_size() == 1
+    assert parallel_state.get_tensor_model_parallel_world_size() == 1
+    assert parallel_state.get_pipeline_model_parallel_world_size() == 1
+    assert is_rank_zero()
+    assert local_device() == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_process_can_start_again():
+    for _ in range(2):
+        if dist.is_initialized():
+            shut_down()
+        initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
+        shut_down()
+        assert not dist.is_initialized()
+        assert not parallel_state.model_parallel_is_initialized()
+
+
+def test_without_groups_this_is_rank_zero():
+    if dist.is_initialized():
+        shut_down()
+    assert is_rank_zero()
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_any_rank_of_one(groups, flag):
+    assert any_rank(flag) is flag
+
+
+def test_rank_zero_first_calls_and_raises_its_error(groups):
+    calls = []
+    distributed.rank_zero_first(lambda: calls.append(1))
+    assert calls == [1]
+
+    def fail():
+        raise DataError("no data")
+
+    with pytest.raises(DataError, match="no data"):
+        distributed.rank_zero_first(fail)
+
+
+def test_another_rank_leaves_without_a_message_of_its_own(groups, monkeypatch):
+    monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
+    monkeypatch.setattr(distributed, "any_rank", lambda flag: True)
+    calls = []
+    with pytest.raises(SystemExit) as caught:
+        distributed.rank_zero_first(lambda: calls.append(1))
+    assert caught.value.code == 1
+    assert calls == []
