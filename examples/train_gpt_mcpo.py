@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nemo_mcpo.config import check_architecture
 from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     )
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
+    select_accelerator(config.trainer.accelerator)
     from nemo_mcpo.algorithms.run import (
         run_mcpo,  # torch, NeMo and megatron-core: seconds that a wrong key need not wait
     )

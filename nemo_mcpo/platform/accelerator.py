@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``trainer.accelerator``: which device a run uses."""
+
+from __future__ import annotations
+
+import os
+
+from nemo_mcpo.errors import ConfigError
+
+
+def select_accelerator(name: str) -> None:
+    """``cpu`` hides the GPUs from this process, ``gpu`` insists on one, ``auto`` takes what is there.
+
+    Call it before anything asks torch for CUDA.
+    """
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if name == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "there is no GPU that torch can use",
+                where="trainer.accelerator",
+                got=name,
+                cure="run scripts/doctor.py to see why, or set trainer.accelerator=auto",
+            )
