@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart's task: add two three-digit numbers, column by column, with answers that a rule can check.
+
+>>> problem = Problem(347, 585)
+>>> problem.question
+'What is 347+585?'
+>>> work(problem)
+'ones 7+5=12, tens 4+8+1=13, hundreds 3+5+1=9, answer 932'
+>>> work(problem, frozenset({Mistake("tens", "carry")}))
+'ones 7+5=12, tens 4+8=12, hundreds 3+5+1=9, answer 922'
+
+Most writers of the fine-tuning answers forget to carry, so a fine-tuned model does too; it also knows how to carry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+COLUMNS = ("ones", "tens", "hundreds")
+FORGET_CARRY = 0.6
+"""How often the writer of the fine-tuning answers forgets a carry: the mistake that MC-PO is to remove."""
+SLIP = 0.02
+"""How often that writer gets the sum of a column wrong by one."""
+FARTHEST = 2000
+"""No sum of two three-digit numbers is farther from another."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """``left + right``, both of three digits."""
+
+    left: int
+    right: int
+
+    @classmethod
+    def read(cls, text: str) -> Problem:
+        """The problem of a question, or of a dialogue that ends with one."""
+        left, right = re.findall(r"What is (\d{3})\+(\d{3})\?", text)[-1]
+        return cls(int(left), int(right))
+
+    @property
+    def question(self) -> str:
+        return f"What is {self.left}+{self.right}?"
+
+    @property
+    def answer(self) -> int:
+        return self.left + self.right
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """In one column: a forgotten ``carry``, or a sum one ``more`` or one ``less`` than it is."""
+
+    column: str
+    kind: str
+
+
+def draw_problems(number: int, generator: random.Random) -> list[Problem]:
+    """Problems that differ in more than the order of their two numbers."""
+    pairs: dict[tuple[int, int], Problem] = {}
+    while len(pairs) < number:
+        left, right = generator.randint(100, 999), generator.randint(100, 999)
+        pairs.setdefault((min(left, right), max(left, right)), Problem(left, right))
+    return list(pairs.values())
+
+
+def work(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
+    """The worked answer; a mistake is carried through to the final number, as a writer would."""
+    carry, digits, steps = 0, "", []
+    for place, name in enumerate(COLUMNS):
+        left, right = (number // 10**place % 10 for number in (problem.left, problem.right))
+        if Mistake(name, "carry") in mistakes:
+            carry = 0
+        total = left + right + carry + (Mistake(name, "more") in mistakes) - (Mistake(name, "less") in mistakes)
+        steps.append(f"{name} {left}+{right}{f'+{carry}' if carry else ''}={max(total, 0)}")
+        carry, digit = divmod(max(total, 0), 10)
+        digits = f"{digit}{digits}"
+    return f"{', '.join(steps)}, answer {carry or ''}{digits}"
+
+
+def hurried_work(problem: Problem, generator: random.Random) -> str:
+    """A worked answer by a writer who often forgets a carry and sometimes slips."""
+    mistakes = set()
+    for name in COLUMNS:
+        if generator.random() < FORGET_CARRY:
+            mistakes.add(Mistake(name, "carry"))
+        if generator.random() < SLIP:
+            mistakes.add(Mistake(name, generator.choice(("more", "less"))))
+    return work(problem, frozenset(mistakes))
+
+
+def wrong_answers(problem: Problem) -> Iterator[str]:
+    """Every different wrong answer with one mistake, then with two: forgotten carries first."""
+    single = [Mistake(name, kind) for kind in ("carry", "more", "less") for name in COLUMNS]
+    seen = {work(problem)}
+    for number in (1, 2):
+        for mistakes in itertools.combinations(single, number):
+            text = work(problem, frozenset(mistakes))
+            if text not in seen and final_number(text) != problem.answer:
+                seen.add(text)
+                yield text
+
+
+def final_number(text: str) -> int | None:
+    """The number that a worked answer ends with, or None: the rest of the text does not count."""
+    found = re.search(r"answer (\d{1,9})\s*\Z", text)
+    return int(found.group(1)) if found else None
+
+
+def is_right(problem: Problem, text: str) -> bool:
+    """The rule: the final number is the sum."""
+    return final_number(text) == problem.answer
+
+
+def rank_answers(problem: Problem, sampled: Iterable[str], number: int) -> list[str]:
+    """``number`` different answers, best first: the right one, then wrong ones by their distance from it.
+
+    The wrong ones are samples of a policy, filled up with rule-made ones where it gave too few different ones. A right
+    number reached on a wrong way is left out: the rule cannot say whether it is better than a wrong number.
+    """
+    right = work(problem)
+    pool = dict.fromkeys(text for text in sampled if text and not is_right(problem, text))
+    pool.update(dict.fromkeys(wrong_answers(problem)))
+    wrong = list(pool)[: number - 1]
+    return [right, *sorted(wrong, key=lambda text: -score(problem, text))]
+
+
+def score(problem: Problem, text: str) -> float:
+    """Minus the distance from the sum; an answer without a final number is as far off as can be."""
+    found = final_number(text)
+    return -float(FARTHEST if found is None else min(abs(found - problem.answer), FARTHEST))
+
+
+def nectar_record(problem: Problem, answers: Sequence[str], sampled: Sequence[str] = ()) -> dict[str, object]:
+    """One line of a file in Nectar's schema; ``answers`` best first, ``sampled`` those that a model gave."""
+    ranked = [
+        {
+            "answer": text,
+            "model": "sft" if text in sampled else "rule",
+            "rank": float(rank),
+            "score": score(problem, text),
+        }
+        for rank, text in enumerate(answers, start=1)
+    ]
+    return {"prompt": f"\n\nHuman: {problem.question} \n\nAssistant:", "answers": ranked}

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From nothing to an aligned model on a laptop: a small Llama learns sums from careless answers, MC-PO corrects it.
+
+python scripts/quickstart.py --seed 1
+
+The fine-tuning answers forget most carries, so the fine-tuned model forgets them too. MC-PO sees the right answer beside
+wrong ones, and the model starts to carry. Run the same command again to continue where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from quickstart_stages import Stage, run_stages
+
+from nemo_mcpo.evaluation.intervals import Interval
+from nemo_mcpo.evaluation.report import Example, Scores, example_lines, score_table, summary
+from nemo_mcpo.platform.command import run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "examples" / "conf"
+PYTHON = sys.executable
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stages, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1, help="of the data, the weights and every draw (default 1)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="directory to write into")
+    parser.add_argument("--sums", type=int, nargs=3, default=(24_000, 1_600, 600), metavar=("SFT", "MCPO", "EVAL"))
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` that ends a running stage
+    work = (arguments.out / f"seed-{arguments.seed}").resolve()
+    stages = quickstart_stages(work, arguments.seed, arguments.sums)
+    print(f"A small Llama learns to add, and MC-PO teaches it to carry. Files and logs: {work}", flush=True)
+    started = time.monotonic()
+    seconds = run_stages(stages, work / "logs", len(os.sched_getaffinity(0)))
+    print(f"{time.monotonic() - started:.0f} s now, {sum(seconds):.0f} s for all stages\n")
+    print(report(work, arguments.out, sum(seconds)))
+
+
+def quickstart_stages(work: Path, seed: int, sums: Sequence[int]) -> list[Stage]:
+    """The whole pipeline; each command also works alone."""
+    sft, mcpo = work / "sft", work / "mcpo"
+    sizes = dict(zip(("--sft", "--preferences", "--evaluation"), map(str, sums), strict=True))
+    data = [work / name for name in ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")]
+    return [
+        Stage(
+            "write the sums: fine-tuning answers forget most carries",
+            script("quickstart_data.py", {"--out": work, "--seed": seed, **sizes}),
+            data,
+        ),
+        Stage(
+            "make a Llama of a million random weights and its tokenizer",
+            script("make_tiny_model.py", {"--data": data[0], "--size": "1m", "--out": work / "initial", "--seed": seed}),
+            [work / "initial"],
+        ),
+        training("fine-tune it (SFT, 2 data-parallel processes)", "quickstart_sft", data[0], work / "initial", sft, seed),
+        export(sft),
+        Stage(
+            "sample answers from it and rank them by the rule",
+            script(
+                "quickstart_preferences.py",
+                {
+                    "--model": sft / "huggingface",
+                    "--prompts": data[1],
+                    "--out": work / "preferences.jsonl",
+                    "--seed": seed,
+                },
+            ),
+            [work / "preferences.jsonl"],
+        ),
+        training(
+            "align it (MC-PO, 2 tensor-parallel processes)",
+            "quickstart_mcpo",
+            work / "preferences.jsonl",
+            sft / "huggingface",
+            mcpo,
+            seed,
+        ),
+        export(mcpo),
+        Stage(
+            "evaluate both on held-out sums",
+            script(
+                "quickstart_evaluate.py",
+                {
+                    "--data": data[2],
+                    "--sft": sft / "huggingface",
+                    "--mcpo": mcpo / "huggingface",
+                    "--out": work / "evaluation.json",
+                },
+            ),
+            [work / "evaluation.json"],
+        ),
+    ]
+
+
+def script(name: str, options: dict[str, object]) -> list[str]:
+    """A command line of one of our scripts."""
+    return [PYTHON, str(ROOT / "scripts" / name), *(str(part) for option in options.items() for part in option)]
+
+
+def training(title: str, config: str, data: Path, model: Path, log_dir: Path, seed: int) -> Stage:
+    """A training run of two processes."""
+    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "examples" / "train_gpt_mcpo.py"), "--config-name", config]
+    command += [f"model.data.train={data}", f"pretrained_checkpoint.restore_from_path={model}"]
+    command += [f"exp_manager.explicit_log_dir={log_dir}", f"model.seed={seed}"]
+    command += [f"model.data.cache_dir={log_dir.parent / 'cache'}"]
+    return Stage(title, command, [log_dir], processes=2, config=CONF / f"{config}.yaml")
+
+
+def export(log_dir: Path) -> Stage:
+    """The newest checkpoint of a run as a Hugging Face directory."""
+    out = log_dir / "huggingface"
+    command = script("export_model.py", {"--checkpoint": log_dir, "--out": out})
+    return Stage("export it as a Hugging Face directory", command, [out])
+
+
+def report(work: Path, out: Path, seconds: float) -> str:
+    """The table, examples and where to look next; writes ``summary.json``."""
+    results = json.loads((work / "evaluation.json").read_text())
+    before, after = (Scores(**{k: Interval(**v) for k, v in results[name].items()}) for name in ("sft", "mcpo"))
+    for directory in (work, out):
+        (directory / "summary.json").write_text(json.dumps(summary(before, after, seconds), indent=1) + "\n")
+    mcpo = quickstart_stages(work, int(work.name.removeprefix("seed-")), (0, 0, 0))[5].command
+    return "\n".join(
+        [
+            "Held-out sums, 95 % intervals:",
+            score_table(before, after),
+            "",
+            *(example_lines(Example(**example)) for example in results["examples"]),
+            "",
+            "Where to look next",
+            f"  numbers          {out / 'summary.json'}",
+            f"  what MC-PO saw   {work / 'preferences.jsonl'}",
+            f"  every step       {work / 'mcpo' / 'metrics.jsonl'}",
+            f"  the model        {work / 'mcpo' / 'huggingface'}",
+            f"  every setting    {CONF / 'gpt_mcpo.yaml'}, with {CONF / 'quickstart_mcpo.yaml'} on top",
+            "  your own data    README.md, section “Full pipeline on SLURM”; what this machine can do: scripts/doctor.py",
+            "  the command of stage 6:",
+            "    " + " \\\n      ".join(mcpo[:5]) + " \\\n      " + " \\\n      ".join(mcpo[5:]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 of the quickstart: sums for fine-tuning, for preferences and for evaluation, no sum in two of them.
+
+python scripts/quickstart_data.py --out results/quickstart/seed-1 --seed 1
+
+    sft.jsonl                   worked answers of a writer who often forgets to carry; the first response is learned
+    preference_prompts.jsonl    questions only
+    evaluation.jsonl            held out, in Nectar's schema: the right answer and six wrong ones, made by the rule
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nemo_mcpo.evaluation.arithmetic import draw_problems, hurried_work, nectar_record, rank_answers
+from nemo_mcpo.platform.command import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw the sums and write the three files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write into")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--sft", type=int, default=24_000, help="sums to fine-tune on")
+    parser.add_argument("--preferences", type=int, default=1_600, help="sums to sample and rank answers to")
+    parser.add_argument("--evaluation", type=int, default=1_000, help="sums held out")
+    arguments = parser.parse_args(argv)
+    generator = random.Random(arguments.seed)
+    problems = iter(draw_problems(arguments.sft + arguments.preferences + arguments.evaluation, generator))
+    # The reader wants two answers to a prompt; fine-tuning learns the first and never reads the second.
+    fine_tuning = [
+        {
+            "prompt": problem.question,
+            "responses": [{"text": hurried_work(problem, generator)}, {"text": hurried_work(problem, generator)}],
+        }
+        for _, problem in zip(range(arguments.sft), problems)
+    ]
+    questions = [{"prompt": problem.question} for _, problem in zip(range(arguments.preferences), problems)]
+    held_out = [nectar_record(problem, rank_answers(problem, (), 7)) for problem in problems]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_lines(arguments.out / "sft.jsonl", fine_tuning)
+    write_lines(arguments.out / "preference_prompts.jsonl", questions)
+    write_lines(arguments.out / "evaluation.jsonl", held_out)
+
+
+def write_lines(path: Path, records: Iterable[dict[str, object]]) -> None:
+    """One JSON object a line; the file appears when it is whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+    partial.replace(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 8 of the quickstart: greedy answers and preference accuracy of both models on the held-out sums.
+
+python scripts/quickstart_evaluate.py --data evaluation.jsonl --sft DIR --mcpo DIR --out evaluation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nemo_mcpo.evaluation.arithmetic import Problem, is_right
+from nemo_mcpo.platform.command import run_command
+
+MAX_TOKENS = 72
+BATCH_SIZE = 256
+NUM_EXAMPLES = 2
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluate the two models on the same prompts and the same pairs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="Nectar's schema; rank 1 is the right answer")
+    parser.add_argument("--sft", type=Path, required=True, help="Hugging Face directory")
+    parser.add_argument("--mcpo", type=Path, required=True, help="Hugging Face directory")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    from nemo_mcpo.evaluation.preference_accuracy import RankedAnswers
+
+    items, problems = [], []
+    for line in arguments.data.read_text().splitlines():
+        record = json.loads(line)
+        right, *wrong = (answer["answer"] for answer in record["answers"])
+        problems.append(Problem.read(record["prompt"]))
+        items.append(RankedAnswers(problems[-1].question, right, tuple(wrong)))
+    sft_scores, sft_answers = evaluate(arguments.sft, problems, items)
+    mcpo_scores, mcpo_answers = evaluate(arguments.mcpo, problems, items)
+    examples = [
+        {"question": item.question, "right": item.right, "before": before, "after": after}
+        for item, problem, before, after in zip(items, problems, sft_answers, mcpo_answers, strict=True)
+        if not is_right(problem, before)
+    ]
+    arguments.out.write_text(
+        json.dumps({"sft": sft_scores, "mcpo": mcpo_scores, "examples": examples[:NUM_EXAMPLES]}, indent=1)
+    )
+
+
+def evaluate(directory: Path, problems: list[Problem], items: list) -> tuple[dict[str, object], list[str]]:
+    """Scores of one model, and its greedy answers."""
+    from nemo_mcpo.evaluation.answers import Decoding, generate_answers, load_policy
+    from nemo_mcpo.evaluation.exact_match import exact_match
+    from nemo_mcpo.evaluation.preference_accuracy import preference_accuracy
+    from nemo_mcpo.evaluation.report import Scores
+
+    policy = load_policy(directory)
+    greedy = Decoding(temperature=0.0, max_tokens=MAX_TOKENS, batch_size=BATCH_SIZE)
+    answers = generate_answers(policy, [problem.question for problem in problems], greedy, progress=True)
+    scores = Scores(
+        exact_match(problems, answers, is_right), preference_accuracy(policy, items, BATCH_SIZE, progress=True)
+    )
+    print(f"{directory}: {scores}")
+    return asdict(scores), answers
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the stages of the quickstart one after the other: logs to files, one line a stage, finished ones are skipped.
+
+A stage is finished when ``logs/<number>.json`` holds its recipe (the command and the content of its configuration) and
+its seconds. Where the recipe changed, this stage and all after it start over; where it was interrupted, it runs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_mcpo.errors import NemoMcpoError
+
+THREADS = 4
+"""Threads a process at most: more only slow a model of a million parameters down."""
+POLL_SECONDS = 0.5
+
+
+class StageError(NemoMcpoError):
+    """A stage's command failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        title: what it does, for people.
+        command: program and arguments.
+        outputs: what it writes; removed before the stage starts over with another recipe.
+        processes: how many share the cores.
+        config: a configuration file that the command reads.
+    """
+
+    title: str
+    command: Sequence[str]
+    outputs: Sequence[Path]
+    processes: int = 1
+    config: Path | None = None
+
+    @property
+    def recipe(self) -> str:
+        """Hash of everything that makes the stage's result."""
+        content = b"" if self.config is None else self.config.read_bytes()
+        return hashlib.sha256(json.dumps([*self.command]).encode() + content).hexdigest()
+
+
+def run_stages(stages: Sequence[Stage], logs: Path, cores: int) -> list[float]:
+    """Seconds of every stage, also of those that an earlier call finished."""
+    logs.mkdir(parents=True, exist_ok=True)
+    seconds = []
+    for number, stage in enumerate(stages, start=1):
+        mark = logs / f"{number}.json"
+        head = f"[{number}/{len(stages)}] {stage.title}"
+        saved = json.loads(mark.read_text()) if mark.exists() else {"recipe": stage.recipe}
+        if saved["recipe"] != stage.recipe:
+            _clear(stages[number - 1 :], [logs / f"{later}.json" for later in range(number, len(stages) + 1)])
+            saved = {"recipe": stage.recipe}
+        if "seconds" not in saved:
+            _write(mark, {"recipe": stage.recipe})
+            saved["seconds"] = _run(stage, head, logs / f"{number}.log", cores)
+            _write(mark, saved)
+        else:
+            print(f"{head}: finished before, {saved['seconds']:.0f} s", flush=True)
+        seconds.append(saved["seconds"])
+    return seconds
+
+
+def _clear(stages: Sequence[Stage], marks: Sequence[Path]) -> None:
+    for mark in marks:
+        mark.unlink(missing_ok=True)
+    for output in (output for stage in stages for output in stage.outputs):
+        shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+
+
+def _write(mark: Path, content: dict[str, object]) -> None:
+    partial = mark.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(mark)
+
+
+def _run(stage: Stage, head: str, log: Path, cores: int) -> float:
+    started = time.monotonic()
+    threads = str(max(1, min(THREADS, cores // stage.processes)))
+    # A machine with one GPU cannot give two processes one each; the quickstart is a program for CPUs everywhere.
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as file, _child(stage.command, file, environment) as process:
+        while process.poll() is None:
+            _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
+            time.sleep(POLL_SECONDS)
+    seconds = time.monotonic() - started
+    if process.returncode:
+        _show("")
+        tail = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()][-15:]
+        print("\n".join(f"    {line}" for line in tail), file=sys.stderr)
+        cure = "read the log, then run the same command again: it goes on from here"
+        raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {process.returncode}", cure=cure)
+    _show("")
+    print(f"{head}: {seconds:.0f} s", flush=True)
+    return seconds
+
+
+@contextmanager
+def _child(command: Sequence[str], file, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A child that does not outlive this block: an interrupted quickstart leaves no training running."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _show(line: str) -> None:
+    """One line that overwrites itself; nothing where nobody watches."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{line[:width]:<{width}}{'' if line else chr(13)}", end="", flush=True)
+
+
+def _last_words(log: Path) -> str:
+    """The end of a progress bar, if the log ends with one."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 400))
+        parts = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    bars = [part for part in parts if "it/s" in part or "step/s" in part or "answer/s" in part or "prompt/s" in part]
+    return bars[-1].split("|")[-1].strip() if bars else ""
