@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small models on one process: megatron-core chunks in float64, and models ready to train."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+from nemo_mcpo.models.forward_step import Objective
+from nemo_mcpo.models.gpt import ParallelLayout, TreeGPTModel, build_gpt
+from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.models.huggingface.weights import load_weights
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.objectives import OBJECTIVES
+from nemo_mcpo.records import PromptTree
+from nemo_mcpo.trees.packing import build_row
+from tests.support.configs import checked
+from tests.support.trees import place, sequences
+
+BETA = 0.5
+MCPO: Objective = functools.partial(OBJECTIVES["mcpo"], beta=BETA)
+
+
+def float64_gpt(directory: Path, recompute: str = "none") -> TreeGPTModel:
+    """The model of a Hugging Face directory as one megatron-core chunk that computes in float64."""
+    architecture = read_architecture(directory)
+    chunks = build_gpt(architecture, ParallelLayout(recompute=recompute))
+    load_weights(directory, chunks, architecture)
+    return chunks[0].double()
+
+
+def packed_logps(model: TreeGPTModel, trees: list[PromptTree]) -> list[torch.Tensor]:
+    """Log-probs ``[K]`` of each tree, from one row that holds them all, with gradient."""
+    logps = model(build_row(place(trees), sum(tree.num_tokens for tree in trees)))
+    return list(logps.split([len(tree.completions) for tree in trees]))
+
+
+def separate_logps(model: TreeGPTModel, trees: list[PromptTree]) -> list[torch.Tensor]:
+    """The same, every completion with its prompt as a sequence of its own."""
+    return [torch.cat([packed_logps(model, [one])[0] for one in sequences(tree)]) for tree in trees]
+
+
+def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
+    """The NeMo model of a Hugging Face directory with its weights; ``changes`` are keys with ``__`` for dots."""
+    config = checked({key.replace("__", "."): value for key, value in changes.items()})
+    pretrained = open_pretrained(str(directory), cache_dir=str(directory))
+    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+    model.load_pretrained(pretrained)
+    return model
+
+
+def trainable_model(
+    directory: Path, objective: Objective = MCPO, num_steps: int = 10, **changes: object
+) -> MegatronGPTMCPOModel:
+    """The same with optimizer and schedule."""
+    model = small_model(directory, **changes)
+    config = checked({key.replace("__", "."): value for key, value in changes.items()})
+    model.setup_training(config, objective, num_steps)
+    return model
+
+
+def parameters_of(model: MegatronGPTMCPOModel) -> dict[str, torch.Tensor]:
+    """Names and values, detached copies."""
+    return {name: value.detach().clone() for name, value in model.chunks[0].named_parameters()}

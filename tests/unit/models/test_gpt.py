@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPT on trees: equal to separate sequences in float64, and to transformers on the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
+from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.trees.packing import build_row
+from nemo_mcpo.trees.rotary import inverse_frequencies
+from tests.support.small_gpt import float64_gpt, packed_logps, separate_logps, small_model
+from tests.support.trees import place, random_trees
+from tests.unit.models.huggingface.conftest import save_model
+
+TREES = random_trees([3, 1, 4, 2], seed=3)
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def weighted(logps: list[torch.Tensor]) -> torch.Tensor:
+    """A sum in which every completion has another weight, so that no gradient can hide in another's."""
+    joined = torch.cat(logps)
+    return (joined * torch.linspace(-1, 1, len(joined), dtype=joined.dtype)).sum()
+
+
+def gradients(model, logps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(weighted(logps), parameters), strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied-llama3-rope", "qwen2", "qwen3-tied"])
+def test_trees_equal_separate_sequences(tmp_path, name):
+    save_model(tmp_path, name)
+    model = float64_gpt(tmp_path)
+    packed, separate = packed_logps(model, TREES), separate_logps(model, TREES)
+    for ours, theirs in zip(packed, separate, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    ours, theirs = gradients(model, packed), gradients(model, separate)
+    for name_of_parameter, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name_of_parameter], rtol=0, atol=1e-10)
+    assert all(gradient.count_nonzero() for gradient in ours.values())
+
+
+def test_padding_at_the_end_changes_nothing(llama_directory):
+    model = float64_gpt(llama_directory)
+    num_tokens = sum(tree.num_tokens for tree in TREES)
+    padded = model(build_row(place(TREES), num_tokens + 5))
+    torch.testing.assert_close(padded, torch.cat(packed_logps(model, TREES)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied-llama3-rope", "mistral", "qwen2", "qwen3"])
+def test_equal_to_transformers(tmp_path, name):
+    save_model(tmp_path, name)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ours = small_model(tmp_path).score(TREES)
+    for row, tree in enumerate(TREES):
+        for column, completion in enumerate(tree.completions):
+            ids = torch.tensor([*tree.prompt_tokens, *completion])[None].long()
+            with torch.no_grad():
+                logps = theirs(ids).logits[0].double().log_softmax(-1)
+            first = len(tree.prompt_tokens)
+            expected = sum(logps[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1]))
+            assert ours[row, column].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_recomputed_activations_give_the_same_gradients(llama_directory, recompute):
+    plain, recomputing = float64_gpt(llama_directory), float64_gpt(llama_directory, recompute)
+    expected = gradients(plain, packed_logps(plain, TREES))
+    found = gradients_by_backward(recomputing)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-12)
+
+
+def gradients_by_backward(model) -> dict[str, torch.Tensor]:
+    """Activation checkpointing works under ``backward`` only, not under ``autograd.grad``."""
+    weighted(packed_logps(model, TREES)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_angles_stay_float32_in_a_bf16_model(llama_directory):
+    architecture = read_architecture(llama_directory)
+    chunk = build_gpt(architecture, ParallelLayout(dtype=torch.bfloat16))[0].bfloat16()
+    expected = inverse_frequencies(architecture.head_dim, architecture.rope_theta, architecture.rope_scaling)
+    assert torch.equal(chunk.rotary_frequencies, expected)
+    assert chunk.rotary_frequencies.dtype == torch.float32
+
+
+def test_which_layers():
+    assert resolve_transformer_impl("local") == "local"
+    assert resolve_transformer_impl("transformer_engine") == "transformer_engine"
+    assert resolve_transformer_impl("auto") == ("transformer_engine" if torch.cuda.is_available() else "local")
