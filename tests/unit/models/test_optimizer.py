@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rates by their formulas, and one update of AdamW by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.support.small_gpt import parameters_of, trainable_model
+from tests.support.trees import preference_batch, random_trees
+
+LR, MIN_LR, WARMUP, STEPS = 1e-3, 1e-4, 3, 10
+TREES = random_trees([3, 2], seed=1)
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def schedule(name: str, warmup: int = WARMUP, min_lr: float = MIN_LR) -> dict[str, object]:
+    return {
+        "model__optim__lr": LR,
+        "model__optim__sched__name": name,
+        "model__optim__sched__warmup_steps": warmup,
+        "model__optim__sched__min_lr": min_lr,
+    }
+
+
+def rates(directory, num_steps: int = STEPS, **changes) -> list[float]:
+    model = trainable_model(directory, num_steps=num_steps, **changes)
+    found = []
+    for _ in range(num_steps):
+        model.schedule.step(increment=1)
+        found.append(model.optimizer.param_groups[0]["lr"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "decayed"),
+    [
+        ("constant", lambda share: LR),
+        ("CosineAnnealing", lambda share: MIN_LR + (LR - MIN_LR) * (1 + math.cos(math.pi * share)) / 2),
+        ("LinearAnnealing", lambda share: MIN_LR + (LR - MIN_LR) * (1 - share)),
+    ],
+)
+def test_rates(llama_directory, name, decayed):
+    # Warm-up reaches the full rate at its last step and never starts at 0; the last step of the run has share 1.
+    expected = [LR * step / WARMUP for step in range(1, WARMUP + 1)]
+    expected += [decayed((step - WARMUP) / (STEPS - WARMUP)) for step in range(WARMUP + 1, STEPS + 1)]
+    assert rates(llama_directory, **schedule(name)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_inverse_square_root(llama_directory):
+    expected = [LR * step / WARMUP for step in range(1, WARMUP + 1)]
+    expected += [max(MIN_LR, LR * math.sqrt(WARMUP / step)) for step in range(WARMUP + 1, STEPS + 1)]
+    assert rates(llama_directory, **schedule("InverseSquareRootAnnealing")) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_warm_up_the_first_rate_is_full(llama_directory):
+    assert rates(llama_directory, **schedule("constant", warmup=0)) == [LR] * STEPS
+
+
+def test_a_run_shorter_than_its_warm_up(llama_directory):
+    expected = [LR * step / 50 for step in (1, 2)]
+    assert rates(llama_directory, num_steps=2, **schedule("CosineAnnealing", warmup=50)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_one_update_of_adamw(llama_directory, clip):
+    decay, eps = 0.1, 1e-3
+    model = trainable_model(
+        llama_directory,
+        **schedule("constant", warmup=0),
+        model__optim__weight_decay=decay,
+        model__optim__eps=eps,
+        trainer__mcpo__gradient_clip_val=clip,
+    )
+    before = parameters_of(model)
+    model.prepare_for_training_step()
+    model.get_loss_and_metrics(preference_batch(TREES))
+    gradients = {name: parameter.main_grad.clone() for name, parameter in model.chunks[0].named_parameters()}
+    lr, grad_norm = model.finish_training_step()
+    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients.values()))
+    assert lr == LR
+    assert grad_norm == pytest.approx(norm, rel=1e-5)
+    factor = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+    for name, parameter in model.chunks[0].named_parameters():
+        # At the first step both corrected moments are powers of the gradient: m̂ = g, v̂ = g².
+        gradient = gradients[name] * factor
+        decayed = before[name] * (1 - LR * (decay if parameter.dim() > 1 else 0.0))
+        expected = decayed - LR * gradient / (gradient.abs() + eps)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_are_cleared(llama_directory):
+    model = trainable_model(llama_directory)
+    norms = []
+    for _ in range(2):
+        model.prepare_for_training_step()
+        model.get_loss_and_metrics(preference_batch(TREES))
+        norms.append(torch.cat([p.main_grad.flatten() for p in model.chunks[0].parameters()]).norm().item())
+    assert norms[0] == norms[1]

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The initial policy is a Hugging Face directory, a ``.nemo`` file or a checkpoint; anything else is refused."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, NEMO_FOLDER, hash_pretrained, open_pretrained
+from nemo_mcpo.models.sharded_state import save_sharded_state
+from tests.support.small_gpt import parameters_of, small_model, trainable_model
+from tests.support.trees import preference_batch, random_trees
+
+
+@pytest.fixture
+def archive(llama_directory, tmp_path: Path) -> Path:
+    """A ``.nemo`` file: a tar archive with the model's directory inside."""
+    with tarfile.open(tmp_path / "model.nemo", "w") as tar:
+        tar.add(llama_directory, arcname=NEMO_FOLDER)
+    return tmp_path / "model.nemo"
+
+
+@pytest.fixture
+def checkpoint(one_process, llama_directory, tmp_path: Path) -> Path:
+    """A checkpoint as training writes it."""
+    directory = tmp_path / "step-00000001"
+    directory.mkdir()
+    model = trainable_model(llama_directory)
+    model.get_loss_and_metrics(preference_batch(random_trees([3, 2])))
+    model.finish_training_step()
+    save_sharded_state(model, directory)
+    torch.save(parameters_of(model), tmp_path / "weights.pt")
+    shutil.copytree(llama_directory, directory / NEMO_FOLDER, ignore=shutil.ignore_patterns("*.safetensors"))
+    (directory / CHECKPOINT_MARK).write_text("{}")
+    return directory
+
+
+def refusal(path: Path, cache: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_pretrained(str(path), str(cache))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_hugging_face_directory(llama_directory, tmp_path):
+    opened = open_pretrained(str(llama_directory), str(tmp_path))
+    assert (opened.files, opened.weights, opened.is_distributed) == (llama_directory, llama_directory, False)
+    assert opened.architecture.vocab_size == 300
+    assert hash_pretrained(opened) == hash_weights(llama_directory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_nemo_file_is_unpacked_once(archive, llama_directory, tmp_path):
+    opened = open_pretrained(str(archive), str(tmp_path / "cache"))
+    assert opened.is_distributed is False
+    assert opened.files == opened.weights
+    assert (tmp_path / "cache") in opened.files.parents
+    assert hash_pretrained(opened) == hash_weights(llama_directory)
+    mark = opened.files / "mark"
+    mark.touch()
+    assert open_pretrained(str(archive), str(tmp_path / "cache")) == opened
+    assert mark.exists()
+
+
+def test_a_changed_nemo_file_is_unpacked_again(archive, llama_directory, tmp_path):
+    first = open_pretrained(str(archive), str(tmp_path / "cache"))
+    with tarfile.open(archive, "a") as tar:
+        tar.add(llama_directory / "config.json", arcname="another.json")
+    assert open_pretrained(str(archive), str(tmp_path / "cache")).files != first.files
+
+
+def test_another_process_unpacks_the_same_file_meanwhile(archive, tmp_path, monkeypatch):
+    """Every process of a launch opens the archive: the slower one takes what the faster one has made."""
+    extract = tarfile.TarFile.extractall
+    calls = []
+
+    def slow(tar, path, **kwargs):
+        calls.append(path)
+        if len(calls) == 1:
+            open_pretrained(str(archive), str(tmp_path / "cache"))
+        extract(tar, path, **kwargs)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", slow)
+    opened = open_pretrained(str(archive), str(tmp_path / "cache"))
+    assert len(calls) == 2
+    assert (opened.files / "config.json").is_file()
+    assert [path.name for path in (tmp_path / "cache" / "nemo").iterdir()] == [opened.files.parent.name]
+
+
+def test_a_checkpoint_of_an_earlier_run(checkpoint, llama_directory, tmp_path):
+    opened = open_pretrained(str(checkpoint), str(tmp_path))
+    assert (opened.files, opened.weights, opened.is_distributed) == (checkpoint / NEMO_FOLDER, checkpoint, True)
+    expected = torch.load(tmp_path / "weights.pt", weights_only=True)
+    model = small_model(llama_directory)
+    model.load_pretrained(opened)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters_of(model).items())
+    assert model.source_files == opened.files
+
+
+def test_the_hash_of_a_checkpoint_follows_its_weights(checkpoint, tmp_path):
+    opened = open_pretrained(str(checkpoint), str(tmp_path))
+    before = hash_pretrained(opened)
+    (checkpoint / CHECKPOINT_MARK).write_text("{ }")
+    assert hash_pretrained(opened) == before
+    shard = sorted(checkpoint.glob("*.distcp"))[0]
+    shard.write_bytes(shard.read_bytes() + b"x")
+    assert hash_pretrained(opened) != before
+
+
+def test_nothing_there(tmp_path):
+    message = refusal(tmp_path / "nothing", tmp_path)
+    assert message.startswith("pretrained_checkpoint.restore_from_path: there is no model (got ")
+    assert str(tmp_path / "nothing") in message
+
+
+def test_another_kind_of_file(tmp_path):
+    (tmp_path / "model.bin").touch()
+    assert "there is no model" in refusal(tmp_path / "model.bin", tmp_path)
+
+
+def test_a_directory_without_a_configuration(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refusal(tmp_path / "empty", tmp_path)
+
+
+def test_a_nemo_file_that_is_no_archive(tmp_path):
+    (tmp_path / "model.nemo").write_bytes(b"not a tar")
+    message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert message.startswith(f"{tmp_path / 'model.nemo'}: the .nemo file cannot be unpacked")
+
+
+def test_a_truncated_nemo_file_is_not_taken_for_a_whole_one(archive, tmp_path):
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    for _ in range(2):
+        assert "the .nemo file cannot be unpacked" in refusal(archive, tmp_path / "cache")
+
+
+def test_a_nemo_file_of_another_program(tmp_path):
+    (tmp_path / "model_weights.ckpt").touch()
+    with tarfile.open(tmp_path / "model.nemo", "w") as tar:
+        tar.add(tmp_path / "model_weights.ckpt", arcname="model_weights.ckpt")
+    message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert "the .nemo file was not written by nemo_mcpo" in message
+    assert "Cure: convert the model to a Hugging Face directory" in message
+
+
+def test_a_nemo_file_cannot_write_outside(tmp_path):
+    (tmp_path / "evil").write_text("x")
+    with tarfile.open(tmp_path / "model.nemo", "w") as tar:
+        tar.add(tmp_path / "evil", arcname="../../escaped")
+    assert "cannot be unpacked" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert not list(tmp_path.rglob("escaped"))

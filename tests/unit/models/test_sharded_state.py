@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights and optimizer continue bit for bit; three steps after loading, where a shared step counter would show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
+from tests.support.small_gpt import parameters_of, small_model, trainable_model
+from tests.support.trees import preference_batch, random_trees
+
+TREES = random_trees([3, 2, 4], seed=13)
+CHANGES = {"model__optim__lr": 1e-3, "model__optim__weight_decay": 0.1}
+STEPS_BEFORE, STEPS_AFTER = 2, 4
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def train(model, steps: int) -> list[tuple[list[float], float]]:
+    found = []
+    for _ in range(steps):
+        model.prepare_for_training_step()
+        loss, _ = model.get_loss_and_metrics(preference_batch(TREES))
+        _, grad_norm = model.finish_training_step()
+        found.append((loss.tolist(), grad_norm))
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(one_process, llama_directory, tmp_path_factory) -> tuple[Path, list, dict[str, dict[str, torch.Tensor]]]:
+    """A checkpoint after two steps, what the run did after it, and its weights then and at the end."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    model = trainable_model(llama_directory, **CHANGES)
+    train(model, STEPS_BEFORE)
+    save_sharded_state(model, directory)
+    weights = {"saved": parameters_of(model)}
+    following = train(model, STEPS_AFTER)
+    return directory, following, weights | {"end": parameters_of(model)}
+
+
+def adam_states(model) -> list[dict[str, torch.Tensor]]:
+    return [state for part in model.optimizer.chained_optimizers for state in part.optimizer.state.values()]
+
+
+def test_a_loaded_run_equals_the_uninterrupted_one_bit_for_bit(llama_directory, saved):
+    directory, following, weights = saved
+    model = trainable_model(llama_directory, **CHANGES)
+    load_sharded_state(model, directory)
+    model.schedule.step(increment=STEPS_BEFORE)
+    for name, value in parameters_of(model).items():
+        assert torch.equal(value, weights["saved"][name]), name
+    assert train(model, STEPS_AFTER) == following
+    for name, value in parameters_of(model).items():
+        assert torch.equal(value, weights["end"][name]), name
+
+
+def test_every_parameter_counts_its_own_steps(llama_directory, saved):
+    model = trainable_model(llama_directory, **CHANGES)
+    load_sharded_state(model, saved[0])
+    steps = [state["step"] for state in adam_states(model)]
+    assert len(steps) > 2
+    assert [step.item() for step in steps] == [STEPS_BEFORE] * len(steps)
+    assert len({step.data_ptr() for step in steps}) == len(steps)
+    train(model, 1)
+    assert [state["step"].item() for state in adam_states(model)] == [STEPS_BEFORE + 1] * len(steps)
+
+
+def test_weights_alone_load_without_an_optimizer(llama_directory, saved):
+    model = small_model(llama_directory)
+    load_sharded_state(model, saved[0])
+    for name, value in parameters_of(model).items():
+        assert torch.equal(value, saved[2]["saved"][name]), name
+
+
+def test_a_directory_that_is_no_checkpoint(llama_directory, tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        load_sharded_state(small_model(llama_directory), tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: the checkpoint cannot be loaded (got ")
+    assert "\n" not in message and "Cure: remove this directory" in message
+
+
+def test_a_damaged_checkpoint(llama_directory, saved, tmp_path):
+    for file in saved[0].iterdir():
+        content = file.read_bytes()
+        (tmp_path / file.name).write_bytes(content[: len(content) // 3] if file.suffix == ".distcp" else content)
+    with pytest.raises(CheckpointError, match="the checkpoint cannot be loaded"):
+        load_sharded_state(small_model(llama_directory), tmp_path)
