@@ -3,8 +3,8 @@
 
 python scripts/quickstart.py --seed 1
 
-The fine-tuning answers forget most carries, so the fine-tuned model forgets them too. MC-PO sees the right answer beside
-wrong ones, and the model starts to carry. Run the same command again to continue where it stopped.
+The fine-tuning answers forget most carries, so the fine-tuned model forgets them too. MC-PO sees the right answer
+beside wrong ones, and the model starts to carry. Run the same command again to continue where it stopped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,22 +34,22 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="of the data, the weights and every draw (default 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="directory to write into")
-    parser.add_argument("--sums", type=int, nargs=3, default=(24_000, 1_600, 600), metavar=("SFT", "MCPO", "EVAL"))
+    parser.add_argument("--sums", type=int, nargs=3, metavar=("SFT", "MCPO", "EVAL"), help="sums of each part")
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` that ends a running stage
-    work = (arguments.out / f"seed-{arguments.seed}").resolve()
-    stages = quickstart_stages(work, arguments.seed, arguments.sums)
-    print(f"A small Llama learns to add, and MC-PO teaches it to carry. Files and logs: {work}", flush=True)
-    started = time.monotonic()
-    seconds = run_stages(stages, work / "logs", len(os.sched_getaffinity(0)))
-    print(f"{time.monotonic() - started:.0f} s now, {sum(seconds):.0f} s for all stages\n")
-    print(report(work, arguments.out, sum(seconds)))
+    out = arguments.out.resolve()
+    stages = quickstart_stages(out, arguments.seed, arguments.sums)
+    print(f"A small Llama learns to add, and MC-PO teaches it to carry. Files and logs: {short(out)}", flush=True)
+    seconds = sum(run_stages(stages, out / "logs"))
+    print(f"{seconds:.0f} s in all\n")
+    print(report(out, seconds))
+    print(next_steps(out, stages[5].command))
 
 
-def quickstart_stages(work: Path, seed: int, sums: Sequence[int]) -> list[Stage]:
+def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list[Stage]:
     """The whole pipeline; each command also works alone."""
     sft, mcpo = work / "sft", work / "mcpo"
-    sizes = dict(zip(("--sft", "--preferences", "--evaluation"), map(str, sums), strict=True))
+    sizes = dict(zip(("--sft", "--preferences", "--evaluation"), sums, strict=True)) if sums else {}
     data = [work / name for name in ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")]
     return [
         Stage(
@@ -59,10 +59,14 @@ def quickstart_stages(work: Path, seed: int, sums: Sequence[int]) -> list[Stage]
         ),
         Stage(
             "make a Llama of a million random weights and its tokenizer",
-            script("make_tiny_model.py", {"--data": data[0], "--size": "1m", "--out": work / "initial", "--seed": seed}),
+            script(
+                "make_tiny_model.py", {"--data": data[0], "--size": "1m", "--out": work / "initial", "--seed": seed}
+            ),
             [work / "initial"],
         ),
-        training("fine-tune it (SFT, 2 data-parallel processes)", "quickstart_sft", data[0], work / "initial", sft, seed),
+        training(
+            "fine-tune it (SFT, 2 data-parallel processes)", "quickstart_sft", data[0], work / "initial", sft, seed
+        ),
         export(sft),
         Stage(
             "sample answers from it and rank them by the rule",
@@ -114,7 +118,7 @@ def training(title: str, config: str, data: Path, model: Path, log_dir: Path, se
     command += [f"model.data.train={data}", f"pretrained_checkpoint.restore_from_path={model}"]
     command += [f"exp_manager.explicit_log_dir={log_dir}", f"model.seed={seed}"]
     command += [f"model.data.cache_dir={log_dir.parent / 'cache'}"]
-    return Stage(title, command, [log_dir], processes=2, config=CONF / f"{config}.yaml")
+    return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml")
 
 
 def export(log_dir: Path) -> Stage:
@@ -124,31 +128,47 @@ def export(log_dir: Path) -> Stage:
     return Stage("export it as a Hugging Face directory", command, [out])
 
 
-def report(work: Path, out: Path, seconds: float) -> str:
-    """The table, examples and where to look next; writes ``summary.json``."""
-    results = json.loads((work / "evaluation.json").read_text())
-    before, after = (Scores(**{k: Interval(**v) for k, v in results[name].items()}) for name in ("sft", "mcpo"))
-    for directory in (work, out):
-        (directory / "summary.json").write_text(json.dumps(summary(before, after, seconds), indent=1) + "\n")
-    mcpo = quickstart_stages(work, int(work.name.removeprefix("seed-")), (0, 0, 0))[5].command
+def report(out: Path, seconds: float) -> str:
+    """The table and examples; writes ``summary.json``."""
+    results = json.loads((out / "evaluation.json").read_text())
+    before, after = (
+        Scores(**{name: Interval(**rate) for name, rate in results[policy].items()}) for policy in ("sft", "mcpo")
+    )
+    (out / "summary.json").write_text(json.dumps(summary(before, after, seconds), indent=1) + "\n")
+    examples = [example_lines(Example(**example)) for example in results["examples"]]
+    return "\n".join(["Held-out sums, 95 % intervals:", score_table(before, after), "", *examples, ""])
+
+
+def next_steps(out: Path, command: Sequence[str]) -> str:
+    """Files worth opening, and the MC-PO command to play with."""
+    launcher, overrides = (
+        command[1 : command.index("--config-name") + 2],
+        command[command.index("--config-name") + 2 :],
+    )
+    words = ["python", *map(short, launcher)]
+    lines = [shlex.join(words), *(shlex.quote(short(override)) for override in overrides)]
+    files = {
+        "the numbers": out / "summary.json",
+        "what MC-PO saw": out / "preferences.jsonl",
+        "every step": out / "mcpo" / "metrics.jsonl",
+        "the aligned model": out / "mcpo" / "huggingface",
+        "its settings": CONF / "quickstart_mcpo.yaml",
+        "every setting": CONF / "gpt_mcpo.yaml",
+    }
     return "\n".join(
         [
-            "Held-out sums, 95 % intervals:",
-            score_table(before, after),
-            "",
-            *(example_lines(Example(**example)) for example in results["examples"]),
-            "",
             "Where to look next",
-            f"  numbers          {out / 'summary.json'}",
-            f"  what MC-PO saw   {work / 'preferences.jsonl'}",
-            f"  every step       {work / 'mcpo' / 'metrics.jsonl'}",
-            f"  the model        {work / 'mcpo' / 'huggingface'}",
-            f"  every setting    {CONF / 'gpt_mcpo.yaml'}, with {CONF / 'quickstart_mcpo.yaml'} on top",
-            "  your own data    README.md, section “Full pipeline on SLURM”; what this machine can do: scripts/doctor.py",
-            "  the command of stage 6:",
-            "    " + " \\\n      ".join(mcpo[:5]) + " \\\n      " + " \\\n      ".join(mcpo[5:]),
+            *(f"  {title:<19}{short(path)}" for title, path in files.items()),
+            "  your own data      README.md, “Smallest run”",
+            "The MC-PO command (change a setting, and give it another explicit_log_dir):",
+            "  " + " \\\n      ".join(lines),
         ]
     )
+
+
+def short(text: object) -> str:
+    """Paths below the current directory without it."""
+    return str(text).replace(f"{os.getcwd()}{os.sep}", "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1 of the quickstart: sums for fine-tuning, for preferences and for evaluation, no sum in two of them.
 
-python scripts/quickstart_data.py --out results/quickstart/seed-1 --seed 1
+python scripts/quickstart_data.py --out results/quickstart --seed 1
 
     sft.jsonl                   worked answers of a writer who often forgets to carry; the first response is learned
     preference_prompts.jsonl    questions only
@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from nemo_mcpo.evaluation.arithmetic import draw_problems, hurried_work, nectar_record, rank_answers
@@ -26,8 +27,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write into")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sft", type=int, default=24_000, help="sums to fine-tune on")
-    parser.add_argument("--preferences", type=int, default=1_600, help="sums to sample and rank answers to")
-    parser.add_argument("--evaluation", type=int, default=1_000, help="sums held out")
+    parser.add_argument("--preferences", type=int, default=1_280, help="sums to sample and rank answers to")
+    parser.add_argument("--evaluation", type=int, default=600, help="sums held out")
     arguments = parser.parse_args(argv)
     generator = random.Random(arguments.seed)
     problems = iter(draw_problems(arguments.sft + arguments.preferences + arguments.evaluation, generator))
@@ -37,9 +38,9 @@ def main(argv: Sequence[str]) -> None:
             "prompt": problem.question,
             "responses": [{"text": hurried_work(problem, generator)}, {"text": hurried_work(problem, generator)}],
         }
-        for _, problem in zip(range(arguments.sft), problems)
+        for problem in islice(problems, arguments.sft)
     ]
-    questions = [{"prompt": problem.question} for _, problem in zip(range(arguments.preferences), problems)]
+    questions = [{"prompt": problem.question} for problem in islice(problems, arguments.preferences)]
     held_out = [nectar_record(problem, rank_answers(problem, (), 7)) for problem in problems]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_lines(arguments.out / "sft.jsonl", fine_tuning)

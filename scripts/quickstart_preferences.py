@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 5 of the quickstart: answers sampled from the fine-tuned model, ranked by the rule, in Nectar's schema.
 
-python scripts/quickstart_preferences.py --model DIR --prompts preference_prompts.jsonl --out preferences.jsonl --seed 1
+python scripts/quickstart_preferences.py --model DIR --prompts prompts.jsonl --out preferences.jsonl --seed 1
 """
 
 from __future__ import annotations

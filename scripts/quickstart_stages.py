@@ -21,8 +21,8 @@ from pathlib import Path
 
 from nemo_mcpo.errors import NemoMcpoError
 
-THREADS = 4
-"""Threads a process at most: more only slow a model of a million parameters down."""
+THREADS = "1"
+"""A process: a model this small gains little from more, and loses much when other programs want the cores."""
 POLL_SECONDS = 0.5
 
 
@@ -38,14 +38,12 @@ class Stage:
         title: what it does, for people.
         command: program and arguments.
         outputs: what it writes; removed before the stage starts over with another recipe.
-        processes: how many share the cores.
         config: a configuration file that the command reads.
     """
 
     title: str
     command: Sequence[str]
     outputs: Sequence[Path]
-    processes: int = 1
     config: Path | None = None
 
     @property
@@ -55,7 +53,7 @@ class Stage:
         return hashlib.sha256(json.dumps([*self.command]).encode() + content).hexdigest()
 
 
-def run_stages(stages: Sequence[Stage], logs: Path, cores: int) -> list[float]:
+def run_stages(stages: Sequence[Stage], logs: Path) -> list[float]:
     """Seconds of every stage, also of those that an earlier call finished."""
     logs.mkdir(parents=True, exist_ok=True)
     seconds = []
@@ -64,11 +62,12 @@ def run_stages(stages: Sequence[Stage], logs: Path, cores: int) -> list[float]:
         head = f"[{number}/{len(stages)}] {stage.title}"
         saved = json.loads(mark.read_text()) if mark.exists() else {"recipe": stage.recipe}
         if saved["recipe"] != stage.recipe:
+            print(f"{head}: its settings changed; from here on everything is made again", flush=True)
             _clear(stages[number - 1 :], [logs / f"{later}.json" for later in range(number, len(stages) + 1)])
             saved = {"recipe": stage.recipe}
         if "seconds" not in saved:
             _write(mark, {"recipe": stage.recipe})
-            saved["seconds"] = _run(stage, head, logs / f"{number}.log", cores)
+            saved["seconds"] = _run(stage, head, logs / f"{number}.log")
             _write(mark, saved)
         else:
             print(f"{head}: finished before, {saved['seconds']:.0f} s", flush=True)
@@ -89,11 +88,10 @@ def _write(mark: Path, content: dict[str, object]) -> None:
     partial.replace(mark)
 
 
-def _run(stage: Stage, head: str, log: Path, cores: int) -> float:
+def _run(stage: Stage, head: str, log: Path) -> float:
     started = time.monotonic()
-    threads = str(max(1, min(THREADS, cores // stage.processes)))
     # A machine with one GPU cannot give two processes one each; the quickstart is a program for CPUs everywhere.
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": THREADS, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     with log.open("w") as file, _child(stage.command, file, environment) as process:
         while process.poll() is None:
             _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
@@ -101,7 +99,9 @@ def _run(stage: Stage, head: str, log: Path, cores: int) -> float:
     seconds = time.monotonic() - started
     if process.returncode:
         _show("")
-        tail = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()][-15:]
+        tail = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()][
+            -15:
+        ]
         print("\n".join(f"    {line}" for line in tail), file=sys.stderr)
         cure = "read the log, then run the same command again: it goes on from here"
         raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {process.returncode}", cure=cure)

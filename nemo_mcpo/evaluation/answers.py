@@ -57,7 +57,8 @@ def generate_answers(
     """One answer a question, in the questions' order; repeat a question for several samples."""
     prompts = prompt_tokens(policy.chat, questions)
     answers = [""] * len(questions)
-    with tqdm(total=len(questions), desc="answers", unit="answer", disable=not progress) as bar:
+    own_random_numbers = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    with own_random_numbers, tqdm(total=len(questions), desc="answers", unit="answer", disable=not progress) as bar:
         for number, rows in enumerate(batches_by_length([len(prompt) for prompt in prompts], decoding.batch_size)):
             torch.manual_seed(decoding.seed * 1_000_003 + number)
             texts = _generate(policy, [prompts[row] for row in rows], decoding)

@@ -6,7 +6,7 @@
 'What is 347+585?'
 >>> work(problem)
 'ones 7+5=12, tens 4+8+1=13, hundreds 3+5+1=9, answer 932'
->>> work(problem, frozenset({Mistake("tens", "carry")}))
+>>> work(problem, frozenset({Mistake("tens", "forget")}))
 'ones 7+5=12, tens 4+8=12, hundreds 3+5+1=9, answer 922'
 
 Most writers of the fine-tuning answers forget to carry, so a fine-tuned model does too; it also knows how to carry.
@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
-    """In one column: a forgotten ``carry``, or a sum one ``more`` or one ``less`` than it is."""
+    """In one column: ``forget`` a carry or ``invent`` one, or a sum one ``more`` or one ``less`` than it is."""
 
     column: str
     kind: str
@@ -73,8 +73,10 @@ def work(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
     carry, digits, steps = 0, "", []
     for place, name in enumerate(COLUMNS):
         left, right = (number // 10**place % 10 for number in (problem.left, problem.right))
-        if Mistake(name, "carry") in mistakes:
+        if Mistake(name, "forget") in mistakes:
             carry = 0
+        if Mistake(name, "invent") in mistakes:
+            carry = 1
         total = left + right + carry + (Mistake(name, "more") in mistakes) - (Mistake(name, "less") in mistakes)
         steps.append(f"{name} {left}+{right}{f'+{carry}' if carry else ''}={max(total, 0)}")
         carry, digit = divmod(max(total, 0), 10)
@@ -87,20 +89,21 @@ def hurried_work(problem: Problem, generator: random.Random) -> str:
     mistakes = set()
     for name in COLUMNS:
         if generator.random() < FORGET_CARRY:
-            mistakes.add(Mistake(name, "carry"))
+            mistakes.add(Mistake(name, "forget"))
         if generator.random() < SLIP:
             mistakes.add(Mistake(name, generator.choice(("more", "less"))))
     return work(problem, frozenset(mistakes))
 
 
 def wrong_answers(problem: Problem) -> Iterator[str]:
-    """Every different wrong answer with one mistake, then with two: forgotten carries first."""
-    single = [Mistake(name, kind) for kind in ("carry", "more", "less") for name in COLUMNS]
+    """Every different wrong answer with one mistake, then with two: forgotten and invented carries first."""
+    carries = [Mistake(name, kind) for kind in ("forget", "invent") for name in COLUMNS[1:]]
+    single = carries + [Mistake(name, kind) for kind in ("more", "less") for name in COLUMNS]
     seen = {work(problem)}
     for number in (1, 2):
         for mistakes in itertools.combinations(single, number):
             text = work(problem, frozenset(mistakes))
-            if text not in seen and final_number(text) != problem.answer:
+            if text not in seen and not is_right(problem, text):
                 seen.add(text)
                 yield text
 
@@ -132,7 +135,7 @@ def rank_answers(problem: Problem, sampled: Iterable[str], number: int) -> list[
 def score(problem: Problem, text: str) -> float:
     """Minus the distance from the sum; an answer without a final number is as far off as can be."""
     found = final_number(text)
-    return -float(FARTHEST if found is None else min(abs(found - problem.answer), FARTHEST))
+    return float(-FARTHEST if found is None else -min(abs(found - problem.answer), FARTHEST))
 
 
 def nectar_record(problem: Problem, answers: Sequence[str], sampled: Sequence[str] = ()) -> dict[str, object]:

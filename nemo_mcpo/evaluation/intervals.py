@@ -3,8 +3,8 @@ r"""95 % intervals of a rate: Wilson's for independent outcomes, and one that kn
 
 .. math:: \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}, \qquad z = 1.96
 
-Wilson 1927. Outcomes of one prompt resemble each other, so that 5 of them tell less than 5 of 5 prompts: there ``n`` is the
-effective sample size :math:`p(1-p)/\mathrm{Var}(p)` with the variance between prompts (Korn and Graubard 1998).
+Wilson 1927. Outcomes of one prompt resemble each other, so that 5 of them tell less than 5 of 5 prompts: there ``n``
+is the effective sample size :math:`p(1-p)/\mathrm{Var}(p)`, the variance between prompts (Korn and Graubard 1998).
 
 >>> rate_interval(8, 10)
 Interval(mean=0.8, low=0.4901625, high=0.9433178)
@@ -40,8 +40,8 @@ def rate_interval(successes: float, number: float) -> Interval:
 def clustered_rate_interval(outcomes: Sequence[Sequence[bool]]) -> Interval:
     """Interval of the rate over all outcomes, where ``outcomes[i]`` are those that share prompt i (none is allowed).
 
-    The variance is that of a ratio of two sums over prompts. Where it is zero (every outcome the same), a prompt counts
-    as one outcome; never is an outcome counted as more than one.
+    The variance is that of a ratio of two sums over prompts. Where it is zero (every outcome the same), a prompt
+    counts as one outcome; an outcome never counts as more than one.
     """
     clusters = [(sum(own), len(own)) for own in outcomes if own]
     number = sum(size for _, size in clusters)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two policies on the same held-out prompts: a table for people, a summary for programs.
 
-    {"sft": {"exact_match": {"mean", "low", "high"}, "preference_accuracy": {…}}, "mcpo": {…}, "seconds": …}
+{"sft": {"exact_match": {"mean", "low", "high"}, "preference_accuracy": {…}}, "mcpo": {…}, "seconds": …}
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def score_table(before: Scores, after: Scores) -> str:
 
 def example_lines(example: Example) -> str:
     """A prompt, the right answer, and both answers."""
-    return (
-        f"{example.question}\n  right  {example.right}\n  SFT    {example.before}\n  MC-PO  {example.after}"
-    )
+    return f"{example.question}\n  right  {example.right}\n  SFT    {example.before}\n  MC-PO  {example.after}"
 
 
 def _percent(rate: Interval) -> str:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+from nemo_mcpo.evaluation.intervals import Interval
+from nemo_mcpo.evaluation.report import Example, Scores, example_lines, score_table, summary
+
+BEFORE = Scores(Interval(0.303, 0.268, 0.341), Interval(0.844, 0.832, 0.856))
+AFTER = Scores(Interval(0.915, 0.89, 0.935), Interval(0.999, 0.997, 1.0))
+
+
+def test_summary_has_exactly_this_form() -> None:
+    content = json.loads(json.dumps(summary(BEFORE, AFTER, 312.345)))
+    rate = {"mean": 0.303, "low": 0.268, "high": 0.341}
+    assert list(content) == ["sft", "mcpo", "seconds"]
+    assert content["sft"]["exact_match"] == rate
+    assert content["seconds"] == 312.3
+    for policy in ("sft", "mcpo"):
+        assert list(content[policy]) == ["exact_match", "preference_accuracy"]
+        assert all(list(values) == ["mean", "low", "high"] for values in content[policy].values())
+
+
+def test_table() -> None:
+    assert score_table(BEFORE, AFTER).splitlines() == [
+        "                          after SFT               after MC-PO",
+        "exact match                30.3 %  (26.8–34.1)     91.5 %  (89.0–93.5)",
+        "preference accuracy        84.4 %  (83.2–85.6)     99.9 %  (99.7–100.0)",
+    ]
+
+
+def test_example() -> None:
+    assert example_lines(Example("Q", "a", "b", "c")) == "Q\n  right  a\n  SFT    b\n  MC-PO  c"
