@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.config import check_architecture
-from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
@@ -27,6 +26,9 @@ def main(argv: Sequence[str]) -> None:
         config_name="gpt_mcpo",
         world_size=world_size_from_environment(),
     )
+    # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
+    from nemo_mcpo.models.pretrained import open_pretrained
+
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
     select_accelerator(config.trainer.accelerator)
