@@ -24,6 +24,7 @@ from nemo_mcpo.errors import NemoMcpoError
 THREADS = "1"
 """A process: a model this small gains little from more, and loses much when other programs want the cores."""
 POLL_SECONDS = 0.5
+TAIL_LINES = 15
 
 
 class StageError(NemoMcpoError):
@@ -92,21 +93,21 @@ def _run(stage: Stage, head: str, log: Path) -> float:
     started = time.monotonic()
     # A machine with one GPU cannot give two processes one each; the quickstart is a program for CPUs everywhere.
     environment = os.environ | {"OMP_NUM_THREADS": THREADS, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    _show(head if sys.stdout.isatty() else f"{head} … ")
     with log.open("w") as file, _child(stage.command, file, environment) as process:
         while process.poll() is None:
-            _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
+            if sys.stdout.isatty():
+                _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
             time.sleep(POLL_SECONDS)
     seconds = time.monotonic() - started
     if process.returncode:
-        _show("")
-        tail = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()][
-            -15:
-        ]
-        print("\n".join(f"    {line}" for line in tail), file=sys.stderr)
+        print("failed", flush=True)
+        lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        print(*(f"    {line}" for line in lines[-TAIL_LINES:]), sep="\n", file=sys.stderr)
         cure = "read the log, then run the same command again: it goes on from here"
         raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {process.returncode}", cure=cure)
-    _show("")
-    print(f"{head}: {seconds:.0f} s", flush=True)
+    _show(f"{head}: {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
+    print(flush=True)
     return seconds
 
 
@@ -122,11 +123,12 @@ def _child(command: Sequence[str], file, environment: dict[str, str]) -> Iterato
             process.wait()
 
 
-def _show(line: str) -> None:
-    """One line that overwrites itself; nothing where nobody watches."""
+def _show(text: str) -> None:
+    """On a terminal, the current line anew; in a file, more of it."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r{line[:width]:<{width}}{'' if line else chr(13)}", end="", flush=True)
+        text = f"\r{text[:width]:<{width}}"
+    print(text, end="", flush=True)
 
 
 def _last_words(log: Path) -> str:
