@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small run in this process: a data file of token ids, and a trainer on a small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nemo_mcpo.algorithms.checkpointing import TrainerState
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer
+from nemo_mcpo.algorithms.negatives import NegativeSampling
+from nemo_mcpo.algorithms.run import checked_num_steps, open_dataset, with_reference
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.objectives import bind_objective
+from tests.support.configs import checked
+
+NUM_COMPLETIONS = 5
+
+
+class Records:
+    """Stands in for ``RunLog`` and ``CheckpointManager``: keeps what the trainer writes and saves."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+        self.states: list[TrainerState] = []
+
+    def save(self, model, state: TrainerState) -> None:
+        self.states.append(state)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self.lines.append({"step": step, **metrics})
+
+
+def write_tokens(
+    path: Path, num_prompts: int = 12, num_completions: int = NUM_COMPLETIONS, vocab_size: int = 300, seed: int = 0
+) -> Path:
+    """A file in the format ``tokens``: random prompts of 2 to 8 tokens and answers of 1 to 8, ranked."""
+    random = np.random.default_rng(seed)
+
+    def ids(fewest: int) -> list[int]:
+        return random.integers(0, vocab_size, random.integers(fewest, 9)).tolist()
+
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(num_prompts):
+            responses = [{"ids": ids(1), "rank": rank + 1} for rank in range(num_completions)]
+            file.write(json.dumps({"prompt_ids": ids(2), "responses": responses}) + "\n")
+    return path
+
+
+def small_config(directory: Path, model: Path, **changes: object) -> RunConfig:
+    """A run of batches of 4 on ``directory/data.jsonl``; ``changes`` are keys with ``__`` for dots."""
+    keys = {
+        "trainer.mcpo.max_steps": 3,
+        "exp_manager.explicit_log_dir": str(directory / "run"),
+        "pretrained_checkpoint.restore_from_path": str(model),
+        "model.global_batch_size": 4,
+        "model.data.train": str(directory / "data.jsonl"),
+        "model.data.format": "tokens",
+        "model.data.drop_ranks": [],
+        "model.data.max_prompt_length": 32,
+        "model.data.max_length": 64,
+        "model.data.cache_dir": str(directory / "cache"),
+        "model.mcpo.beta": 0.1,
+        "model.optim.lr": 1e-3,
+    }
+    return checked(keys | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def small_trainer(directory: Path, model_directory: Path, **changes: object) -> MCPOTrainer:
+    """A trainer as ``run_mcpo`` makes it, whose metrics and states are kept in memory (``trainer.log``)."""
+    config = small_config(directory, model_directory, **changes)
+    if not (directory / "data.jsonl").exists():
+        write_tokens(directory / "data.jsonl")
+    pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+    objective = bind_objective(config.model.mcpo.objective, config.model.mcpo.model_dump())
+    train = open_dataset(config, pretrained, config.model.data.train)
+    num_steps = checked_num_steps(config, train)
+    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+    model.load_pretrained(pretrained)
+    referenced = with_reference(config, model, train, "weights", range(len(train)))
+    validation = None
+    if config.model.data.validation:
+        held_out = open_dataset(config, pretrained, config.model.data.validation)
+        validation = with_reference(config, model, held_out, "weights", range(len(held_out)))
+    model.setup_training(config, objective, num_steps)
+    records = Records()
+    return MCPOTrainer(
+        config,
+        model,
+        objective,
+        NegativeSampling.from_config(config.model),
+        referenced,
+        validation,
+        num_steps,
+        records,
+        records,
+        identity={},
+    )

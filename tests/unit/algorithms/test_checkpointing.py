@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: whole or not there, the right ones kept, refused when they are another run's.
+
+Writing weights is ``models/sharded_state.py`` and has its own tests; here a small file stands for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nemo_mcpo.algorithms import checkpointing
+from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState, check_identity, read_state
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.pretrained import CHECKPOINT_MARK
+
+MODEL = SimpleNamespace(
+    architecture=SimpleNamespace(num_parameters=1000), layout=SimpleNamespace(dtype=torch.float32), loaded=[]
+)
+IDENTITY = {"data or tokenizer": "abc", "model.seed": 1}
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model's directory, of which only the small files belong into a checkpoint."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "tokenizer.model", "merges.txt"):
+        (directory / name).write_text(name)
+    for name in ("model.safetensors", "model.safetensors.index.json", "README.md"):
+        (directory / name).write_text("large")
+    (directory / "original").mkdir()
+    return directory
+
+
+@pytest.fixture
+def make(tmp_path, source, monkeypatch):
+    """Makes a manager of ``tmp_path/checkpoints`` whose weights are one small file."""
+
+    def save(model, directory: Path) -> None:
+        (directory / "__0_0.distcp").write_text("weights")
+
+    monkeypatch.setattr(checkpointing, "save_sharded_state", save)
+
+    def manager(keep_last: int = 2, keep_best: int = 0, lower_is_better: bool = True) -> CheckpointManager:
+        return CheckpointManager(
+            tmp_path / "checkpoints",
+            keep_last=keep_last,
+            keep_best=keep_best,
+            lower_is_better=lower_is_better,
+            source_files=source,
+        )
+
+    return manager
+
+
+def state(step: int, monitored: float | None = None) -> TrainerState:
+    return TrainerState(step, 16 * step, 1, IDENTITY, {"num_steps": step}, monitored)
+
+
+def names(manager: CheckpointManager) -> list[str]:
+    return sorted(path.name for path in manager.directory.iterdir())
+
+
+def save_all(manager: CheckpointManager, monitored: list[float | None]) -> list[int]:
+    """Save steps 1, 2, … and give the steps that are kept."""
+    for step, value in enumerate(monitored, start=1):
+        manager.save(MODEL, state(step, value))
+    return [found.step for found, _ in manager.complete()]
+
+
+def test_what_is_in_a_checkpoint(make):
+    path = make().save(MODEL, state(20, 0.5))
+    assert path.name == "step-00000020"
+    assert read_state(path) == state(20, 0.5)
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    small = ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json", "tokenizer.model"]
+    assert files == sorted(["__0_0.distcp", CHECKPOINT_MARK, *(f"huggingface/{name}" for name in small)])
+
+
+def test_it_has_its_name_only_when_everything_is_written(make, monkeypatch):
+    manager = make()
+    seen = []
+
+    def save(model, directory: Path) -> None:
+        seen.append((directory.name, names(manager)))
+
+    monkeypatch.setattr(checkpointing, "save_sharded_state", save)
+    manager.save(MODEL, state(3))
+    assert seen == [("step-00000003.incomplete", ["step-00000003.incomplete"])]
+    assert names(manager) == ["step-00000003"]
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_best", "lower", "monitored", "kept"),
+    [
+        (1, 0, True, [3.0, 1.0, 2.0], [3]),
+        (2, 0, True, [3.0, 1.0, 2.0, 4.0], [3, 4]),
+        (1, 1, True, [3.0, 1.0, 2.0, 4.0], [2, 4]),
+        (1, 1, False, [3.0, 5.0, 2.0, 4.0], [2, 4]),
+        (2, 2, True, [1.0, 2.0, 9.0, 8.0, 7.0], [1, 2, 4, 5]),
+        (1, 1, True, [None, None, None], [3]),
+        (1, 1, True, [None, 1.0, None, None], [2, 4]),
+        (10, 0, True, [None] * 4, [1, 2, 3, 4]),
+    ],
+)
+def test_which_are_kept(make, keep_last, keep_best, lower, monitored, kept):
+    manager = make(keep_last, keep_best, lower)
+    assert save_all(manager, monitored) == kept
+    assert names(manager) == [f"step-{step:08d}" for step in kept]
+
+
+def test_oldest_first_by_what_is_inside_and_not_by_name(make):
+    manager = make(keep_last=9)
+    save_all(manager, [None, None, None])
+    (manager.directory / "step-00000003").rename(manager.directory / "a-copy")
+    (manager.directory / "notes").mkdir()
+    (manager.directory / "a-file").touch()
+    assert [(found.step, path.name) for found, path in manager.complete()] == [
+        (1, "step-00000001"),
+        (2, "step-00000002"),
+        (3, "a-copy"),
+    ]
+
+
+def test_leftovers_are_removed_at_the_start_and_never_loaded(make):
+    manager = make()
+    save_all(manager, [None])
+    leftover = manager.directory / "step-00000009.incomplete"
+    leftover.mkdir()
+    (leftover / CHECKPOINT_MARK).write_text(json.dumps(dataclasses.asdict(state(9))))
+    assert [found.step for found, _ in manager.complete()] == [1]
+    assert names(make()) == ["step-00000001"]
+
+
+def test_the_same_step_again_replaces(make):
+    manager = make()
+    manager.save(MODEL, state(1, 5.0))
+    manager.save(MODEL, state(1, 4.0))
+    assert [found.monitored for found, _ in manager.complete()] == [4.0]
+
+
+@pytest.mark.parametrize("stage", ["weights", "small files"])
+def test_a_save_that_fails_keeps_the_earlier_ones(make, monkeypatch, stage):
+    manager = make()
+    save_all(manager, [None, None])
+
+    def full(*arguments) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing, "save_sharded_state" if stage == "weights" else "_copy_source_files", full)
+        with pytest.raises(CheckpointError) as caught:
+            manager.save(MODEL, state(3))
+    message = str(caught.value)
+    assert message.startswith(f"{manager.directory / 'step-00000003'}: the checkpoint could not be written (got ")
+    assert "No space left on device" in message and "\n" not in message
+    assert message.endswith("the same command continues from the last good checkpoint.")
+    assert names(manager) == ["step-00000001", "step-00000002"]
+    manager.save(MODEL, state(3))
+    assert names(manager) == ["step-00000002", "step-00000003"]
+
+
+def test_a_disk_that_is_visibly_too_small_is_refused_before_writing(make, monkeypatch):
+    manager = make()
+    # A float32 weight, its float32 copy and two moments: 16 bytes a parameter.
+    needed = 1000 * (4 + 4 + 4 + 4)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage(needed - 1))
+    with pytest.raises(CheckpointError, match="could not be written"):
+        manager.save(MODEL, state(1))
+    assert names(manager) == []
+    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage(needed))
+    manager.save(MODEL, state(1))
+    assert names(manager) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 1}', '{"unknown": 1}'])
+def test_a_state_that_cannot_be_read(make, content):
+    manager = make()
+    save_all(manager, [None, None])
+    broken = manager.directory / "step-00000002"
+    (broken / CHECKPOINT_MARK).write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        manager.complete()
+    message = str(caught.value)
+    assert message.startswith(f"{broken / CHECKPOINT_MARK}: not a readable checkpoint (got ")
+    assert message.endswith("Cure: remove this directory; the one before it is used then.")
+
+
+def test_loading_gives_the_state(make, monkeypatch):
+    manager = make()
+    path = manager.save(MODEL, state(7, math.pi))
+    calls = []
+    monkeypatch.setattr(checkpointing, "load_sharded_state", lambda model, path: calls.append(path))
+    assert manager.load(MODEL, path) == state(7, math.pi)
+    assert calls == [path]
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_another_run_is_refused(tmp_path, name):
+    check_identity(state(1), dict(IDENTITY), tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        check_identity(state(1), IDENTITY | {name: "other"}, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: this run was started with another {name} (got other, expected {IDENTITY[name]}). "
+        "Cure: restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run."
+    )

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer: facts that every first step satisfies, special cases, and what it writes when."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nemo_mcpo.algorithms.mcpo import num_training_steps
+from nemo_mcpo.algorithms.negatives import NotFiniteError
+from tests.support.configs import checked
+from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+CHAIN = {"model__mcpo__chain_steps": 3, "model__mcpo__chain_candidates": 2}
+
+
+def lines(directory, model, **changes) -> list[dict[str, float]]:
+    trainer = small_trainer(directory, model, **changes)
+    trainer.fit()
+    return [{name: value for name, value in line.items() if name != "step_seconds"} for line in trainer.log.lines]
+
+
+@pytest.mark.parametrize("num_negatives", [1, 3])
+@pytest.mark.parametrize("changes", [{}, CHAIN, {"model__mcpo__replacement": True}])
+def test_the_first_step(tmp_path, llama_directory, num_negatives, changes):
+    changes = changes | {"model__mcpo__num_negatives": num_negatives}
+    first, *following = lines(tmp_path, llama_directory, **changes)
+    assert first["loss"] == pytest.approx(math.log(1 + num_negatives), abs=1e-5)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margin"):
+        assert first[name] == pytest.approx(0.0, abs=1e-4)
+    num_candidates = NUM_COMPLETIONS - 1
+    assert first["kernel/ess"] == pytest.approx(num_candidates, abs=1e-4)
+    assert first["kernel/entropy"] == pytest.approx(math.log(num_candidates), abs=1e-4)
+    assert [line["step"] for line in following] == [2, 3]
+    assert all(line["loss"] != first["loss"] for line in following)
+
+
+def test_every_line_has_the_promised_metrics(tmp_path, llama_directory):
+    promised = {"step", "loss", "lr", "grad_norm", "consumed_prompts", "step_seconds", "tokens", "rewards/chosen"}
+    promised |= {"rewards/rejected", "rewards/accuracy", "rewards/margin", "kernel/ess", "kernel/entropy"}
+    trainer = small_trainer(tmp_path, llama_directory)
+    trainer.fit()
+    assert all(promised <= line.keys() for line in trainer.log.lines)
+    assert [line["consumed_prompts"] for line in trainer.log.lines] == [4, 8, 12]
+
+
+def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory):
+    trainer = small_trainer(tmp_path, llama_directory)
+    batch, _, _ = next(trainer.augment_dataloader())
+    assert [len(tree.completions) for tree in batch.trees] == [2] * 4
+    assert trainer.train_single_step(batch)["tokens"] == sum(tree.num_tokens for tree in batch.trees)
+
+
+def test_one_negative_is_dpo(tmp_path, llama_directory):
+    mcpo, dpo = (lines(tmp_path, llama_directory, model__mcpo__objective=name) for name in ("mcpo", "dpo"))
+    for ours, theirs in zip(mcpo, dpo, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
+
+
+def test_a_draw_does_not_depend_on_the_batch(tmp_path, llama_directory):
+    trainer = small_trainer(tmp_path, llama_directory, model__mcpo__num_negatives=2)
+    trainer.fit()
+    trees = [trainer.train.dataset[index] for index in range(6)]
+    epochs = [0, 1, 0, 2, 0, 1]
+
+    def drawn(order: list[int]) -> dict[int, list[list[int]]]:
+        batch, _ = trainer.draw([trees[place] for place in order], [epochs[place] for place in order])
+        return {tree.prompt_id: [c.tolist() for c in tree.completions] for tree in batch.trees}
+
+    expected = drawn([0, 1, 2, 3, 4, 5])
+    assert drawn([5, 3, 1, 0, 2, 4]) == expected
+    assert drawn([2, 4]) | drawn([0, 5, 1]) | drawn([3]) == expected
+
+
+def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch):
+    trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=10.0)
+    trees = [trainer.train.dataset[index] for index in range(4)]
+    favourites = [1, 4, 2, 3]
+    rewards = torch.zeros(4, NUM_COMPLETIONS)
+    rewards[range(4), favourites] = 100.0
+    rewards[:, 0] = 1e6  # the preferred answer takes no part
+    monkeypatch.setattr(trainer.model, "score", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards)
+    batch, metrics = trainer.draw(trees, [0] * 4)
+    for tree, pruned, favourite in zip(trees, batch.trees, favourites, strict=True):
+        assert pruned.completions[0].tolist() == tree.completions[0].tolist()
+        assert pruned.completions[1].tolist() == tree.completions[favourite].tolist()
+    assert metrics["kernel/ess"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("sampler", "scored"), [("mc_kernel", 3), ("max", 3), ("random", 0), ("given", 0)])
+def test_only_samplers_that_read_weights_are_scored(tmp_path, llama_directory, monkeypatch, sampler, scored):
+    trainer = small_trainer(tmp_path, llama_directory, model__mcpo__sampler=sampler)
+    calls = []
+    score = trainer.model.score
+    monkeypatch.setattr(trainer.model, "score", lambda *args: calls.append(1) or score(*args))
+    trainer.fit()
+    assert len(calls) == scored
+    assert all(math.isnan(line["kernel/ess"]) == (scored == 0) for line in trainer.log.lines)
+
+
+def test_sft_needs_no_reference_and_learns(tmp_path, llama_directory):
+    changes = {"model__mcpo__objective": "sft", "model__mcpo__num_negatives": 0, "trainer__mcpo__max_epochs": 4}
+    losses = lines(tmp_path, llama_directory, **changes, trainer__mcpo__max_steps=12)
+    assert not list((tmp_path / "cache").rglob("reference"))
+    assert losses[-1]["loss"] < losses[0]["loss"]
+
+
+def test_a_batch_that_spans_two_epochs(tmp_path, llama_directory):
+    write_tokens(tmp_path / "data.jsonl", num_prompts=6)
+    changes = {"trainer__mcpo__max_epochs": 2, "trainer__mcpo__max_steps": -1}
+    found = lines(tmp_path, llama_directory, **changes)
+    assert [line["consumed_prompts"] for line in found] == [4, 8, 12]
+
+
+def test_prompts_without_enough_candidates_are_counted(tmp_path, llama_directory):
+    write_tokens(tmp_path / "data.jsonl", num_prompts=3, num_completions=2)
+    three = (tmp_path / "data.jsonl").read_text()
+    write_tokens(tmp_path / "data.jsonl", num_prompts=1, num_completions=4, seed=1)
+    (tmp_path / "data.jsonl").write_text(three + (tmp_path / "data.jsonl").read_text())
+    first = lines(tmp_path, llama_directory, model__mcpo__num_negatives=3, trainer__mcpo__max_steps=1)[0]
+    assert first["negatives/count"] == (1 + 1 + 1 + 3) / 4
+    assert first["loss"] == pytest.approx((3 * math.log(2) + math.log(4)) / 4, abs=1e-5)
+
+
+def test_a_reward_that_is_not_finite(tmp_path, llama_directory):
+    trainer = small_trainer(tmp_path, llama_directory)
+    with torch.no_grad():
+        next(trainer.model.chunks[0].parameters())[:] = math.nan
+    with pytest.raises(NotFiniteError, match=r"^4 of 4 prompts: .*data.jsonl:\d+.*a reward at step 1 is not finite"):
+        trainer.fit()
+    assert trainer.log.lines == []
+
+
+def test_a_loss_that_is_not_finite_names_its_prompts(tmp_path, llama_directory, monkeypatch):
+    trainer = small_trainer(tmp_path, llama_directory)
+    compute = trainer.model.get_loss_and_metrics
+    seen = []
+
+    def broken(batch):
+        loss, metrics = compute(batch)
+        seen.append(batch.trees[2])
+        loss[2] = math.nan
+        return loss, metrics
+
+    monkeypatch.setattr(trainer.model, "get_loss_and_metrics", broken)
+    with pytest.raises(NotFiniteError) as caught:
+        trainer.fit()
+    source = trainer.train.dataset.source(seen[0].index)
+    assert str(caught.value).startswith(f"1 of 4 prompts: {seen[0].prompt_id} ({source}): the loss at step 1")
+    assert trainer.step == 0 and trainer.log.lines == []
+
+
+def test_a_gradient_that_is_not_finite(tmp_path, llama_directory, monkeypatch):
+    trainer = small_trainer(tmp_path, llama_directory)
+    monkeypatch.setattr(trainer.model, "finish_training_step", lambda: (1e-3, math.inf))
+    with pytest.raises(NotFiniteError, match="the gradient at step 1 is not finite"):
+        trainer.fit()
+    assert trainer.log.lines == []
+
+
+def test_when_it_validates_and_saves(tmp_path, llama_directory):
+    write_tokens(tmp_path / "validation.jsonl", num_prompts=3, seed=9)
+    trainer = small_trainer(
+        tmp_path,
+        llama_directory,
+        trainer__mcpo__max_epochs=5,
+        trainer__mcpo__max_steps=7,
+        trainer__mcpo__val_check_interval=2,
+        trainer__mcpo__save_interval=3,
+        model__data__validation=str(tmp_path / "validation.jsonl"),
+    )
+    trainer.fit()
+    saved = trainer.checkpoints.states
+    assert [line["step"] for line in trainer.log.lines if "val_loss" in line] == [2, 4, 6, 7]
+    assert [state.step for state in saved] == [3, 6, 7]
+    assert [state.consumed_prompts for state in saved] == [12, 24, 28]
+    by_step = {line["step"]: line.get("val_loss") for line in trainer.log.lines}
+    assert [state.monitored for state in saved] == [by_step[step] for step in (3, 6, 7)]
+
+
+def test_the_state_continues_a_run(tmp_path, llama_directory):
+    whole = lines(tmp_path, llama_directory)
+    first = small_trainer(tmp_path, llama_directory)
+    for batch, _, _ in first.augment_dataloader():
+        first.train_single_step(batch)
+        if first.step == 2:
+            break
+    second = small_trainer(tmp_path, llama_directory)
+    second.load_state_dict(first.state_dict())
+    assert (second.step, second.consumed_prompts) == (2, 8)
+    for ours, theirs in zip(second.model.chunks[0].parameters(), first.model.chunks[0].parameters(), strict=True):
+        ours.data.copy_(theirs.data)
+    second.model.optimizer.reload_model_params()
+    second.fit()
+    assert [line["step"] for line in second.log.lines] == [3]
+    assert second.log.lines[0]["loss"] == whole[2]["loss"]
+    assert second.log.lines[0]["lr"] == whole[2]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "num_prompts", "expected"),
+    [(1, -1, 16, 1), (1, -1, 47, 2), (3, -1, 47, 3 * 47 // 16), (3, 5, 47, 5), (3, 100, 47, 8), (1, 0, 47, 0)],
+)
+def test_number_of_steps(max_epochs, max_steps, num_prompts, expected):
+    config = checked({"trainer.mcpo.max_epochs": max_epochs, "trainer.mcpo.max_steps": max_steps})
+    assert config.model.global_batch_size == 16
+    assert num_training_steps(config, num_prompts) == expected

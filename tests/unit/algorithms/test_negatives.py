@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From scored trees to a training batch."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_mcpo.algorithms.negatives import (
+    SCORE_FREE_SAMPLERS,
+    NegativeSampling,
+    NotFiniteError,
+    ReferencedTrees,
+    completion_lengths,
+    kernel_metrics,
+    padded_table,
+    prune,
+    valid_columns,
+)
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.sampling import SAMPLERS
+from tests.support.configs import checked
+from tests.support.trees import random_trees
+
+TREES = random_trees([4, 2, 1, 6], seed=17)
+REFERENCE = torch.arange(4 * 6, dtype=torch.float32).reshape(4, 6) * -1.5
+
+
+def sampling(**mcpo: object) -> NegativeSampling:
+    return NegativeSampling.from_config(checked({f"model.mcpo.{key}": value for key, value in mcpo.items()}).model)
+
+
+def test_tables():
+    assert padded_table([[1.0, 2.0], [3.0]]).tolist() == [[1.0, 2.0], [3.0, 0.0]]
+    assert padded_table([[1.0]], 3, padding=9.0).tolist() == [[1.0, 9.0, 9.0]]
+    assert padded_table([np.array([0.5]), torch.tensor([0.25])]).tolist() == [[0.5], [0.25]]
+    assert padded_table([[]], 2).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_valid_columns(first):
+    expected = [[first <= column < len(tree.completions) for column in range(6)] for tree in TREES]
+    assert valid_columns(TREES, first).tolist() == expected
+
+
+def test_prune_keeps_the_preferred_and_the_drawn():
+    columns = torch.tensor([[3, 1], [1, -1], [-1, -1], [5, 2]])
+    batch = prune(TREES, columns, REFERENCE)
+    kept = [[0, 3, 1], [0, 1], [0], [0, 5, 2]]
+    for row, (tree, pruned, columns_of_row) in enumerate(zip(TREES, batch.trees, kept, strict=True)):
+        count = len(columns_of_row)
+        assert (pruned.prompt_id, pruned.index) == (tree.prompt_id, tree.index)
+        assert pruned.prompt_tokens is tree.prompt_tokens
+        assert [c.tolist() for c in pruned.completions] == [tree.completions[k].tolist() for k in columns_of_row]
+        assert batch.ref_logps_BK[row, :count].tolist() == REFERENCE[row, columns_of_row].tolist()
+        assert batch.ref_logps_BK[row, count:].tolist() == [0.0] * (3 - count)
+        assert batch.lengths_BK[row, :count].tolist() == [float(n) for n in completion_lengths(pruned)]
+        assert batch.lengths_BK[row, count:].tolist() == [1.0] * (3 - count)
+        assert batch.valid_BK[row].tolist() == [True] * count + [False] * (3 - count)
+    assert batch.valid_BK.dtype == torch.bool
+
+
+def test_prune_may_draw_a_column_twice():
+    batch = prune(TREES[:1], torch.tensor([[2, 2]]), REFERENCE[:1])
+    assert [c.tolist() for c in batch.trees[0].completions[1:]] == [TREES[0].completions[2].tolist()] * 2
+
+
+def test_without_negatives_only_the_preferred_is_left():
+    batch = prune(TREES, torch.zeros(4, 0, dtype=torch.int64), REFERENCE)
+    assert batch.valid_BK.tolist() == [[True]] * 4
+    assert [len(tree.completions) for tree in batch.trees] == [1] * 4
+
+
+def test_too_few_candidates_leave_slots_empty():
+    chosen = sampling(num_negatives=3)
+    log_weights = chosen.log_weights_BK(torch.zeros(4, 6), TREES)
+    columns = chosen.columns_BM(log_weights, TREES, epochs=[0] * 4)
+    filled = [min(3, len(tree.completions) - 1) for tree in TREES]
+    assert (columns >= 0).sum(1).tolist() == filled
+    for row, count in enumerate(filled):
+        assert len(set(columns[row, :count].tolist())) == count
+        assert columns[row, count:].tolist() == [-1] * (3 - count)
+        assert all(1 <= column < len(TREES[row].completions) for column in columns[row, :count].tolist())
+
+
+@pytest.mark.parametrize("include_preferred", [False, True])
+def test_the_kernel_is_over_the_candidates(include_preferred):
+    beta, rewards = 0.5, torch.linspace(-3, 3, 24).reshape(4, 6)
+    log_weights = sampling(include_preferred=include_preferred, beta=beta).log_weights_BK(rewards, TREES)
+    first = 0 if include_preferred else 1
+    for row, tree in enumerate(TREES):
+        columns = range(first, len(tree.completions))
+        total = sum(math.exp(beta * rewards[row, column].item()) for column in columns)
+        for column in range(6):
+            weight = math.exp(beta * rewards[row, column].item()) / total if column in columns else 0.0
+            assert log_weights[row, column].exp().item() == pytest.approx(weight, rel=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("num_negatives", [1, 3])
+def test_a_draw_does_not_depend_on_the_batch(sampler, num_negatives):
+    chosen = sampling(sampler=sampler, num_negatives=num_negatives)
+    rewards = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+    def draw(rows: list[int], width: int) -> dict[int, list[int]]:
+        trees = [TREES[row] for row in rows]
+        log_weights = chosen.log_weights_BK(rewards[rows, :width], trees)
+        columns = chosen.columns_BM(log_weights, trees, epochs=[row % 2 for row in rows])
+        return dict(zip(rows, columns.tolist(), strict=True))
+
+    expected = draw([0, 1, 2, 3], 6)
+    assert draw([3, 1, 0, 2], 6) == expected
+    assert draw([0], 4) == {0: expected[0]}
+    assert draw([2, 1], 2) == {row: expected[row] for row in (2, 1)}
+
+
+def test_an_epoch_draws_anew():
+    trees = random_trees([8] * 20, seed=3)
+    chosen = sampling()
+    log_weights = chosen.log_weights_BK(torch.zeros(20, 8), trees)
+    first, again, second = (chosen.columns_BM(log_weights, trees, epochs=[epoch] * 20) for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    mixed = chosen.columns_BM(log_weights, trees, epochs=[0] * 10 + [1] * 10)
+    assert torch.equal(mixed, torch.cat([first[:10], second[10:]]))
+
+
+def test_another_seed_draws_anew():
+    trees = random_trees([8] * 20, seed=3)
+    columns = []
+    for seed in (1, 2):
+        chosen = NegativeSampling.from_config(checked({"model.seed": seed}).model)
+        columns.append(chosen.columns_BM(chosen.log_weights_BK(torch.zeros(20, 8), trees), trees, [0] * 20))
+    assert not torch.equal(*columns)
+
+
+def test_which_samplers_are_scored():
+    assert {name for name in SAMPLERS if not sampling(sampler=name).reads_weights} == SCORE_FREE_SAMPLERS
+    sft = NegativeSampling.from_config(checked({"model.mcpo.objective": "sft", "model.mcpo.num_negatives": 0}).model)
+    assert sft.reads_weights is False
+
+
+def test_a_setting_without_effect_is_refused():
+    with pytest.raises(ConfigError, match="replacement"):
+        sampling(sampler="max", replacement=True)
+
+
+def test_kernel_metrics():
+    weights = torch.tensor([[0.0, 0.5, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    metrics = kernel_metrics(weights.log())
+    assert metrics["kernel/ess"][:2].tolist() == pytest.approx([1 / (0.5**2 + 2 * 0.25**2), 1.0])
+    entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert metrics["kernel/entropy"][:2].tolist() == pytest.approx([entropy, 0.0])
+    assert all(math.isnan(values[2].item()) for values in metrics.values())
+
+
+def test_what_is_not_finite_is_named_by_prompt_and_source():
+    dataset = SimpleNamespace(source=lambda index: f"data.jsonl:{index + 1}")
+    trees = ReferencedTrees(dataset, None)
+    trees.check_finite(torch.zeros(4), TREES, "the loss at step 7")
+    with pytest.raises(NotFiniteError) as caught:
+        trees.check_finite(torch.tensor([0.0, math.nan, 1.0, math.inf]), TREES, "the loss at step 7")
+    message = str(caught.value)
+    assert message.startswith(
+        f"2 of 4 prompts: {TREES[1].prompt_id} (data.jsonl:2), {TREES[3].prompt_id} (data.jsonl:4): "
+        "the loss at step 7 is not finite (got nan)"
+    )
+    assert "Cure: lower model.optim.lr" in message
+
+
+def test_without_a_reference_its_log_probs_are_zero():
+    table = ReferencedTrees(SimpleNamespace(), None).ref_logps_BK(TREES)
+    assert table.tolist() == [[0.0] * 6] * 4
