@@ -32,9 +32,7 @@ def main(argv: Sequence[str]) -> None:
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
     select_accelerator(config.trainer.accelerator)
-    from nemo_mcpo.algorithms.run import (
-        run_mcpo,  # torch, NeMo and megatron-core: seconds that a wrong key need not wait
-    )
+    from nemo_mcpo.algorithms.run import run_mcpo
 
     run_mcpo(config, pretrained)
 
