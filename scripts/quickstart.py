@@ -48,83 +48,70 @@ def main(argv: Sequence[str]) -> None:
 
 def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list[Stage]:
     """The whole pipeline; each command also works alone."""
-    sft, mcpo = work / "sft", work / "mcpo"
-    sizes = dict(zip(("--sft", "--preferences", "--evaluation"), sums, strict=True)) if sums else {}
+    sizes = dict(zip(("sft", "preferences", "evaluation"), sums, strict=True)) if sums else {}
     data = [work / name for name in ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")]
+    initial, sft, mcpo = work / "initial", work / "sft", work / "mcpo"
+    models = {"sft": sft / "huggingface", "mcpo": mcpo / "huggingface"}
+    preferences, evaluation = work / "preferences.jsonl", work / "evaluation.json"
     return [
         Stage(
             "write the sums: fine-tuning answers forget most carries",
-            script("quickstart_data.py", {"--out": work, "--seed": seed, **sizes}),
+            script("quickstart_data.py", out=work, seed=seed, **sizes),
             data,
         ),
         Stage(
             "make a Llama of a million random weights and its tokenizer",
-            script(
-                "make_tiny_model.py", {"--data": data[0], "--size": "1m", "--out": work / "initial", "--seed": seed}
-            ),
-            [work / "initial"],
+            script("make_tiny_model.py", data=data[0], size="1m", out=initial, seed=seed),
+            [initial],
         ),
-        training(
-            "fine-tune it (SFT, 2 data-parallel processes)", "quickstart_sft", data[0], work / "initial", sft, seed
-        ),
+        training("fine-tune it (SFT, 2 data-parallel processes)", "quickstart_sft", data[0], initial, sft, seed, 1),
         export(sft),
         Stage(
             "sample answers from it and rank them by the rule",
-            script(
-                "quickstart_preferences.py",
-                {
-                    "--model": sft / "huggingface",
-                    "--prompts": data[1],
-                    "--out": work / "preferences.jsonl",
-                    "--seed": seed,
-                },
-            ),
-            [work / "preferences.jsonl"],
+            script("quickstart_preferences.py", model=models["sft"], prompts=data[1], out=preferences, seed=seed),
+            [preferences],
         ),
         training(
             "align it (MC-PO, 2 tensor-parallel processes)",
             "quickstart_mcpo",
-            work / "preferences.jsonl",
-            sft / "huggingface",
+            preferences,
+            models["sft"],
             mcpo,
             seed,
+            2,
         ),
         export(mcpo),
         Stage(
             "evaluate both on held-out sums",
-            script(
-                "quickstart_evaluate.py",
-                {
-                    "--data": data[2],
-                    "--sft": sft / "huggingface",
-                    "--mcpo": mcpo / "huggingface",
-                    "--out": work / "evaluation.json",
-                },
-            ),
-            [work / "evaluation.json"],
+            script("quickstart_evaluate.py", data=data[2], out=evaluation, **models),
+            [evaluation],
         ),
     ]
 
 
-def script(name: str, options: dict[str, object]) -> list[str]:
+def script(name: str, **options: object) -> list[str]:
     """A command line of one of our scripts."""
-    return [PYTHON, str(ROOT / "scripts" / name), *(str(part) for option in options.items() for part in option)]
+    words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    return [PYTHON, str(ROOT / "scripts" / name), *words]
 
 
-def training(title: str, config: str, data: Path, model: Path, log_dir: Path, seed: int) -> Stage:
-    """A training run of two processes."""
+def training(
+    title: str, config: str, data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int
+) -> Stage:
+    """A training run of two processes: two replicas, or one model in two halves."""
     command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(ROOT / "examples" / "train_gpt_mcpo.py"), "--config-name", config]
     command += [f"model.data.train={data}", f"pretrained_checkpoint.restore_from_path={model}"]
     command += [f"exp_manager.explicit_log_dir={log_dir}", f"model.seed={seed}"]
     command += [f"model.data.cache_dir={log_dir.parent / 'cache'}"]
+    command += [f"model.tensor_model_parallel_size={tensor_parallel}"]
     return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml")
 
 
 def export(log_dir: Path) -> Stage:
     """The newest checkpoint of a run as a Hugging Face directory."""
     out = log_dir / "huggingface"
-    command = script("export_model.py", {"--checkpoint": log_dir, "--out": out})
+    command = script("export_model.py", checkpoint=log_dir, out=out)
     return Stage("export it as a Hugging Face directory", command, [out])
 
 

@@ -24,7 +24,7 @@ from nemo_mcpo.errors import NemoMcpoError
 THREADS = "1"
 """A process: a model this small gains little from more, and loses much when other programs want the cores."""
 POLL_SECONDS = 0.5
-TAIL_LINES = 15
+LINES_SHOWN = 15
 
 
 class StageError(NemoMcpoError):
@@ -102,13 +102,19 @@ def _run(stage: Stage, head: str, log: Path) -> float:
     seconds = time.monotonic() - started
     if process.returncode:
         print("failed", flush=True)
-        lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        print(*(f"    {line}" for line in lines[-TAIL_LINES:]), sep="\n", file=sys.stderr)
+        print(*(f"    {line}" for line in _reason(log)), sep="\n", file=sys.stderr)
         cure = "read the log, then run the same command again: it goes on from here"
         raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {process.returncode}", cure=cure)
     _show(f"{head}: {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     print(flush=True)
     return seconds
+
+
+def _reason(log: Path) -> list[str]:
+    """The lines of a failed command's log worth showing: from its own ``error:`` line on, else the last ones."""
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    first = next((number for number, line in enumerate(lines) if line.startswith("error: ")), -LINES_SHOWN)
+    return lines[first:][:LINES_SHOWN]
 
 
 @contextmanager

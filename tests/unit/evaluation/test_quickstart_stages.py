@@ -62,3 +62,14 @@ def test_a_failing_stage_shows_its_log_and_the_cure(
         stages.run_stages([good, bad, after], tmp_path / "logs")
     assert "no room" in capsys.readouterr().err
     assert not (tmp_path / "after").exists()
+
+
+def test_a_launchers_lines_do_not_hide_the_error(
+    stages: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "print('warning'); print('error: no room'); print('launcher\\n' * 50); raise SystemExit(1)"
+    with pytest.raises(stages.StageError):
+        stages.run_stages([stages.Stage("bad", [sys.executable, "-c", program], [])], tmp_path / "logs")
+    shown = capsys.readouterr().err
+    assert "error: no room" in shown
+    assert "warning" not in shown
