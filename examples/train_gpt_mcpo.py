@@ -26,12 +26,12 @@ def main(argv: Sequence[str]) -> None:
         config_name="gpt_mcpo",
         world_size=world_size_from_environment(),
     )
+    select_accelerator(config.trainer.accelerator)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.models.pretrained import open_pretrained
 
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
-    select_accelerator(config.trainer.accelerator)
     from nemo_mcpo.algorithms.run import run_mcpo
 
     run_mcpo(config, pretrained)

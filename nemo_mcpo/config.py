@@ -116,7 +116,7 @@ class Data(_Section):
     shuffle: bool
     max_prompt_length: Positive
     max_length: Positive
-    drop_ranks: list[Positive]
+    drop_ranks: list[Positive] | None
     max_candidates: Positive | None
     cache_dir: str
 
@@ -221,14 +221,13 @@ def _check_negatives(config: RunConfig) -> None:
                 cure="set model.mcpo.num_negatives=0",
             )
         return
-    expected = "exactly 1" if mcpo.objective == "dpo" else "at least 1"
-    if mcpo.num_negatives < 1 or (mcpo.objective == "dpo" and mcpo.num_negatives > 1):
+    if mcpo.num_negatives < 1:
         raise ConfigError(
-            f"the {mcpo.objective} objective cannot use this number of negatives",
+            f"the {mcpo.objective} objective needs negatives",
             where="model.mcpo.num_negatives",
             got=mcpo.num_negatives,
-            expected=expected,
-            cure="set model.mcpo.num_negatives=1, or model.mcpo.objective=mcpo for several",
+            expected="at least 1",
+            cure="set model.mcpo.num_negatives=1",
         )
     if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
         raise ConfigError(
@@ -287,7 +286,19 @@ def _check_layout(config: RunConfig) -> None:
         )
 
 
-RULES = (_check_lengths, _check_negatives, _check_chain, _check_layout)
+def _check_schedule(config: RunConfig) -> None:
+    optim = config.model.optim
+    if optim.sched.min_lr > optim.lr:
+        raise ConfigError(
+            "the schedule would end above its peak",
+            where="model.optim.sched.min_lr",
+            got=optim.sched.min_lr,
+            expected=f"at most model.optim.lr={optim.lr}",
+            cure="lower min_lr or raise lr",
+        )
+
+
+RULES = (_check_schedule, _check_lengths, _check_negatives, _check_chain, _check_layout)
 
 
 def _check_processes(config: RunConfig, world_size: int) -> None:

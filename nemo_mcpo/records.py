@@ -11,6 +11,7 @@ Log-probabilities and rewards are in nats, summed over the tokens of a completio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -138,3 +139,7 @@ class ObjectiveOutputs:
 
     loss: torch.Tensor
     metrics: dict[str, torch.Tensor]
+
+
+Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
+"""An objective with its hyper-parameters bound."""

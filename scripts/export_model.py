@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.platform.command import run_command
 
 
@@ -23,25 +22,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     from nemo_mcpo.models.export_checkpoint import export_checkpoint
 
-    print(export_checkpoint(newest_checkpoint(arguments.checkpoint), arguments.out, arguments.dtype))
-
-
-def newest_checkpoint(path: Path) -> Path:
-    """``path`` itself when it is a checkpoint, else the newest one of that log directory."""
-    from nemo_mcpo.algorithms.checkpointing import read_state
-    from nemo_mcpo.models.pretrained import CHECKPOINT_MARK
-
-    if (path / CHECKPOINT_MARK).exists():
-        return path
-    found = [mark.parent for mark in path.glob(f"checkpoints/*/{CHECKPOINT_MARK}") if mark.parent.suffix == ""]
-    if not found:
-        raise CheckpointError(
-            "there is no complete checkpoint",
-            where=str(path),
-            expected=f"{CHECKPOINT_MARK} in it, or in checkpoints/*/ below it",
-            cure="give a run's log directory or one of its checkpoints",
-        )
-    return max(found, key=lambda checkpoint: read_state(checkpoint).step)
+    print(export_checkpoint(arguments.checkpoint, arguments.out, arguments.dtype))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Sequence
 
-from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.platform.command import run_command
 
 
-def main() -> int:
-    arguments = _parse_arguments()
+def main(argv: Sequence[str]) -> None:
+    arguments = _parse_arguments(argv)
     from nemo_mcpo.data.prepare import prepare_dataset  # heavy: --help and usage errors come before
 
     start = time.monotonic()
-    try:
-        dataset = prepare_dataset(
-            data=arguments.data,
-            data_format=arguments.format,
-            tokenizer_dir=arguments.tokenizer,
-            vocab_size=arguments.vocab_size,
-            max_prompt_length=arguments.max_prompt_length,
-            max_length=arguments.max_length,
-            drop_ranks=arguments.drop_ranks,
-            max_candidates=arguments.max_candidates,
-            cache_dir=arguments.cache_dir,
-            progress=True,
-        )
-    except NemoMcpoError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    dataset = prepare_dataset(
+        data=arguments.data,
+        data_format=arguments.format,
+        tokenizer_dir=arguments.tokenizer,
+        vocab_size=arguments.vocab_size,
+        max_prompt_length=arguments.max_prompt_length,
+        max_length=arguments.max_length,
+        drop_ranks=arguments.drop_ranks,
+        max_candidates=arguments.max_candidates,
+        cache_dir=arguments.cache_dir,
+        progress=True,
+    )
     report = dataset.report
     table = {
         "prompts": report.prompts,
@@ -52,10 +48,9 @@ def main() -> int:
     }
     width = max(map(len, table)) + 2
     print("\n".join(f"{name:<{width}}{value}" for name, value in table.items()))
-    return 0
 
 
-def _parse_arguments() -> argparse.Namespace:
+def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="file, save_to_disk directory, or hub name")
     parser.add_argument("--format", required=True, choices=["nectar", "ultrafeedback", "jsonl", "tokens"])
@@ -63,14 +58,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, help="of the model; by default what the tokenizer directory says")
     parser.add_argument("--max-prompt-length", type=int, required=True, help="tokens kept of a prompt, its last ones")
     parser.add_argument("--max-length", type=int, required=True, help="tokens of a prompt and one answer together")
-    parser.add_argument("--drop-ranks", type=int, nargs="*", default=[2], help="default 2; nothing after it = none")
+    parser.add_argument("--drop-ranks", type=int, nargs="*", help="default: 2 for nectar; nothing after it = none")
     parser.add_argument("--max-candidates", type=int, help="answers kept after the preferred one; by default all")
     parser.add_argument("--cache-dir", required=True, help="the same as in training, which then finds the dataset")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.tokenizer is None and arguments.format != "tokens":
         parser.error(f"--format {arguments.format} needs --tokenizer")
     return arguments
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

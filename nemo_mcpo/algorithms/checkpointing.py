@@ -14,17 +14,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import torch.distributed as dist
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
-from nemo_mcpo.platform.distributed import any_rank, is_rank_zero
+from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
 INCOMPLETE = ".incomplete"
+LOWER_IS_BETTER = "val_loss"
+"""The one monitored metric of which less is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TrainerState:
 
     Attributes:
         identity: names and values that must not change when a run is resumed (data, weights, seed, batch size).
-        monitored: value of the monitored validation metric at this step, if one was computed.
+        validation: the ``val_*`` metrics of this step, if they were computed.
     """
 
     step: int
@@ -43,7 +43,7 @@ class TrainerState:
     seed: int
     identity: dict[str, object]
     schedule: dict[str, object]
-    monitored: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
 
 
 class CheckpointManager:
@@ -53,21 +53,24 @@ class CheckpointManager:
         directory: ``<log_dir>/checkpoints``.
         keep_last: newest checkpoints to keep.
         keep_best: best checkpoints to keep beside them.
-        lower_is_better: order of the monitored metric.
+        monitor: the validation metric that says which are best.
         source_files: directory whose ``config.json`` and tokenizer files go into every checkpoint.
     """
 
-    def __init__(
-        self, directory: Path, *, keep_last: int, keep_best: int, lower_is_better: bool, source_files: Path
-    ) -> None:
+    def __init__(self, directory: Path, *, keep_last: int, keep_best: int, monitor: str, source_files: Path) -> None:
         self.directory = directory
-        self.keep_last, self.keep_best, self.lower_is_better = keep_last, keep_best, lower_is_better
+        self.keep_last, self.keep_best, self.monitor = keep_last, keep_best, monitor
         self.source_files = source_files
-        if is_rank_zero():
-            directory.mkdir(parents=True, exist_ok=True)
-            for leftover in directory.glob(f"*{INCOMPLETE}"):
-                shutil.rmtree(leftover)
-        dist.barrier()
+        on_rank_zero(self._clean_up)
+
+    def _clean_up(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(f"*{INCOMPLETE}"):
+            shutil.rmtree(leftover)
+
+    def newest(self) -> tuple[TrainerState, Path] | None:
+        """The newest complete checkpoint, the same on every rank."""
+        return on_rank_zero(lambda: max(self.complete(), key=lambda item: item[0].step, default=None))
 
     def complete(self) -> list[tuple[TrainerState, Path]]:
         """Every complete checkpoint, oldest first."""
@@ -88,6 +91,7 @@ class CheckpointManager:
         self._stage(final, lambda: self._start(model, temporary), everywhere=False)
         self._stage(final, lambda: save_sharded_state(model, temporary), everywhere=True)
         self._stage(final, lambda: self._finish(state, temporary, final), everywhere=False)
+        on_rank_zero(self._prune)
         return final
 
     def _stage(self, final: Path, call: Callable[[], None], *, everywhere: bool) -> None:
@@ -120,14 +124,13 @@ class CheckpointManager:
         temporary.mkdir(parents=True)
 
     def _finish(self, state: TrainerState, temporary: Path, final: Path) -> None:
-        """Add the small files and give the directory its final name, then remove what need not be kept."""
+        """Add the small files and give the directory its final name."""
         _copy_source_files(self.source_files, temporary / "huggingface")
         (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
         _sync_directory(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync_directory(self.directory)
-        self._prune()
 
     def load(self, model, path: Path) -> TrainerState:
         """Load weights and optimizer in place; the layout may differ from the one that saved. Every rank calls it."""
@@ -137,8 +140,10 @@ class CheckpointManager:
     def _prune(self) -> None:
         checkpoints = self.complete()
         keep = {path for _, path in checkpoints[-self.keep_last :]}
-        scored = [(state.monitored, path) for state, path in checkpoints if state.monitored is not None]
-        scored.sort(key=lambda item: item[0], reverse=not self.lower_is_better)
+        scored = [
+            (state.validation[self.monitor], path) for state, path in checkpoints if self.monitor in state.validation
+        ]
+        scored.sort(key=lambda item: item[0], reverse=self.monitor != LOWER_IS_BETTER)
         keep |= {path for _, path in scored[: self.keep_best]}
         for _, path in checkpoints:
             if path not in keep:

@@ -21,11 +21,11 @@ from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees, kernel_metrics, prune
 from nemo_mcpo.algorithms.progress import Progress
 from nemo_mcpo.algorithms.run_log import RunLog
-from nemo_mcpo.algorithms.validation import Objective, validate
+from nemo_mcpo.algorithms.validation import validate
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
-from nemo_mcpo.records import PreferenceBatch, PromptTree
+from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 
 class MCPOTrainer:
@@ -75,7 +75,7 @@ class MCPOTrainer:
                 self.log.write(self.step, metrics)
                 progress.update(metrics, prompts=len(batch.trees))
                 if last or _is_due(self.step, settings.save_interval):
-                    self.checkpoints.save(self.model, self.state_dict(metrics.get(settings.monitor)))
+                    self.checkpoints.save(self.model, self.state_dict(metrics))
 
     def augment_dataloader(self) -> Iterator[tuple[PreferenceBatch, dict[str, float], float]]:
         """Batches with drawn negatives, the kernel's metrics, and when the step began (``time.perf_counter``)."""
@@ -127,15 +127,18 @@ class MCPOTrainer:
             return {}
         return validate(self.model, self.validation, self.sampling, self.objective, self.config)
 
-    def state_dict(self, monitored: float | None = None) -> TrainerState:
-        """What a checkpoint stores beside weights and optimizer."""
+    def state_dict(self, metrics: dict[str, float]) -> TrainerState:
+        """What a checkpoint stores beside weights and optimizer; of ``metrics`` the finite ``val_*``."""
+        validation = {
+            name: value for name, value in metrics.items() if name.startswith("val_") and math.isfinite(value)
+        }
         return TrainerState(
             step=self.step,
             consumed_prompts=self.consumed_prompts,
             seed=self.config.model.seed,
             identity=self.identity,
             schedule=self.model.schedule_state(),
-            monitored=monitored,
+            validation=validation,
         )
 
     def load_state_dict(self, state: TrainerState) -> None:

@@ -28,7 +28,8 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model
 from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
 from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
 from nemo_mcpo.objectives import REFERENCE_FREE, bind_objective
-from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, rank_zero_first, shut_down
+from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, on_rank_zero, shut_down
+from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.sampling import check_chain
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,13 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
         virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
         seed=settings.seed,
     )
+    on_rank_zero(lambda: lock_for_this_process(log_directory(config.exp_manager) / ".lock"))
     objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
     sampling = NegativeSampling.from_config(settings)
     train = open_dataset(config, pretrained, settings.data.train)
     validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
     num_steps = checked_num_steps(config, train)
-    weights_hash = broadcast(hash_pretrained(pretrained) if is_rank_zero() else None)
+    weights_hash = on_rank_zero(lambda: hash_pretrained(pretrained))
     identity = run_identity(config, train, weights_hash)
     checkpoints = checkpoint_manager(config, pretrained)
     resume_from = checkpoint_to_resume(config, checkpoints, identity)
@@ -71,8 +73,10 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     if resume_from is not None:
         trainer.load_state_dict(checkpoints.load(model, resume_from))
     log.rewind(trainer.step)
-    trainer.fit()
-    log.close()
+    try:
+        trainer.fit()
+    finally:
+        log.close()
     dist.barrier()
     shut_down()
 
@@ -81,7 +85,7 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str) -> Prepar
     """The prepared dataset of a file; rank 0 makes it when it is missing."""
     data = config.model.data
 
-    def prepare() -> PreparedDataset:
+    def prepare() -> Path:
         return prepare_dataset(
             data=path,
             data_format=data.format,
@@ -92,11 +96,10 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str) -> Prepar
             drop_ranks=data.drop_ranks,
             max_candidates=data.max_candidates,
             cache_dir=data.cache_dir,
-            progress=is_rank_zero(),
-        )
+            progress=True,
+        ).directory
 
-    rank_zero_first(prepare)
-    return prepare()
+    return PreparedDataset(on_rank_zero(prepare))
 
 
 def checked_num_steps(config: RunConfig, train: PreparedDataset) -> int:
@@ -138,9 +141,12 @@ def with_reference(
     """The dataset with reference log-probs of the prompts that the run will use; what is missing is computed now."""
     if config.model.mcpo.objective in REFERENCE_FREE:
         return ReferencedTrees(dataset, None)
-    key = reference_key(weights_hash, model.architecture, config.trainer.precision)
+    numerics = f"{config.trainer.precision}{model.layout.fp8 or ''}-{model.layout.transformer_impl}"
+    key = reference_key(weights_hash, model.architecture, numerics)
     cache = ReferenceCache(dataset.directory, key, dataset.completion_offsets)
     missing = cache.missing(used)
+    if missing and cache.others and is_rank_zero():
+        logger.warning("reference log-probs of other weights or precision are in %s: not used", cache.path.parent)
     if missing:
         tokens = 8 * config.model.micro_batch_tokens * max(1, dist.get_world_size())
         model.prepare_for_validation_step()
@@ -159,6 +165,7 @@ def run_identity(config: RunConfig, train: PreparedDataset, weights_hash: str) -
         "model.data.shuffle": config.model.data.shuffle,
         "model.global_batch_size": config.model.global_batch_size,
         "trainer.precision": config.trainer.precision,
+        **{f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump().items()},
     }
 
 
@@ -169,7 +176,7 @@ def checkpoint_manager(config: RunConfig, pretrained: Pretrained) -> CheckpointM
         log_directory(config.exp_manager) / "checkpoints",
         keep_last=settings.keep_last,
         keep_best=settings.keep_best,
-        lower_is_better=settings.monitor == "val_loss",
+        monitor=settings.monitor,
         source_files=pretrained.files,
     )
 
@@ -178,8 +185,8 @@ def checkpoint_to_resume(
     config: RunConfig, checkpoints: CheckpointManager, identity: dict[str, object]
 ) -> Path | None:
     """The newest checkpoint, if there is one; refuses one of another run before anything is computed."""
-    found = checkpoints.complete()
-    if not found:
+    found = checkpoints.newest()
+    if found is None:
         return None
     if not config.exp_manager.resume_if_exists:
         raise ConfigError(
@@ -188,15 +195,8 @@ def checkpoint_to_resume(
             got=False,
             cure="set it to true to continue, or choose another exp_manager.explicit_log_dir",
         )
-    state, path = found[-1]
+    state, path = found
     check_identity(state, identity, path)
     if is_rank_zero():
         logger.warning("continuing from step %d (%s)", state.step, path)
     return path
-
-
-def broadcast(value: str | None) -> str:
-    """Rank 0's value on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box)
-    return str(box[0])

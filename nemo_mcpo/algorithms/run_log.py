@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from nemo.utils import logging as nemo_logging
 from nemo.utils.exp_manager import exp_manager
 
@@ -31,15 +31,7 @@ class RunLog:
     def __init__(self, config: RunConfig) -> None:
         self.directory = log_directory(config.exp_manager)
         self.metrics_path = self.directory / "metrics.jsonl"
-        self._loggers = _start_experiment(config, self.directory)
-        self._bring_back()
-
-    def _bring_back(self) -> None:
-        """exp_manager moves the files of an earlier start into ``run_<n>/``; the metrics belong to the whole run."""
-        moved = self.directory.glob(f"run_*/{self.metrics_path.name}")
-        if is_rank_zero() and not self.metrics_path.exists():
-            for newest in sorted(moved, key=lambda path: path.stat().st_mtime)[-1:]:
-                newest.rename(self.metrics_path)
+        self._loggers = _start_experiment(config.exp_manager, self.directory / "nemo")
 
     def rewind(self, step: int) -> None:
         """Forget steps after ``step``, and a line that was torn by a crash: training continues from there."""
@@ -73,19 +65,17 @@ class RunLog:
             logger.finalize("success")
 
 
-def _start_experiment(config: RunConfig, directory: Path) -> list:
+def _start_experiment(settings: ExpManager, directory: Path) -> list:
     """Run NeMo's exp_manager for its files and loggers.
 
-    Resuming is ours (``algorithms.checkpointing``): exp_manager's own would move the files of the last run away.
+    It gets a directory of its own, because it moves every file that it finds there into ``run_<n>/``. Resuming is ours
+    (``algorithms.checkpointing``), and so are the processes: its trainer only carries the loggers.
     """
     nemo_logging.setLevel(nemo_logging.WARNING)  # its INFO lines bury the progress bar
-    settings = config.exp_manager
-    on_gpu = torch.cuda.is_available()
-    world_size = dist.get_world_size()
     trainer = Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=world_size // config.trainer.num_nodes,
-        num_nodes=config.trainer.num_nodes,
+        accelerator="cpu",
+        devices=1,
+        plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

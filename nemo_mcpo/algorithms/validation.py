@@ -7,7 +7,7 @@ The draws are those of epoch 0, so that a change of ``val_loss`` is a change of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,9 +23,7 @@ from nemo_mcpo.algorithms.negatives import (
 )
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
-from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PromptTree
-
-Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
+from nemo_mcpo.records import Objective, ObjectiveInputs, PromptTree
 
 
 def num_validation_prompts(config: RunConfig, num_prompts: int) -> int:
@@ -78,4 +76,7 @@ def _metrics(
     zeros_B1 = torch.zeros(len(trees), 1, dtype=torch.long)
     drawn_policy_BK = policy_BK.gather(1, torch.cat([zeros_B1, columns_BM.clamp_min(0)], dim=1))
     drawn = objective(ObjectiveInputs(drawn_policy_BK, batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK))
-    return {**metrics, **kernel_metrics(log_weights_BK), "loss": drawn.loss}
+    kernel = kernel_metrics(log_weights_BK)
+    if source.reference is None:  # without rewards there is no kernel
+        kernel = {name: torch.full_like(values, math.nan) for name, values in kernel.items()}
+    return {**metrics, **kernel, "loss": drawn.loss}

@@ -27,7 +27,7 @@ import jinja2
 import numpy as np
 from tqdm import tqdm
 
-from nemo_mcpo.data.formats import FORMATS, Dropped
+from nemo_mcpo.data.formats import DROP_RANKS, FORMATS, Dropped
 from nemo_mcpo.data.formats.rows import check_exists, content_hash, count_rows
 from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter, fingerprint_of
 from nemo_mcpo.data.tokenization import (
@@ -69,7 +69,7 @@ def prepare_dataset(
     vocab_size: int | None,
     max_prompt_length: int,
     max_length: int,
-    drop_ranks: Sequence[int],
+    drop_ranks: Sequence[int] | None,
     max_candidates: int | None,
     cache_dir: str,
     progress: bool,
@@ -83,7 +83,7 @@ def prepare_dataset(
         vocab_size: ids from here on are refused; None = what the directory's ``config.json`` or tokenizer says.
         max_prompt_length: tokens kept of a prompt, its last ones.
         max_length: tokens of a prompt and one of its answers together.
-        drop_ranks: ranks (1 = best) that are not used, where the data has ranks.
+        drop_ranks: ranks (1 = best) that are not used, where the data has ranks; None = what suits the format.
         max_candidates: answers kept after the preferred one; None = all.
         cache_dir: where prepared datasets live.
         progress: show a progress bar.
@@ -92,7 +92,8 @@ def prepare_dataset(
     check_exists(data)
     chat = None if data_format == "tokens" else load_chat_tokenizer(tokenizer_dir or "")
     limits = _Limits(vocab_size or _vocab_size(tokenizer_dir, chat), max_prompt_length, max_length)
-    options = {"drop_ranks": sorted(set(drop_ranks)), "max_candidates": max_candidates}
+    dropped_ranks = DROP_RANKS.get(data_format, ()) if drop_ranks is None else drop_ranks
+    options = {"drop_ranks": sorted(set(dropped_ranks)), "max_candidates": max_candidates}
     recipe = {
         "data": content_hash(data),
         "format": data_format,

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
-from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, Pretrained, open_pretrained
 from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 
@@ -18,14 +20,22 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
     """Load ``checkpoint`` into one process and write ``out``; returns ``out``.
 
     Args:
+        checkpoint: a checkpoint, or a log directory, whose newest one is taken.
         out: a directory, or a file whose name ends with ``.nemo``.
         dtype: of the written weights; the initial model's own by default.
     """
     pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
+    if not pretrained.is_distributed:
+        raise CheckpointError(
+            "there is no complete training checkpoint",
+            where=str(checkpoint),
+            expected=f"{CHECKPOINT_MARK} in it, or in checkpoints/*/ below it",
+            cure="give a run's log directory or one of its checkpoints",
+        )
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=0)
     config = {
         "architecture": asdict(pretrained.architecture),
-        "precision": "bf16" if pretrained.architecture.dtype == "bfloat16" else "32",
+        "precision": trained_precision(pretrained),
         "micro_batch_tokens": 4096,
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
@@ -43,3 +53,9 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
         export_model(out, model.chunks, model.architecture, source_dir=pretrained.files, dtype=dtype)
     shut_down()
     return out
+
+
+def trained_precision(pretrained: Pretrained) -> str:
+    """The ``trainer.precision`` of the run, so that nothing is rounded before the export's own dtype."""
+    state = json.loads((pretrained.weights / CHECKPOINT_MARK).read_text())
+    return state["identity"]["trainer.precision"]

@@ -17,10 +17,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_mcpo.platform.distributed import local_device
-from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PreferenceBatch, PromptTree, TreeBatch
+from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
 from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
 
-Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
 RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
@@ -45,7 +44,7 @@ def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBat
         rows, lengths = rows + [[]] * missing, lengths + [0] * missing
     if stages > 1:  # stages exchange activations of one agreed shape
         lengths = [max(lengths)] * len(rows)
-    multiple = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
     return [
         build_row(row, max(-(-length // multiple), 1) * multiple, local_device())
         for row, length in zip(rows, lengths, strict=True)

@@ -18,6 +18,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
@@ -89,12 +90,25 @@ class TreeGPTModel(GPTModel):
         )
 
 
-def resolve_transformer_impl(requested: str) -> str:
+def resolve_transformer_impl(requested: str, fp8: str | None) -> str:
     """``auto`` becomes Transformer Engine when it is installed beside a GPU, else megatron-core's local layers."""
-    if requested != "auto":
-        return requested
     has_engine = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
-    return "transformer_engine" if has_engine else "local"
+    if requested == "transformer_engine" and not has_engine:
+        raise ConfigError(
+            "Transformer Engine is not installed, or there is no GPU for it",
+            where="model.transformer_impl",
+            got=requested,
+            cure="set model.transformer_impl=auto, or use a NeMo container on a GPU",
+        )
+    resolved = ("transformer_engine" if has_engine else "local") if requested == "auto" else requested
+    if fp8 and resolved == "local":
+        raise ConfigError(
+            "FP8 needs Transformer Engine's layers, which are not here",
+            where="model.fp8",
+            got=fp8,
+            cure="set model.fp8=null, or use a NeMo container on a GPU with FP8",
+        )
+    return resolved
 
 
 def layer_specs(

@@ -19,8 +19,9 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
-LOGITS_PER_CHUNK = 1 << 24
-"""Logits alive at once on a rank (64 MiB in float32)."""
+LOGITS_PER_CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits alive at once on a rank: few on a CPU, whose caches are small; more on a GPU, where every chunk of the
+backward pass reads and writes the whole weight gradient."""
 
 
 def completion_log_probs(
@@ -59,7 +60,7 @@ class _TokenLogProbs(torch.autograd.Function):
         first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         num_real = min(max(vocab_size - first, 0), weight.shape[0])
         logsumexps, target_logits = [], []
-        for rows in _chunks(hidden_TH.shape[0], weight.shape[0]):
+        for rows in _chunks(hidden_TH.shape[0], weight):
             logits = _logits(hidden_TH[rows], weight, num_real)
             logsumexps.append(torch.logsumexp(logits, dim=-1))
             target_logits.append(_pick(logits, target_T[rows] - first, num_real))
@@ -75,7 +76,7 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden_TH, weight, target_T, logsumexp_T = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
-        for rows in _chunks(hidden_TH.shape[0], weight.shape[0]):
+        for rows in _chunks(hidden_TH.shape[0], weight):
             # d log p(t) / d logits = onehot(t) − softmax
             grad_logits = _logits(hidden_TH[rows], weight, ctx.num_real)
             grad_logits.sub_(logsumexp_T[rows, None]).exp_().mul_(-grad_T[rows, None])
@@ -93,8 +94,8 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _chunks(num_rows: int, vocab_slice: int) -> list[slice]:
-    size = max(1, LOGITS_PER_CHUNK // vocab_slice)
+def _chunks(num_rows: int, weight: Tensor) -> list[slice]:
+    size = max(1, LOGITS_PER_CHUNK[weight.device.type] // weight.shape[0])
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 

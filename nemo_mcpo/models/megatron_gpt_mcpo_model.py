@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.forward_step import Objective, score_trees, train_trees
+from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
-from nemo_mcpo.records import PreferenceBatch, PromptTree
+from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
@@ -59,7 +59,7 @@ class MegatronGPTMCPOModel(ModelPT):
             virtual_pipeline=cfg.virtual_pipeline_model_parallel_size,
             sequence_parallel=cfg.sequence_parallel,
             dtype=DTYPES[cfg.precision],
-            transformer_impl=resolve_transformer_impl(cfg.transformer_impl),
+            transformer_impl=resolve_transformer_impl(cfg.transformer_impl, cfg.fp8),
             recompute=cfg.activations_checkpoint_granularity or "none",
             fp8=cfg.fp8,
         )

@@ -6,8 +6,10 @@ Safetensors in place of a pickled state dict: any layout can write and read it, 
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -17,7 +19,7 @@ from omegaconf import OmegaConf
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.weights import load_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER
-from nemo_mcpo.platform.distributed import is_rank_zero
+from nemo_mcpo.platform.distributed import on_rank_zero
 
 
 class HuggingFaceInNemoConnector(SaveRestoreConnector):
@@ -26,17 +28,17 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
     def save_to(self, model, save_path: str) -> None:
         """Write the archive beside its final name, then rename it."""
         target = Path(save_path).expanduser().resolve()
-        folder = [tempfile.mkdtemp(dir=target.parent) if is_rank_zero() else ""]
-        dist.broadcast_object_list(folder)
-        source = model.source_files
-        export_model(Path(folder[0]) / NEMO_FOLDER, model.chunks, model.architecture, source_dir=source)
-        if is_rank_zero():
-            OmegaConf.save(model.cfg, Path(folder[0]) / self.model_config_yaml)
+        folder = Path(on_rank_zero(lambda: tempfile.mkdtemp(dir=target.parent)))
+        export_model(folder / NEMO_FOLDER, model.chunks, model.architecture, source_dir=model.source_files)
+
+        def pack() -> None:
+            OmegaConf.save(model.cfg, folder / self.model_config_yaml)
             temporary = target.with_name(f"{target.name}.incomplete")
-            self._make_nemo_file_from_folder(filename=str(temporary), source_dir=folder[0])
+            self._make_nemo_file_from_folder(filename=str(temporary), source_dir=str(folder))
             temporary.rename(target)
-            shutil.rmtree(folder[0])
-        dist.barrier()
+            shutil.rmtree(folder)
+
+        on_rank_zero(pack)
 
     def restore_from(
         self,
@@ -49,30 +51,27 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
         trainer=None,
         validate_access_integrity: bool = True,
     ):
-        """Build the model from the archive's configuration, with ``override_config_path`` merged over it."""
-        folder = [tempfile.mkdtemp(dir=Path(restore_path).resolve().parent) if is_rank_zero() else ""]
+        """Build the model from the archive's configuration, with ``override_config_path`` merged over it.
+
+        The tokenizer files stay beside the archive's directory until the process ends, for a later ``save_to``.
+        """
+        folder = Path(on_rank_zero(partial(self._unpack_beside, restore_path)))
+        config = OmegaConf.load(folder / self.model_config_yaml)
+        if override_config_path is not None:
+            is_path = isinstance(override_config_path, str | Path)
+            override = OmegaConf.load(override_config_path) if is_path else override_config_path
+            config = OmegaConf.merge(config, override)
+        if return_config:
+            return config
+        model = calling_cls(cfg=config, trainer=trainer)
+        load_weights(folder / NEMO_FOLDER, model.chunks, model.architecture)
+        model.source_files = folder / NEMO_FOLDER
         if dist.is_initialized():
-            dist.broadcast_object_list(folder)
-        try:
-            if is_rank_zero():
-                self._unpack_nemo_file(path2file=restore_path, out_folder=folder[0])
-            _barrier()
-            config = OmegaConf.load(Path(folder[0]) / self.model_config_yaml)
-            if override_config_path is not None:
-                is_path = isinstance(override_config_path, str | Path)
-                override = OmegaConf.load(override_config_path) if is_path else override_config_path
-                config = OmegaConf.merge(config, override)
-            if return_config:
-                return config
-            model = calling_cls(cfg=config, trainer=trainer)
-            load_weights(Path(folder[0]) / NEMO_FOLDER, model.chunks, model.architecture)
-            return model
-        finally:
-            _barrier()
-            if is_rank_zero():
-                shutil.rmtree(folder[0], ignore_errors=True)
+            dist.barrier()  # rank 0 removes the weights once everybody has read them
+        on_rank_zero(lambda: [file.unlink() for file in model.source_files.glob("*.safetensors")] and None)
+        return model
 
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    def _unpack_beside(self, archive: str) -> str:
+        folder = tempfile.mkdtemp(dir=Path(archive).resolve().parent)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return self._unpack_nemo_file(path2file=archive, out_folder=folder)

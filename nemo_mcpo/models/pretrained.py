@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the initial policy comes from: a Hugging Face directory, a ``.nemo`` file, or a checkpoint of an earlier run.
+"""Where the initial policy comes from: a Hugging Face directory, a ``.nemo`` file, or an earlier run.
 
-Opening one reads only small files, so that the configuration can be checked against the architecture before torch is
-imported; weights are read by ``load_pretrained``.
+Opening one reads only small files, so that the configuration can be checked against the architecture before a model is
+built; weights are read by ``load_pretrained``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.platform.locks import locked
 
 CHECKPOINT_MARK = "trainer_state.json"
 NEMO_FOLDER = "huggingface"
@@ -45,6 +48,7 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
     root = Path(path).expanduser().resolve()
     if root.is_file() and root.suffix == ".nemo":
         root = _unpack(root, Path(cache_dir).expanduser())
+    root = newest_checkpoint(root) or root
     if (root / CHECKPOINT_MARK).exists():
         files = root / NEMO_FOLDER
         return Pretrained(files, root, True, read_architecture(files))
@@ -53,7 +57,7 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
             "there is no model",
             where="pretrained_checkpoint.restore_from_path",
             got=path,
-            expected="a Hugging Face directory, a .nemo file, or a checkpoint directory of an earlier run",
+            expected="a Hugging Face directory, a .nemo file, or the log directory or a checkpoint of an earlier run",
             cure="check the path",
         )
     return Pretrained(root, root, False, read_architecture(root))
@@ -85,25 +89,25 @@ def load_pretrained(pretrained: Pretrained, model) -> None:
         load_weights(pretrained.weights, model.chunks, model.architecture)
 
 
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint of a log directory, by the step in its state."""
+    marks = [mark for mark in directory.glob(f"checkpoints/*/{CHECKPOINT_MARK}") if mark.parent.suffix == ""]
+    return max((mark.parent for mark in marks), key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return json.loads((checkpoint / CHECKPOINT_MARK).read_text())["step"]
+
+
 def _unpack(archive: Path, cache_dir: Path) -> Path:
     """The Hugging Face folder inside a ``.nemo`` file, unpacked under a name made of its path, size and time."""
     facts = archive.stat()
     name = hashlib.blake2b(f"{archive}{facts.st_size}{facts.st_mtime_ns}".encode(), digest_size=16).hexdigest()
     target = cache_dir / "nemo" / name
-    if not target.exists():
-        temporary = target.with_name(f"{name}.{hashlib.blake2b(str(id(target)).encode()).hexdigest()[:8]}")
-        temporary.mkdir(parents=True, exist_ok=True)
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")
-        except (tarfile.TarError, OSError) as problem:
-            raise CheckpointError(
-                "the .nemo file cannot be unpacked",
-                where=str(archive),
-                got=problem,
-                cure="copy it again, or make room",
-            ) from None
-        temporary.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_suffix(".lock")):  # every rank comes here, before they can talk to each other
+        if not target.exists():
+            _extract(archive, target)
     folder = target / NEMO_FOLDER
     if not folder.is_dir():
         raise CheckpointError(
@@ -113,3 +117,20 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
             cure="convert the model to a Hugging Face directory with the tool that made the file",
         )
     return folder
+
+
+def _extract(archive: Path, target: Path) -> None:
+    temporary = target.with_suffix(".incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+        temporary.rename(target)
+    except (tarfile.TarError, OSError) as problem:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            "the .nemo file cannot be unpacked",
+            where=str(archive),
+            got=problem,
+            cure="copy it again, or make room",
+        ) from None

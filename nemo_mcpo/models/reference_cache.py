@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference log-probs: every completion scored once by the initial policy, kept on disk beside the prepared data.
 
-The file is a log of checksummed chunks, appended and synced one at a time: an interrupted pass continues where it
-stopped, a torn last chunk is dropped, nothing is ever overwritten. Chunks are cut greedily from the sorted list of
-what is missing, so that a continued pass scores the same chunks, to the same bits, as an uninterrupted one.
+The file is a log of checksummed chunks, appended and synced one at a time under a lock: an interrupted pass continues
+where it stopped, a torn last chunk is dropped, what another run has added stays. Chunks are cut greedily from the
+sorted list of what is missing, so that a continued pass scores the same chunks, to the same bits, as an uninterrupted
+one. Rank 0 reads and writes; the others get its view.
 
     chunk = magic | number of prompts | number of log-probs | crc32 | prompt indices, int64 | log-probs, float32
 """
@@ -15,14 +16,16 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
+from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.platform.distributed import is_rank_zero
+from nemo_mcpo.platform.distributed import on_rank_zero
+from nemo_mcpo.platform.locks import locked
 from nemo_mcpo.records import PromptTree
 
 _HEADER = struct.Struct("<4sIII")
@@ -42,9 +45,8 @@ class ReferenceCache:
     def __init__(self, directory: Path, key: str, completion_offsets: np.ndarray) -> None:
         self.path = directory / "reference" / f"{key}.log"
         self.offsets = np.asarray(completion_offsets)
-        self._values = np.full(int(self.offsets[-1]), np.nan, dtype=np.float32)
-        self._known = np.zeros(len(self.offsets) - 1, dtype=bool)
-        self._end = self._read()
+        self.others = on_rank_zero(lambda: [path.stem for path in self.path.parent.glob("*.log") if path != self.path])
+        self._values, self._known = on_rank_zero(self._read)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """float32 ``[K]``, the log-probs of prompt ``index`` in nats; KeyError when they were not computed."""
@@ -66,63 +68,75 @@ class ReferenceCache:
     ) -> int:
         """Score what is missing and store it; every rank calls it with the same arguments. Returns prompts scored."""
         missing = self.missing(indices)
-        if dist.is_initialized():
-            dist.barrier()  # every rank has read the file before rank 0 appends to it
         for chunk in _chunks(missing, tree_of, tokens_per_chunk):
             table_BK = score(chunk).cpu().numpy()
             values = np.concatenate([row[: len(tree.completions)] for row, tree in zip(table_BK, chunk, strict=True)])
             rows = np.array([tree.index for tree in chunk], dtype=np.int64)
-            self._store(rows, values.astype(np.float32))
-            if is_rank_zero():
-                self._append(rows, values.astype(np.float32))
+            _check_finite(values, chunk)
+            self._store(self._values, self._known, rows, values)
+            on_rank_zero(partial(self._append, rows, values))
             on_chunk(len(chunk))
         return len(missing)
 
-    def _store(self, indices: np.ndarray, values: np.ndarray) -> None:
+    def _store(self, values: np.ndarray, known: np.ndarray, indices: np.ndarray, new: np.ndarray) -> None:
         start = 0
         for index in indices:
             first, last = self.offsets[index], self.offsets[index + 1]
-            self._values[first:last] = values[start : start + last - first]
-            self._known[index] = True
+            values[first:last] = new[start : start + last - first]
+            known[index] = True
             start += last - first
 
-    def _read(self) -> int:
-        """Read every whole chunk; returns where the last one ends."""
-        if not self.path.exists():
-            return 0
-        content = self.path.read_bytes()
-        position = 0
-        while position + _HEADER.size <= len(content):
-            magic, num_prompts, num_values, checksum = _HEADER.unpack_from(content, position)
-            start = position + _HEADER.size
-            stop = start + 8 * num_prompts + 4 * num_values
-            payload = content[start:stop]
-            if magic != _MAGIC or len(payload) != stop - start or zlib.crc32(payload) != checksum:
-                break
-            indices = np.frombuffer(payload, dtype=np.int64, count=num_prompts)
-            self._store(indices, np.frombuffer(payload, dtype=np.float32, offset=8 * num_prompts))
-            position = stop
-        return position
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probs ``[completions]`` and which prompts ``[prompts]`` have them, from the whole chunks of the file."""
+        values = np.full(int(self.offsets[-1]), np.nan, dtype=np.float32)
+        known = np.zeros(len(self.offsets) - 1, dtype=bool)
+        if self.path.exists():
+            for indices, new, _ in _whole_chunks(self.path.read_bytes()):
+                self._store(values, known, indices, new)
+        return values, known
 
     def _append(self, indices: np.ndarray, values: np.ndarray) -> None:
+        """Add a chunk after the last whole one, whoever wrote that."""
         payload = indices.tobytes() + values.tobytes()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
-            file.seek(self._end)
+        with locked(self.path), open(self.path, "r+b") as file:
+            file.seek(max((end for _, _, end in _whole_chunks(file.read())), default=0))
             file.truncate()  # a torn chunk of an interrupted pass
             file.write(_HEADER.pack(_MAGIC, len(indices), len(values), zlib.crc32(payload)) + payload)
             file.flush()
             os.fsync(file.fileno())
-            self._end = file.tell()
 
 
-def reference_key(weights_hash: str, architecture: ModelArchitecture, precision: str) -> str:
-    """The cache's file name: content of the weights, architecture (rotary base, norms) and precision.
+def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Indices, values and end of every chunk up to the first that is torn or damaged."""
+    end = 0
+    while end + _HEADER.size <= len(content):
+        magic, num_prompts, num_values, checksum = _HEADER.unpack_from(content, end)
+        start = end + _HEADER.size
+        end = start + 8 * num_prompts + 4 * num_values
+        payload = content[start:end]
+        if magic != _MAGIC or len(payload) != end - start or zlib.crc32(payload) != checksum:
+            return
+        indices = np.frombuffer(payload, dtype=np.int64, count=num_prompts)
+        yield indices, np.frombuffer(payload, dtype=np.float32, offset=8 * num_prompts), end
+
+
+def _check_finite(values: np.ndarray, trees: Sequence[PromptTree]) -> None:
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            "a reference log-prob is not finite",
+            where=f"rows {trees[0].index} to {trees[-1].index} of the prepared data",
+            cure="the initial weights are broken, or trainer.precision is too narrow for them",
+        )
+
+
+def reference_key(weights_hash: str, architecture: ModelArchitecture, numerics: str) -> str:
+    """The cache's file name: content of the weights, architecture (rotary base, norms), precision and layers.
 
     The tokens are named by the prepared dataset's directory.
     """
     shape = hashlib.blake2b(repr(architecture).encode(), digest_size=4).hexdigest()
-    return f"{weights_hash[:32]}-{shape}-{precision}"
+    return f"{weights_hash[:32]}-{shape}-{numerics}"
 
 
 def _chunks(indices: list[int], tree_of: Callable[[int], PromptTree], tokens: int) -> Iterator[list[PromptTree]]:

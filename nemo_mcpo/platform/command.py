@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +19,23 @@ from nemo_mcpo.config import RunConfig, parse_config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 
 
+class FailedElsewhere(BaseException):
+    """Another rank failed and reports why; this one ends with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Call ``main(argv)`` and exit the process; a failure prints one line that says why before any traceback."""
     try:
         main(sys.argv[1:] if argv is None else argv)
     except NemoMcpoError as error:
         _fail(f"error: {error}", error.exit_code)
+    except FailedElsewhere as failure:
+        time.sleep(1.0)  # a launcher ends everybody when the first one goes: let the other report before
+        os._exit(failure.exit_code)
     except KeyboardInterrupt:
         _fail("error: interrupted", 130)
     except Exception as error:
@@ -41,7 +53,24 @@ def _fail(message: str, code: int) -> None:
 
 
 def world_size_from_environment() -> int:
-    """Processes that the launcher (``torchrun``, or ``python`` alone) started."""
+    """Processes that the launcher (``torchrun``, ``srun``, or ``python`` alone) started.
+
+    Raises:
+        ConfigError: ``srun`` started several without saying where they meet.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if "WORLD_SIZE" not in os.environ and "SLURM_STEP_ID" in os.environ and tasks > 1:
+        if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+            raise ConfigError(
+                "srun started several processes that do not know where to meet",
+                where="MASTER_ADDR, MASTER_PORT",
+                got="not set",
+                expected="the first node's name and a free port",
+                cure="export both before srun, or start one torchrun a node",
+            )
+        for name, slurm_name in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID")):
+            os.environ[name] = os.environ[slurm_name]
+        os.environ["WORLD_SIZE"] = str(tasks)
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -71,7 +100,10 @@ def load_run_config(argv: Sequence[str], *, config_dir: Path, config_name: str, 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(path.resolve()), version_base="1.3"):
-            raw = compose(arguments.config_name.removesuffix(".yaml"), [_plain(item) for item in arguments.overrides])
+            overrides = [_plain(item) for item in arguments.overrides]
+            # A user's own directory can build on the product's files: defaults: [gpt_mcpo, _self_].
+            overrides.append(f"hydra.searchpath=[file://{config_dir}]")
+            raw = compose(arguments.config_name.removesuffix(".yaml"), overrides)
             container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=False)
     except (HydraException, OmegaConfBaseException) as problem:
         raise ConfigError(

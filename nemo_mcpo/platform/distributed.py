@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from nemo_mcpo.errors import NemoMcpoError
-from nemo_mcpo.platform.command import world_size_from_environment
+from nemo_mcpo.platform.command import FailedElsewhere, world_size_from_environment
 from nemo_mcpo.platform.cpu import install_cpu_adapter
+
+Value = TypeVar("Value")
 
 
 def local_device() -> torch.device:
@@ -66,16 +68,26 @@ def is_rank_zero() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def rank_zero_first(call: Callable[[], object]) -> None:
-    """Call on rank 0 while the others wait; an error there ends every rank, and only rank 0 reports it."""
-    problem: NemoMcpoError | None = None
+def on_rank_zero(call: Callable[[], Value]) -> Value:
+    """Decide on rank 0 what all ranks must agree on: its value on every rank; its error ends every rank.
+
+    The others end silently (``FailedElsewhere``): rank 0 reports the error.
+    """
+    outcome: list = [None, None]
+    problem: Exception | None = None
     if is_rank_zero():
         try:
-            call()
-        except NemoMcpoError as error:
-            problem = error
-    if any_rank(problem is not None):
-        raise problem or SystemExit(1)
+            outcome = [call(), None]
+        except Exception as error:
+            problem, outcome = error, [None, getattr(error, "exit_code", 1)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(outcome)
+    if problem is not None:
+        raise problem
+    value, exit_code = outcome
+    if exit_code is not None:
+        raise FailedElsewhere(exit_code)
+    return value
 
 
 def any_rank(flag: bool) -> bool:

@@ -12,7 +12,7 @@ from nemo_mcpo.data.formats import jsonl, nectar, tokens, ultrafeedback
 from nemo_mcpo.data.formats.records import Dropped
 from nemo_mcpo.records import PreferenceRecord
 
-__all__ = ["FORMATS", "Dropped"]
+__all__ = ["DROP_RANKS", "FORMATS", "Dropped"]
 
 FORMATS: dict[str, Callable[..., Iterator[PreferenceRecord]]] = {
     "nectar": nectar.read,
@@ -20,3 +20,6 @@ FORMATS: dict[str, Callable[..., Iterator[PreferenceRecord]]] = {
     "jsonl": jsonl.read,
     "tokens": tokens.read,
 }
+
+DROP_RANKS: dict[str, tuple[int, ...]] = {"nectar": (2,)}
+"""Ranks that are left out unless the user says otherwise: arXiv 2502.04567 (5.1) drops Nectar's second answer."""
