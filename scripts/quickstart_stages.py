@@ -55,7 +55,7 @@ class Stage:
 
 
 def run_stages(stages: Sequence[Stage], logs: Path) -> list[float]:
-    """Seconds of every stage, also of those that an earlier call finished."""
+    """Seconds of every stage, also of those that an earlier call finished; of an interrupted one, its last attempt."""
     logs.mkdir(parents=True, exist_ok=True)
     seconds = []
     for number, stage in enumerate(stages, start=1):
