@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same numbers everywhere: five steps in every layout equal one process, and every process draws the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import metrics, overrides, run, write_inputs
+
+PROGRAM = Path(__file__).with_name("train_layouts.py")
+TENSOR, PIPELINE = "model__tensor_model_parallel_size", "model__pipeline_model_parallel_size"
+INTERLEAVED, SEQUENCE = "model__virtual_pipeline_model_parallel_size", "model__sequence_parallel"
+LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
+    "one": (1, {}),
+    "tp2": (2, {TENSOR: 2}),
+    "tp2-sp": (2, {TENSOR: 2, SEQUENCE: "true"}),
+    "pp2": (2, {PIPELINE: 2}),
+    "interleaved": (2, {PIPELINE: 2, INTERLEAVED: 2}),
+    "dp2": (2, {}),
+    "tp2-pp2-sp": (4, {TENSOR: 2, PIPELINE: 2, SEQUENCE: "true"}),
+}
+"""Number of processes, and the keys of the layout."""
+
+CHAIN = {"model__mcpo__chain_steps": 3, "model__mcpo__chain_candidates": 2}
+ALGORITHMS: dict[str, dict[str, object]] = {
+    "mcpo": {"model__mcpo__num_negatives": 1},
+    "three negatives, chain": {"model__mcpo__num_negatives": 3, **CHAIN},
+}
+RUNS = [
+    *((layout, "mcpo") for layout in LAYOUTS),
+    *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
+]
+"""What is run: a layout and an algorithm."""
+
+CLIP = 0.05
+"""Below every gradient norm of these runs, so that clipping acts at each step."""
+
+pytestmark = pytest.mark.parallel
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """The log directory of every algorithm in every layout; one launch for each number of processes."""
+    inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
+    runs: dict[tuple[str, str], Path] = {}
+    for processes in sorted({processes for processes, _ in LAYOUTS.values()}):
+        plan = []
+        for layout, algorithm in RUNS:
+            wanted, keys = LAYOUTS[layout]
+            if wanted != processes:
+                continue
+            directory = inputs / layout / algorithm.split(",")[0].replace(" ", "-")
+            changes = keys | ALGORITHMS[algorithm] | {"trainer__mcpo__gradient_clip_val": CLIP}
+            changes |= {"trainer__mcpo__save_interval": 0, "model__data__validation": inputs / "data.jsonl"}
+            plan.append((str(directory), overrides(inputs, directory, **changes)))
+            runs[layout, algorithm] = directory
+        (inputs / "plan.json").write_text(json.dumps(plan))
+        done = run(PROGRAM, [str(inputs / "plan.json")], processes)
+        assert done.returncode == 0, done.stderr[-5000:]
+    return runs
+
+
+@pytest.mark.parametrize(("layout", "algorithm"), [pair for pair in RUNS if pair[0] != "one"])
+def test_equal_to_one_process(runs, layout, algorithm):
+    expected, found = metrics(runs["one", algorithm]), metrics(runs[layout, algorithm])
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["tokens"] == theirs["tokens"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+        # Differences of sums of log-probs: their rounding does not shrink with them.
+        for name in ("rewards/chosen", "rewards/rejected", "rewards/margin"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=5e-5), name
+        assert ours["rewards/accuracy"] == theirs["rewards/accuracy"] or ours["step"] == 1
+    for name in (name for name in expected[-1] if name.startswith("val_")):
+        assert found[-1][name] == pytest.approx(expected[-1][name], rel=1e-5, abs=5e-5), name
+
+
+@pytest.mark.parametrize(("algorithm", "num_negatives"), [("mcpo", 1), ("three negatives, chain", 3)])
+def test_the_runs_show_something(runs, algorithm, num_negatives):
+    lines = metrics(runs["one", algorithm])
+    assert lines[0]["loss"] == pytest.approx(math.log(1 + num_negatives), abs=1e-4)
+    assert abs(lines[-1]["loss"] - lines[0]["loss"]) > 0.01
+    assert all(line["grad_norm"] > 2 * CLIP for line in lines)
+    assert lines[-1]["kernel/ess"] < lines[0]["kernel/ess"] - 1e-3
+    assert {len(completions) for batch in draws(runs["one", algorithm])[0] for _, completions in batch} == {
+        1 + num_negatives
+    }
+
+
+def draws(directory: Path) -> list[list]:
+    """Of each process: every step's prompts and drawn completions."""
+    return [json.loads(file.read_text()) for file in sorted(directory.glob("draws-*.json"))]
+
+
+@pytest.mark.parametrize(("layout", "algorithm"), RUNS)
+def test_every_process_draws_the_same(runs, layout, algorithm):
+    expected = draws(runs["one", algorithm])[0]
+    found = draws(runs[layout, algorithm])
+    assert len(expected) == 5
+    assert len(found) == LAYOUTS[layout][0]
+    assert all(one == expected for one in found)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of test_layouts: whole runs in several layouts, one after the other, with every drawn batch recorded.
+
+torchrun --nproc-per-node=2 train_layouts.py RUNS.json
+
+RUNS.json is a list of [log directory, [override, …]]; beside the metrics each run writes ``draws-RANK.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from megatron.core import parallel_state
+
+from nemo_mcpo.algorithms import run
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+
+CONF = Path(__file__).parents[2] / "examples" / "conf"
+
+
+def main(argv: list[str]) -> None:
+    draws: list = []
+    draw = MCPOTrainer.draw
+
+    def recorded(self, trees, epochs):
+        batch, metrics = draw(self, trees, epochs)
+        draws.append([[tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in batch.trees])
+        return batch, metrics
+
+    MCPOTrainer.draw = recorded
+    run.shut_down = parallel_state.destroy_model_parallel  # the next layout needs the processes
+    for directory, overrides in json.loads(Path(argv[0]).read_text()):
+        draws.clear()
+        config = load_run_config(
+            overrides, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
+        )
+        run.run_mcpo(
+            config, open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+        )
+        (Path(directory) / f"draws-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(draws))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small model with preference data as files, and the real commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_mcpo.models.huggingface.tiny import make_tiny_model
+from tests.support.configs import ROOT
+
+TRAIN = ROOT / "examples" / "train_gpt_mcpo.py"
+WORDS = ("red", "blue", "seven", "twelve", "because", "sum", "apple", "not", "maybe", "river", "cloud", "zero")
+NUM_CANDIDATES = 4
+
+
+def write_preferences(path: Path, num_prompts: int = 24, seed: int = 0) -> Path:
+    """A file in the format ``jsonl``: a question and five ranked answers of 1 to 9 words each."""
+    random = np.random.default_rng(seed)
+
+    def text(longest: int) -> str:
+        return " ".join(random.choice(WORDS, random.integers(1, longest + 1)))
+
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(num_prompts):
+            responses = [{"text": text(9), "rank": rank + 1} for rank in range(1 + NUM_CANDIDATES)]
+            file.write(json.dumps({"prompt": f"{number}: {text(6)}?", "responses": responses}) + "\n")
+    return path
+
+
+def write_inputs(directory: Path) -> Path:
+    """``directory/data.jsonl``, and ``directory/model``: a llama of 4 layers and 4 heads made for it."""
+    write_preferences(directory / "data.jsonl", num_prompts=24)
+    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
+    return directory
+
+
+def overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
+    """A run of 5 steps of 4 prompts; ``changes`` are keys with ``__`` for dots."""
+    keys = {
+        "trainer.mcpo.max_steps": 5,
+        "trainer.mcpo.save_interval": 2,
+        "exp_manager.explicit_log_dir": run,
+        "exp_manager.create_tensorboard_logger": "false",
+        "pretrained_checkpoint.restore_from_path": inputs / "model",
+        "model.global_batch_size": 4,
+        "model.micro_batch_tokens": 128,
+        "model.data.train": inputs / "data.jsonl",
+        "model.data.format": "jsonl",
+        "model.data.drop_ranks": "[]",
+        "model.data.max_prompt_length": 64,
+        "model.data.max_length": 128,
+        "model.data.cache_dir": run.parent / f"{run.name}-cache",
+        "model.mcpo.beta": 0.1,
+        "model.optim.lr": 1e-3,
+    }
+    keys |= {key.replace("__", "."): value for key, value in changes.items()}
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child process: one thread, this repository first."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+def command(script: Path, arguments: list[str], processes: int = 1) -> list[str]:
+    """``python`` for one process, ``torchrun`` for several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
+
+
+def run(script: Path, arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs a script to its end."""
+    return subprocess.run(
+        command(script, arguments, processes), env=environment(), capture_output=True, text=True, timeout=200
+    )
+
+
+def train(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs ``examples/train_gpt_mcpo.py`` with ``tiny_cpu`` to its end."""
+    return run(TRAIN, ["--config-name=tiny_cpu", *arguments], processes)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same lines without the one value that differs between equal runs."""
+    return [{name: value for name, value in line.items() if name != "step_seconds"} for line in lines]
+
+
+def checkpoint_names(run: Path) -> list[str]:
+    """Directories in a run's checkpoints, unfinished ones too."""
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
