@@ -12,14 +12,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import torch.distributed as dist
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.weights import load_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER
-from nemo_mcpo.platform.distributed import on_rank_zero
+from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
 
 class HuggingFaceInNemoConnector(SaveRestoreConnector):
@@ -53,25 +52,34 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
     ):
         """Build the model from the archive's configuration, with ``override_config_path`` merged over it.
 
-        The tokenizer files stay beside the archive's directory until the process ends, for a later ``save_to``.
+        Rank 0 keeps a copy of the tokenizer files until the process ends, for a later ``save_to``.
         """
         folder = Path(on_rank_zero(partial(self._unpack_beside, restore_path)))
-        config = OmegaConf.load(folder / self.model_config_yaml)
-        if override_config_path is not None:
-            is_path = isinstance(override_config_path, str | Path)
-            override = OmegaConf.load(override_config_path) if is_path else override_config_path
-            config = OmegaConf.merge(config, override)
-        if return_config:
-            return config
-        model = calling_cls(cfg=config, trainer=trainer)
-        load_weights(folder / NEMO_FOLDER, model.chunks, model.architecture)
-        model.source_files = folder / NEMO_FOLDER
-        if dist.is_initialized():
-            dist.barrier()  # rank 0 removes the weights once everybody has read them
-        on_rank_zero(lambda: [file.unlink() for file in model.source_files.glob("*.safetensors")] and None)
-        return model
+        try:
+            config = OmegaConf.load(folder / self.model_config_yaml)
+            if override_config_path is not None:
+                is_path = isinstance(override_config_path, str | Path)
+                override = OmegaConf.load(override_config_path) if is_path else override_config_path
+                config = OmegaConf.merge(config, override)
+            if return_config:
+                return config
+            model = calling_cls(cfg=config, trainer=trainer)
+            load_weights(folder / NEMO_FOLDER, model.chunks, model.architecture)
+            model.source_files = Path(on_rank_zero(partial(_keep_small_files, folder / NEMO_FOLDER)))
+            return model
+        finally:
+            any_rank(False)  # everybody has read what they need
+            if is_rank_zero():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _unpack_beside(self, archive: str) -> str:
+        """Beside the archive, where every node can read it."""
         folder = tempfile.mkdtemp(dir=Path(archive).resolve().parent)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return self._unpack_nemo_file(path2file=archive, out_folder=folder)
+
+
+def _keep_small_files(folder: Path) -> str:
+    kept = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, kept, ignore_errors=True)
+    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    return kept

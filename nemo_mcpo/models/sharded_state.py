@@ -41,9 +41,13 @@ def save_sharded_state(model, directory: Path) -> None:
     try:
         dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=dict(FORMAT))
     except (CheckpointException, dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
-        failures = getattr(problem, "failures", {})  # torch's: the error of each rank that could not write
-        reason = "; ".join(str(error) for error, _ in failures.values()) or str(problem)
-        raise OSError(reason) from problem
+        raise OSError(_reason(problem)) from problem
+
+
+def _reason(problem: BaseException) -> str:
+    """The errors of the ranks that failed, where torch tells, else the error itself."""
+    failures = getattr(problem, "failures", {})
+    return "; ".join(str(error) for error, _ in failures.values()) or str(problem)
 
 
 def load_sharded_state(model, path: Path) -> None:
@@ -52,11 +56,11 @@ def load_sharded_state(model, path: Path) -> None:
         _prepare_torch_adam(model.optimizer)
     try:
         loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
-    except (dist_checkpointing.core.CheckpointingException, OSError, RuntimeError, KeyError) as problem:
+    except (CheckpointException, dist_checkpointing.core.CheckpointingException, OSError, RuntimeError) as problem:
         raise CheckpointError(
             "the checkpoint cannot be loaded",
             where=str(path),
-            got=f"{type(problem).__name__}: {problem}",
+            got=_reason(problem),
             cure="remove this directory to continue from the checkpoint before it",
         ) from problem
     for number, chunk in enumerate(model.chunks):

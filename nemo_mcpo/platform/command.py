@@ -40,16 +40,18 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _fail("error: interrupted", 130)
     except Exception as error:
         _fail(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}", 1)
-    sys.stdout.flush()
+    sys.exit(0)
 
 
 def _fail(message: str, code: int) -> None:
-    """Leave at once: with other ranks waiting in a collective, orderly interpreter shutdown can hang."""
+    """Report and leave; at once when there are other ranks: while they wait, an orderly shutdown can hang."""
     rank = os.environ.get("RANK", "0")
     if rank == "0" or code != ConfigError.exit_code:  # every rank finds the same mistake in the configuration
         print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(code)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def world_size_from_environment() -> int:

@@ -92,7 +92,7 @@ def on_rank_zero(call: Callable[[], Value]) -> Value:
 
 def any_rank(flag: bool) -> bool:
     """True on every process when ``flag`` is true on at least one; all processes must call it."""
-    if dist.get_world_size() == 1:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return flag
     flags = torch.tensor([float(flag)], device=local_device())
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)

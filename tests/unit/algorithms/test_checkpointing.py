@@ -51,20 +51,21 @@ def make(tmp_path, source, monkeypatch):
 
     monkeypatch.setattr(checkpointing, "save_sharded_state", save)
 
-    def manager(keep_last: int = 2, keep_best: int = 0, lower_is_better: bool = True) -> CheckpointManager:
+    def manager(keep_last: int = 2, keep_best: int = 0, monitor: str = "val_loss") -> CheckpointManager:
         return CheckpointManager(
             tmp_path / "checkpoints",
             keep_last=keep_last,
             keep_best=keep_best,
-            lower_is_better=lower_is_better,
+            monitor=monitor,
             source_files=source,
         )
 
     return manager
 
 
-def state(step: int, monitored: float | None = None) -> TrainerState:
-    return TrainerState(step, 16 * step, 1, IDENTITY, {"num_steps": step}, monitored)
+def state(step: int, monitored: float | None = None, monitor: str = "val_loss") -> TrainerState:
+    validation = {} if monitored is None else {monitor: monitored, "val_other": -monitored}
+    return TrainerState(step, 16 * step, 1, IDENTITY, {"num_steps": step}, validation)
 
 
 def names(manager: CheckpointManager) -> list[str]:
@@ -74,7 +75,7 @@ def names(manager: CheckpointManager) -> list[str]:
 def save_all(manager: CheckpointManager, monitored: list[float | None]) -> list[int]:
     """Save steps 1, 2, … and give the steps that are kept."""
     for step, value in enumerate(monitored, start=1):
-        manager.save(MODEL, state(step, value))
+        manager.save(MODEL, state(step, value, manager.monitor))
     return [found.step for found, _ in manager.complete()]
 
 
@@ -101,20 +102,20 @@ def test_it_has_its_name_only_when_everything_is_written(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("keep_last", "keep_best", "lower", "monitored", "kept"),
+    ("keep_last", "keep_best", "monitor", "monitored", "kept"),
     [
-        (1, 0, True, [3.0, 1.0, 2.0], [3]),
-        (2, 0, True, [3.0, 1.0, 2.0, 4.0], [3, 4]),
-        (1, 1, True, [3.0, 1.0, 2.0, 4.0], [2, 4]),
-        (1, 1, False, [3.0, 5.0, 2.0, 4.0], [2, 4]),
-        (2, 2, True, [1.0, 2.0, 9.0, 8.0, 7.0], [1, 2, 4, 5]),
-        (1, 1, True, [None, None, None], [3]),
-        (1, 1, True, [None, 1.0, None, None], [2, 4]),
-        (10, 0, True, [None] * 4, [1, 2, 3, 4]),
+        (1, 0, "val_loss", [3.0, 1.0, 2.0], [3]),
+        (2, 0, "val_loss", [3.0, 1.0, 2.0, 4.0], [3, 4]),
+        (1, 1, "val_loss", [3.0, 1.0, 2.0, 4.0], [2, 4]),
+        (1, 1, "val_rewards/margin", [3.0, 5.0, 2.0, 4.0], [2, 4]),
+        (2, 2, "val_loss", [1.0, 2.0, 9.0, 8.0, 7.0], [1, 2, 4, 5]),
+        (1, 1, "val_loss", [None, None, None], [3]),
+        (1, 1, "val_loss", [None, 1.0, None, None], [2, 4]),
+        (10, 0, "val_loss", [None] * 4, [1, 2, 3, 4]),
     ],
 )
-def test_which_are_kept(make, keep_last, keep_best, lower, monitored, kept):
-    manager = make(keep_last, keep_best, lower)
+def test_which_are_kept(make, keep_last, keep_best, monitor, monitored, kept):
+    manager = make(keep_last, keep_best, monitor)
     assert save_all(manager, monitored) == kept
     assert names(manager) == [f"step-{step:08d}" for step in kept]
 
@@ -146,7 +147,7 @@ def test_the_same_step_again_replaces(make):
     manager = make()
     manager.save(MODEL, state(1, 5.0))
     manager.save(MODEL, state(1, 4.0))
-    assert [found.monitored for found, _ in manager.complete()] == [4.0]
+    assert [found.validation["val_loss"] for found, _ in manager.complete()] == [4.0]
 
 
 @pytest.mark.parametrize("stage", ["weights", "small files"])

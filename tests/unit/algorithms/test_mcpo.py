@@ -181,7 +181,7 @@ def test_when_it_validates_and_saves(tmp_path, llama_directory):
     assert [state.step for state in saved] == [3, 6, 7]
     assert [state.consumed_prompts for state in saved] == [12, 24, 28]
     by_step = {line["step"]: line.get("val_loss") for line in trainer.log.lines}
-    assert [state.monitored for state in saved] == [by_step[step] for step in (3, 6, 7)]
+    assert [state.validation.get("val_loss") for state in saved] == [by_step[step] for step in (3, 6, 7)]
 
 
 def test_the_state_continues_a_run(tmp_path, llama_directory):
@@ -192,7 +192,7 @@ def test_the_state_continues_a_run(tmp_path, llama_directory):
         if first.step == 2:
             break
     second = small_trainer(tmp_path, llama_directory)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(first.state_dict(metrics={}))
     assert (second.step, second.consumed_prompts) == (2, 8)
     for ours, theirs in zip(second.model.chunks[0].parameters(), first.model.chunks[0].parameters(), strict=True):
         ours.data.copy_(theirs.data)

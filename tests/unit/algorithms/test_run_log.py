@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -102,19 +101,11 @@ def test_a_second_start_has_the_metrics_of_the_first(tmp_path):
     assert steps(again) == [1, 2, 3, 4]
 
 
-def test_metrics_that_exp_manager_moved_are_brought_back(tmp_path):
-    for number, step in (("run_0", 1), ("run_1", 2)):
-        (tmp_path / number).mkdir()
-        (tmp_path / number / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
-    os.utime(tmp_path / "run_0" / "metrics.jsonl", (1, 1))
-    assert steps(RunLog(config(tmp_path))) == [2]
-
-
-def test_metrics_in_place_are_not_replaced_by_moved_ones(tmp_path):
-    (tmp_path / "run_0").mkdir()
-    (tmp_path / "run_0" / "metrics.jsonl").write_text('{"step": 7}\n')
+def test_files_of_the_log_directory_stay_where_they_are(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n')
     assert steps(RunLog(config(tmp_path))) == [8]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_tensorboard_on_wish(tmp_path):
@@ -125,7 +116,7 @@ def test_tensorboard_on_wish(tmp_path):
     log = RunLog(config(tmp_path / "board", create_tensorboard_logger=True))
     log.write(1, {"loss": 0.5, "rewards/margin": math.nan})
     log.close()
-    events = EventAccumulator(str(tmp_path / "board"))
+    events = EventAccumulator(str(tmp_path / "board" / "nemo"))
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]

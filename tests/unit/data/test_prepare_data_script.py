@@ -42,10 +42,10 @@ def test_table(
     path = write_jsonl({"prompt": "Hi", "responses": RANKED}, {"prompt": "", "responses": RANKED})
     assert run(*options(path, tokenizer_dir, tmp_path)) == 0
     lines = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert (lines["prompts"], lines["completions"], lines["  empty prompt"]) == ("1", "2", "1")  # rank 2 is dropped
+    assert (lines["prompts"], lines["completions"], lines["  empty prompt"]) == ("1", "3", "1")
     assert Path(lines["list of dropped"]).is_file() and Path(lines["directory"]).is_dir()
-    assert run(*options(path, tokenizer_dir, tmp_path), "--drop-ranks") == 0
-    assert "completions         3" in capsys.readouterr().out
+    assert run(*options(path, tokenizer_dir, tmp_path), "--drop-ranks", "2") == 0
+    assert "completions         2" in capsys.readouterr().out
 
 
 def test_bad_data_is_one_line_and_exit_code_1(

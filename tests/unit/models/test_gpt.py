@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.trees.packing import build_row
@@ -91,6 +92,11 @@ def test_angles_stay_float32_in_a_bf16_model(llama_directory):
 
 
 def test_which_layers():
-    assert resolve_transformer_impl("local") == "local"
-    assert resolve_transformer_impl("transformer_engine") == "transformer_engine"
-    assert resolve_transformer_impl("auto") == ("transformer_engine" if torch.cuda.is_available() else "local")
+    assert resolve_transformer_impl("local", None) == "local"
+    if torch.cuda.is_available():
+        pytest.skip("what auto means here depends on Transformer Engine")
+    assert resolve_transformer_impl("auto", None) == "local"
+    with pytest.raises(ConfigError, match="transformer_impl"):
+        resolve_transformer_impl("transformer_engine", None)
+    with pytest.raises(ConfigError, match="fp8"):
+        resolve_transformer_impl("auto", "hybrid")

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,22 +78,30 @@ def test_a_changed_nemo_file_is_unpacked_again(archive, llama_directory, tmp_pat
     assert open_pretrained(str(archive), str(tmp_path / "cache")).files != first.files
 
 
-def test_another_process_unpacks_the_same_file_meanwhile(archive, tmp_path, monkeypatch):
-    """Every process of a launch opens the archive: the slower one takes what the faster one has made."""
+def test_processes_that_open_the_same_file_at_once_unpack_it_once(archive, tmp_path, monkeypatch):
+    """Every process of a launch opens the archive before they can talk to each other."""
     extract = tarfile.TarFile.extractall
     calls = []
 
     def slow(tar, path, **kwargs):
         calls.append(path)
-        if len(calls) == 1:
-            open_pretrained(str(archive), str(tmp_path / "cache"))
+        time.sleep(0.2)
         extract(tar, path, **kwargs)
 
     monkeypatch.setattr(tarfile.TarFile, "extractall", slow)
-    opened = open_pretrained(str(archive), str(tmp_path / "cache"))
-    assert len(calls) == 2
-    assert (opened.files / "config.json").is_file()
-    assert [path.name for path in (tmp_path / "cache" / "nemo").iterdir()] == [opened.files.parent.name]
+    with ThreadPoolExecutor(3) as pool:
+        opened = list(pool.map(lambda _: open_pretrained(str(archive), str(tmp_path / "cache")), range(3)))
+    assert len(calls) == 1
+    assert len({pretrained.files for pretrained in opened}) == 1
+    assert (opened[0].files / "config.json").is_file()
+
+
+def test_a_log_directory_means_its_newest_checkpoint(checkpoint, tmp_path):
+    log_dir = tmp_path / "run"
+    for name, step in (("step-00000009", 1), ("step-00000003", 2), ("step-00000004.incomplete", 3)):
+        shutil.copytree(checkpoint, log_dir / "checkpoints" / name)
+        (log_dir / "checkpoints" / name / CHECKPOINT_MARK).write_text(json.dumps({"step": step}))
+    assert open_pretrained(str(log_dir), str(tmp_path)).weights == log_dir / "checkpoints" / "step-00000003"
 
 
 def test_a_checkpoint_of_an_earlier_run(checkpoint, llama_directory, tmp_path):

@@ -10,7 +10,15 @@ from megatron.core import parallel_state
 
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.platform import distributed
-from nemo_mcpo.platform.distributed import any_rank, initialize_parallel, is_rank_zero, local_device, shut_down
+from nemo_mcpo.platform.command import FailedElsewhere
+from nemo_mcpo.platform.distributed import (
+    any_rank,
+    initialize_parallel,
+    is_rank_zero,
+    local_device,
+    on_rank_zero,
+    shut_down,
+)
 
 
 @pytest.fixture
@@ -52,23 +60,26 @@ def test_any_rank_of_one(groups, flag):
     assert any_rank(flag) is flag
 
 
-def test_rank_zero_first_calls_and_raises_its_error(groups):
-    calls = []
-    distributed.rank_zero_first(lambda: calls.append(1))
-    assert calls == [1]
+def test_on_rank_zero_gives_its_value_and_raises_its_error(groups):
+    assert on_rank_zero(lambda: {"steps": [1, 2]}) == {"steps": [1, 2]}
 
     def fail():
         raise DataError("no data")
 
     with pytest.raises(DataError, match="no data"):
-        distributed.rank_zero_first(fail)
+        on_rank_zero(fail)
 
 
-def test_another_rank_leaves_without_a_message_of_its_own(groups, monkeypatch):
+@pytest.mark.parametrize(("outcome", "code"), [([None, 2], 2), ([None, 1], 1)])
+def test_another_rank_leaves_without_a_message_of_its_own(groups, monkeypatch, outcome, code):
+    def broadcast(values: list) -> None:
+        values[:] = outcome
+
     monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
-    monkeypatch.setattr(distributed, "any_rank", lambda flag: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
     calls = []
-    with pytest.raises(SystemExit) as caught:
-        distributed.rank_zero_first(lambda: calls.append(1))
-    assert caught.value.code == 1
+    with pytest.raises(FailedElsewhere) as caught:
+        on_rank_zero(lambda: calls.append(1))
+    assert caught.value.exit_code == code
     assert calls == []
