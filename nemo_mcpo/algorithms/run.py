@@ -78,6 +78,8 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     finally:
         log.close()
     dist.barrier()
+    if is_rank_zero():
+        print(f"done: {trainer.step} steps; metrics and checkpoints are in {log.directory}", flush=True)
     shut_down()
 
 

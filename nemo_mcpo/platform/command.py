@@ -17,6 +17,7 @@ from typing import Any
 
 from nemo_mcpo.config import RunConfig, parse_config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
+from nemo_mcpo.platform.quiet import quiet_dependencies
 
 
 class FailedElsewhere(BaseException):
@@ -29,6 +30,7 @@ class FailedElsewhere(BaseException):
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Call ``main(argv)`` and exit the process; a failure prints one line that says why before any traceback."""
+    quiet_dependencies()
     try:
         main(sys.argv[1:] if argv is None else argv)
     except NemoMcpoError as error:
