@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 failed; 2 bad usage or configuration; 75 stopped early by 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
@@ -37,7 +38,7 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _fail(f"error: {error}", error.exit_code)
     except FailedElsewhere as failure:
         time.sleep(1.0)  # a launcher ends everybody when the first one goes: let the other report before
-        os._exit(failure.exit_code)
+        _leave_at_once(failure.exit_code)
     except KeyboardInterrupt:
         _fail("error: interrupted", 130)
     except Exception as error:
@@ -52,8 +53,15 @@ def _fail(message: str, code: int) -> None:
         print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(code)
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """Exit without waiting for anybody. A checkpoint's writer process would live on and hold our output open."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
 
 
 def world_size_from_environment() -> int:
