@@ -51,14 +51,14 @@ def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBat
     ]
 
 
-def run_rows(chunks: list, rows: list[TreeBatch], row_loss: RowLoss, *, forward_only: bool) -> list[dict[str, Tensor]]:
-    """Run the rows as micro-batches; returns what ``row_loss`` collected, on the last pipeline stage (else empty)."""
+def run_rows(chunks: list, rows: list[TreeBatch], row_loss: RowLoss, *, forward_only: bool) -> None:
+    """Run the rows as micro-batches; ``row_loss`` sees each row's log-probs on the last pipeline stage."""
 
     def forward_step(iterator: Iterator[TreeBatch], model) -> tuple[Tensor, Callable]:
         row = next(iterator)
         return model(row), lambda output: row_loss(row, output)
 
-    return get_forward_backward_func()(
+    get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=[iter(rows) for _ in chunks],
         model=chunks,
