@@ -21,6 +21,9 @@ from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
 
 
+_PATIENCE_SECONDS = 20.0
+
+
 class FailedElsewhere(BaseException):
     """Another rank failed and reports why; this one ends with the same exit code."""
 
@@ -37,8 +40,7 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     except NemoMcpoError as error:
         _fail(f"error: {error}", error.exit_code)
     except FailedElsewhere as failure:
-        time.sleep(1.0)  # a launcher ends everybody when the first one goes: let the other report before
-        _leave_at_once(failure.exit_code)
+        _leave_after_rank_zero(failure.exit_code)
     except KeyboardInterrupt:
         _fail("error: interrupted", 130)
     except Exception as error:
@@ -49,12 +51,19 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
 def _fail(message: str, code: int) -> None:
     """Report and leave; at once when there are other ranks: while they wait, an orderly shutdown can hang."""
     rank = os.environ.get("RANK", "0")
-    if rank == "0" or code != ConfigError.exit_code:  # every rank finds the same mistake in the configuration
-        print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
+    if rank != "0" and code == ConfigError.exit_code:  # every rank finds the same mistake in the configuration
+        _leave_after_rank_zero(code)
+    print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_after_rank_zero(code: int) -> None:
+    """The launcher ends everybody when the first one goes: let rank 0 report, and so end this wait, before."""
+    time.sleep(_PATIENCE_SECONDS)
+    _leave_at_once(code)
 
 
 def _leave_at_once(code: int) -> None:
