@@ -20,7 +20,6 @@ from nemo_mcpo.config import RunConfig, parse_config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
 
-
 _PATIENCE_SECONDS = 20.0
 
 
