@@ -20,6 +20,7 @@ from pathlib import Path
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
+from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
 INCOMPLETE = ".incomplete"
@@ -103,23 +104,25 @@ class CheckpointManager:
             except OSError as error:
                 problem = error
         if any_rank(problem is not None):
+            free = shutil.disk_usage(self.directory).free / 1e6
             if is_rank_zero():
                 shutil.rmtree(final.with_name(final.name + INCOMPLETE), ignore_errors=True)
-            free = shutil.disk_usage(self.directory).free / 1e6
+            elif not str(problem or ""):
+                raise FailedElsewhere(CheckpointError.exit_code)
             raise CheckpointError(
                 "the checkpoint could not be written",
                 where=str(final),
-                got=f"{problem or 'an error on another rank'}; {free:,.0f} MB are free",
+                got=f"{problem or 'an error on another rank'}; {free:,.1f} MB were free then",
                 cure="make room or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
 
     def _start(self, model, temporary: Path) -> None:
         """Refuse before writing where the file system visibly lacks the room."""
-        # Weights, their float32 copy and Adam's two moments.
-        needed = model.architecture.num_parameters * (model.layout.dtype.itemsize + 12)
+        # Weights, their float32 copy and Adam's two moments; a twentieth more for padding and the small files.
+        needed = 1.05 * model.architecture.num_parameters * (model.layout.dtype.itemsize + 12)
         free = shutil.disk_usage(self.directory).free
         if needed > free:
-            raise OSError(f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free")
+            raise OSError(f"{needed / 1e6:,.1f} MB are needed")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 

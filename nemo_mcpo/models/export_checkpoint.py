@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
-from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, Pretrained, open_pretrained
+from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, Pretrained, newest_checkpoint, open_pretrained
 from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 
@@ -24,14 +24,14 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
         out: a directory, or a file whose name ends with ``.nemo``.
         dtype: of the written weights; the initial model's own by default.
     """
-    pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
-    if not pretrained.is_distributed:
+    if newest_checkpoint(checkpoint) is None and not (checkpoint / CHECKPOINT_MARK).exists():
         raise CheckpointError(
             "there is no complete training checkpoint",
             where=str(checkpoint),
             expected=f"{CHECKPOINT_MARK} in it, or in checkpoints/*/ below it",
             cure="give a run's log directory or one of its checkpoints",
         )
+    pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=0)
     config = {
         "architecture": asdict(pretrained.architecture),

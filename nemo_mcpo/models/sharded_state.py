@@ -7,11 +7,13 @@ step counters that loading shares between parameters must be separated again.
 
 from __future__ import annotations
 
+import queue
 from functools import partial
 from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mcpo.errors import CheckpointError
@@ -38,6 +40,9 @@ def save_sharded_state(model, directory: Path) -> None:
     Raises:
         OSError: the disk is full or not writable, on this or on another rank.
     """
+    # Results cross processes only in asynchronous saves, for which megatron-core spawns a server process: seconds to
+    # start, and left behind when this process is killed. Ours are synchronous.
+    filesystem_async._results_queue = filesystem_async._results_queue or queue.SimpleQueue()
     try:
         dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=dict(FORMAT))
     except (CheckpointException, dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
@@ -45,9 +50,12 @@ def save_sharded_state(model, directory: Path) -> None:
 
 
 def _reason(problem: BaseException) -> str:
-    """The errors of the ranks that failed, where torch tells, else the error itself."""
-    failures = getattr(problem, "failures", {})
-    return "; ".join(str(error) for error, _ in failures.values()) or str(problem)
+    """The errors of the ranks that failed, where torch tells (on rank 0), else the error itself."""
+    failures = getattr(problem, "failures", None)
+    if failures is None:
+        return str(problem)
+    # torch's archive writer reports a full disk by where it stopped writing.
+    return "; ".join(f"{error} (is the disk full?)" for error, _ in failures.values())
 
 
 def load_sharded_state(model, path: Path) -> None:

@@ -173,8 +173,8 @@ def test_a_save_that_fails_keeps_the_earlier_ones(make, monkeypatch, stage):
 
 def test_a_disk_that_is_visibly_too_small_is_refused_before_writing(make, monkeypatch):
     manager = make()
-    # A float32 weight, its float32 copy and two moments: 16 bytes a parameter.
-    needed = 1000 * (4 + 4 + 4 + 4)
+    # A float32 weight, its float32 copy and two moments: 16 bytes a parameter, and a twentieth more.
+    needed = 1.05 * 1000 * (4 + 4 + 4 + 4)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage(needed - 1))
     with pytest.raises(CheckpointError, match="could not be written"):
