@@ -71,14 +71,37 @@ class PromptTree:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeSpan:
+    """Where one tree lies in a row: its prompt from ``start``, then its completions, each up to its own stop.
+
+    >>> TreeSpan(start=10, prompt_stop=14, completion_stops=(16, 19)).completions
+    [(14, 16), (16, 19)]
+    """
+
+    start: int
+    prompt_stop: int
+    completion_stops: tuple[int, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """The end of the tree."""
+        return self.completion_stops[-1] if self.completion_stops else self.prompt_stop
+
+    @property
+    def completions(self) -> list[tuple[int, int]]:
+        """Start and stop of every completion."""
+        starts = (self.prompt_stop, *self.completion_stops[:-1])
+        return list(zip(starts, self.completion_stops, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
 class TreeBatch:
     """Several trees packed into one row of S tokens.
 
     Attributes:
         tokens_S: token ids; padding is token 0.
         positions_S: position ids; every completion restarts at its prompt's length.
-        tree_S: number of the tree in the row, -1 for padding.
-        completion_S: number of the completion in the row (0..N-1), -1 for prompt tokens and padding.
+        spans: where each tree lies; padding at the end is one more span, a prompt without completions.
         predictor_T: index into S of the position whose hidden state predicts target t.
         target_T: the predicted token ids, completion by completion.
         completion_T: the completion (0..N-1) that each target belongs to.
@@ -88,8 +111,7 @@ class TreeBatch:
 
     tokens_S: torch.Tensor
     positions_S: torch.Tensor
-    tree_S: torch.Tensor
-    completion_S: torch.Tensor
+    spans: tuple[TreeSpan, ...]
     predictor_T: torch.Tensor
     target_T: torch.Tensor
     completion_T: torch.Tensor

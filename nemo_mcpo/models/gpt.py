@@ -22,8 +22,11 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
+from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import TreeBatch
-from nemo_mcpo.trees.attention import TreeAttention, tree_attention_mask
+from nemo_mcpo.trees.attention import TreeAttention
+from nemo_mcpo.trees.backends import BACKENDS, choose_backend
+from nemo_mcpo.trees.params import TreeParams
 from nemo_mcpo.trees.rotary import inverse_frequencies, rotary_by_position
 
 
@@ -34,6 +37,7 @@ class ParallelLayout:
     Attributes:
         dtype: of the parameters and activations; optimizer states and log-probs stay float32.
         transformer_impl: ``local`` or ``transformer_engine`` (``resolve_transformer_impl`` turns ``auto`` into one).
+        attention_backend: ``auto`` or a key of ``trees.backends.BACKENDS``.
         recompute: ``none``, ``selective`` (attention) or ``full`` (every layer) activation recompute.
         fp8: ``None``, or a Transformer Engine format (``hybrid``, ``e4m3``).
     """
@@ -44,6 +48,7 @@ class ParallelLayout:
     sequence_parallel: bool = False
     dtype: torch.dtype = torch.float32
     transformer_impl: str = "local"
+    attention_backend: str = "auto"
     recompute: str = "none"
     fp8: str | None = None
 
@@ -51,7 +56,9 @@ class ParallelLayout:
 class TreeGPTModel(GPTModel):
     """megatron-core's GPTModel on a ``TreeBatch``: log-probs on the last pipeline stage, hidden states before."""
 
-    def __init__(self, architecture: ModelArchitecture, config: TransformerConfig, **kwargs) -> None:
+    def __init__(
+        self, architecture: ModelArchitecture, config: TransformerConfig, attention_backend: str, **kwargs
+    ) -> None:
         super().__init__(
             config=config,
             transformer_layer_spec=layer_specs(architecture, config, kwargs.get("vp_stage")),
@@ -62,6 +69,7 @@ class TreeGPTModel(GPTModel):
             **kwargs,
         )
         self.architecture = architecture
+        self.attend = BACKENDS[attention_backend].attend
         # Not a buffer: casting the model to bf16 must not cast the angles, or distant positions coincide.
         self.rotary_frequencies = inverse_frequencies(
             architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
@@ -72,8 +80,9 @@ class TreeGPTModel(GPTModel):
         embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
         hidden = self.decoder(
             hidden_states=embedded,
-            attention_mask=tree_attention_mask(batch),
+            attention_mask=None,
             rotary_pos_emb=rotary_by_position(self.rotary_frequencies, batch.positions_S),
+            packed_seq_params=TreeParams(spans=batch.spans, attend=self.attend, device=batch.tokens_S.device),
         )
         if not self.post_process:
             return hidden
@@ -187,12 +196,14 @@ def _leave_uninitialised(weight: Tensor) -> Tensor:
 def build_gpt(architecture: ModelArchitecture, layout: ParallelLayout) -> list[TreeGPTModel]:
     """This rank's model chunks, one per virtual pipeline stage, with uninitialised weights."""
     config = transformer_config(architecture, layout)
+    backend = choose_backend(layout.attention_backend, local_device(), layout.dtype)
     chunks = []
     for stage in range(layout.virtual_pipeline or 1):
         vp_stage = stage if layout.virtual_pipeline else None
         chunk = TreeGPTModel(
             architecture,
             config,
+            backend,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
             vp_stage=vp_stage,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nemo_mcpo.records import PromptTree, TreeBatch
+from nemo_mcpo.records import PromptTree, TreeBatch, TreeSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +63,32 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
     if num_tokens > length:
         raise ValueError(f"row of {length} tokens cannot hold trees of {num_tokens} tokens")
     tokens_S, positions_S = np.zeros(length, np.int64), np.zeros(length, np.int64)
-    tree_S, completion_S = np.full(length, -1, np.int64), np.full(length, -1, np.int64)
+    spans: list[TreeSpan] = []
     predictors, targets, completions = [], [], []
     prompts: list[int] = []
     columns: list[int] = []
     start = 0
-    for number, (tree, prompt, tree_columns) in enumerate((item.tree, item.prompt, item.columns) for item in placed):
+    for tree, prompt, tree_columns in ((item.tree, item.prompt, item.columns) for item in placed):
         num_prompt = len(tree.prompt_tokens)
-        tree_S[start : start + tree.num_tokens] = number
-        tokens_S[start : start + num_prompt] = tree.prompt_tokens
-        positions_S[start : start + num_prompt] = np.arange(num_prompt)
-        last_prompt_token = start + num_prompt - 1
-        start += num_prompt
+        prompt_stop = stop = start + num_prompt
+        tokens_S[start:stop] = tree.prompt_tokens
+        positions_S[start:stop] = np.arange(num_prompt)
+        stops: list[int] = []
         for tokens, column in zip(tree.completions, tree_columns, strict=True):
-            stop = start + len(tokens)
-            tokens_S[start:stop] = tokens
-            positions_S[start:stop] = np.arange(num_prompt, num_prompt + len(tokens))
-            completion_S[start:stop] = len(columns)
+            first, stop = stop, stop + len(tokens)
+            tokens_S[first:stop] = tokens
+            positions_S[first:stop] = np.arange(num_prompt, num_prompt + len(tokens))
             # The last prompt position predicts every completion's first token.
-            predictors.append(np.concatenate(([last_prompt_token], np.arange(start, stop - 1))))
+            predictors.append(np.concatenate(([prompt_stop - 1], np.arange(first, stop - 1))))
             targets.append(tokens)
             completions.append(np.full(len(tokens), len(columns)))
             prompts.append(prompt)
             columns.append(column)
-            start = stop
+            stops.append(stop)
+        spans.append(TreeSpan(start, prompt_stop, tuple(stops)))
+        start = stop
+    if start < length:
+        spans.append(TreeSpan(start, length))
 
     def tensor(values) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device)
@@ -97,8 +99,7 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
     return TreeBatch(
         tokens_S=tensor(tokens_S),
         positions_S=tensor(positions_S),
-        tree_S=tensor(tree_S),
-        completion_S=tensor(completion_S),
+        spans=tuple(spans),
         predictor_T=joined(predictors),
         target_T=joined(targets),
         completion_T=joined(completions),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.packing import build_row, pack_into_rows, share_between_ranks
 from tests.support.trees import place, random_trees
 
@@ -78,13 +79,15 @@ def test_a_row_says_what_a_walk_over_the_trees_says(seed):
     num_tokens = sum(tree.num_tokens for tree in trees)
     row = build_row(placed, num_tokens + 3)
 
-    expected: dict[str, list[int]] = {field.name: [] for field in dataclasses.fields(row)}
-    for number, item in enumerate(placed):
+    names = [field.name for field in dataclasses.fields(row) if field.name != "spans"]
+    expected: dict[str, list[int]] = {name: [] for name in names}
+    spans = []
+    for item in placed:
         tree = item.tree
         first_of_tree = len(expected["tokens_S"])
         expected["tokens_S"] += tree.prompt_tokens.tolist()
         expected["positions_S"] += range(len(tree.prompt_tokens))
-        expected["completion_S"] += [-1] * len(tree.prompt_tokens)
+        prompt_stop, stops = len(expected["tokens_S"]), []
         for column, completion in zip(item.columns, tree.completions, strict=True):
             completion_number = len(expected["prompt_N"])
             expected["prompt_N"].append(item.prompt)
@@ -98,17 +101,18 @@ def test_a_row_says_what_a_walk_over_the_trees_says(seed):
                 expected["completion_T"].append(completion_number)
                 expected["tokens_S"].append(token)
                 expected["positions_S"].append(len(tree.prompt_tokens) + place_in_completion)
-                expected["completion_S"].append(completion_number)
-        expected["tree_S"] += [number] * tree.num_tokens
-    for name, padding in (("tokens_S", 0), ("positions_S", 0), ("tree_S", -1), ("completion_S", -1)):
-        expected[name] += [padding] * 3
+            stops.append(len(expected["tokens_S"]))
+        spans.append(TreeSpan(first_of_tree, prompt_stop, tuple(stops)))
+    for name in ("tokens_S", "positions_S"):
+        expected[name] += [0] * 3
+    assert row.spans == (*spans, TreeSpan(num_tokens, num_tokens + 3))
     assert {name: getattr(row, name).tolist() for name in expected} == expected
     assert {getattr(row, name).dtype for name in expected} == {torch.int64}
 
 
 def test_a_row_of_padding():
     row = build_row([], 4)
-    assert row.tree_S.tolist() == [-1] * 4 and row.completion_S.tolist() == [-1] * 4
+    assert row.spans == (TreeSpan(0, 4),)
     assert [len(values) for values in (row.predictor_T, row.target_T, row.completion_T, row.prompt_N)] == [0] * 4
     assert row.predictor_T.dtype == torch.int64
 

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backend ``varlen``: ``torch.nn.attention.varlen``, FlashAttention inside torch itself, in bf16 or fp16 on a GPU.
+
+Its causal mask is FlashAttention's, aligned at the ends of queries and keys.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from nemo_mcpo.trees.backends.varlen_layout import varlen_layout
+from nemo_mcpo.trees.params import TreeParams
+
+
+def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot run, or None."""
+    if device.type != "cuda":
+        return "it needs a GPU"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it computes in bf16 and fp16, not in {dtype}"
+    found = importlib.util.find_spec("torch.nn.attention.varlen")
+    return None if found else f"torch {torch.__version__} has no torch.nn.attention.varlen (2.10 has)"
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
+    """See ``backends.Backend``."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    layout = params.derived(varlen_layout)
+    return varlen_attn(
+        query,
+        layout.gather(key),
+        layout.gather(value),
+        layout.query_offsets,
+        layout.key_offsets,
+        layout.longest_query,
+        layout.longest_key,
+        **_options(),
+    )
+
+
+@cache
+def _options() -> dict[str, object]:
+    """How to ask for a causal mask and shared key heads: torch 2.10 and its successors differ."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, object] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    return causal | ({"enable_gqa": True} if "enable_gqa" in known else {})

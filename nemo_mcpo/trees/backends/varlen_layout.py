@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of trees as the sequences of a variable-length attention kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nemo_mcpo.trees.params import TreeParams
+
+
+@dataclass(frozen=True, slots=True)
+class VarlenLayout:
+    """A row as causal sequences, aligned at their ends: every prompt on itself, every completion on [prompt | itself].
+
+    The queries are the row as it lies. Keys and values are gathered: a prompt's once for itself and once for each of
+    its completions, G in all.
+
+    Attributes:
+        query_offsets, key_offsets: int32 ``[sequences + 1]``.
+        longest_query, longest_key: tokens.
+        gather_G: the row's position of every gathered key.
+        copies: ``(positions, places)``: the places in G where these positions were gathered to; positions of one
+            entry are distinct, and the entries together are all of G.
+    """
+
+    query_offsets: Tensor
+    key_offsets: Tensor
+    longest_query: int
+    longest_key: int
+    gather_G: Tensor
+    copies: tuple[tuple[Tensor, Tensor], ...]
+
+    def gather(self, tensor_S: Tensor) -> Tensor:
+        """Keys or values of the row, ``[S, …]``, as ``[G, …]``."""
+        return _Gather.apply(tensor_S, self)
+
+
+def varlen_layout(params: TreeParams) -> VarlenLayout:
+    """See ``VarlenLayout``; use it as ``params.derived(varlen_layout)``."""
+    query_lengths, key_lengths, gather = [], [], []
+    copies: dict[int, tuple[list, list]] = {}
+    place = 0
+
+    def add(copy: int, start: int, stop: int) -> None:
+        nonlocal place
+        positions, places = copies.setdefault(copy, ([], []))
+        positions.append(np.arange(start, stop))
+        places.append(np.arange(place, place + stop - start))
+        gather.append(positions[-1])
+        place += stop - start
+
+    for span in params.spans:
+        prompt = (span.start, span.prompt_stop)
+        add(0, *prompt)
+        query_lengths.append(span.prompt_stop - span.start)
+        key_lengths.append(query_lengths[-1])
+        for number, (start, stop) in enumerate(span.completions, start=1):
+            add(number, *prompt)
+            add(0, start, stop)
+            query_lengths.append(stop - start)
+            key_lengths.append(span.prompt_stop - span.start + stop - start)
+
+    def index(parts: list) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts)).to(params.device)
+
+    def offsets(lengths: list[int]) -> Tensor:
+        return torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(params.device)
+
+    return VarlenLayout(
+        query_offsets=offsets(query_lengths),
+        key_offsets=offsets(key_lengths),
+        longest_query=max(query_lengths),
+        longest_key=max(key_lengths),
+        gather_G=index(gather),
+        copies=tuple((index(positions), index(places)) for positions, places in copies.values()),
+    )
+
+
+class _Gather(torch.autograd.Function):
+    """``index_select`` whose backward adds copy by copy: in a fixed order, where atomic additions would not be."""
+
+    @staticmethod
+    def forward(ctx, tensor_S: Tensor, layout: VarlenLayout) -> Tensor:
+        ctx.layout, ctx.num_rows = layout, tensor_S.shape[0]
+        return tensor_S.index_select(0, layout.gather_G)
+
+    @staticmethod
+    def backward(ctx, gradient_G: Tensor) -> tuple[Tensor, None]:
+        gradient_S = gradient_G.new_zeros(ctx.num_rows, *gradient_G.shape[1:])
+        for positions, places in ctx.layout.copies:
+            gradient_S.index_add_(0, positions, gradient_G.index_select(0, places))
+        return gradient_S, None

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attention must know about a row: the spans of its trees, carried through megatron-core's layers.
+
+A subclass of ``PackedSeqParams``, because megatron-core hands that to the attention unchanged, through activation
+recompute and every pipeline stage. ``qkv_format`` stays None: queries then arrive as ``[S, 1, heads, head_dim]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+from nemo_mcpo.records import TreeSpan
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class TreeParams(PackedSeqParams):
+    """The row's spans, the backend that attends to them, and what a backend makes of the spans, once a row.
+
+    Attributes:
+        spans: see ``TreeBatch``.
+        attend: of an entry of ``backends.BACKENDS``.
+        device: where the row is.
+    """
+
+    spans: tuple[TreeSpan, ...] = ()
+    attend: Callable[[Tensor, Tensor, Tensor, TreeParams], Tensor] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _derived: dict[Callable, object] = field(default_factory=dict, repr=False)
+
+    def derived(self, make: Callable[[TreeParams], Value]) -> Value:
+        """``make(self)``, computed by the first layer and kept for the others."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        return self._derived[make]  # type: ignore[return-value]
