@@ -13,14 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from nemo_mcpo.models.pipeline import run_schedule
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
 from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
 
 RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+
+
+MICRO_BATCHES_PER_STAGE = 4
+"""Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
+(p - 1) / (m + p - 1) of its time with m micro-batches."""
 
 
 def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBatch]:
@@ -34,19 +39,19 @@ def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBat
     num_replicas = parallel_state.get_data_parallel_world_size()
     shares = share_between_ranks([item.tree.num_tokens for item in placed], num_replicas)
     mine = [placed[item] for item in shares[parallel_state.get_data_parallel_rank()]]
-    sizes = [item.tree.num_tokens for item in mine]
-    rows = [[mine[item] for item in row] for row in pack_into_rows(sizes, budget)] or [[]]
-    lengths = [sum(item.tree.num_tokens for item in row) for row in rows]
     stages = config.pipeline_model_parallel_size
-    if config.virtual_pipeline_model_parallel_size:
-        # The interleaved schedule takes micro-batches in groups of the pipeline's size: fill up with padding rows.
-        missing = -len(rows) % stages
-        rows, lengths = rows + [[]] * missing, lengths + [0] * missing
-    if stages > 1:  # stages exchange activations of one agreed shape
-        lengths = [max(lengths)] * len(rows)
+    packed = pack_into_rows(
+        [item.tree.num_tokens for item in mine],
+        budget,
+        at_least=MICRO_BATCHES_PER_STAGE * stages if stages > 1 else 1,
+        # The interleaved schedule takes micro-batches in groups of the pipeline's size.
+        multiple=stages if config.virtual_pipeline_model_parallel_size else 1,
+    )
+    rows = [[mine[item] for item in row] for row in packed] or [[]] * stages
     multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
+    lengths = [max(sum(item.tree.num_tokens for item in row), 1) for row in rows]
     return [
-        build_row(row, max(-(-length // multiple), 1) * multiple, local_device())
+        build_row(row, -(-length // multiple) * multiple, local_device())
         for row, length in zip(rows, lengths, strict=True)
     ]
 
@@ -58,15 +63,7 @@ def run_rows(chunks: list, rows: list[TreeBatch], row_loss: RowLoss, *, forward_
         row = next(iterator)
         return model(row), lambda output: row_loss(row, output)
 
-    get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=[iter(rows) for _ in chunks],
-        model=chunks,
-        num_microbatches=len(rows),
-        seq_length=len(rows[0].tokens_S),
-        micro_batch_size=1,
-        forward_only=forward_only,
-    )
+    run_schedule(chunks, rows, forward_step, seq_length=len(rows[0].tokens_S), forward_only=forward_only)
 
 
 def score_trees(chunks: list, trees: Sequence[PromptTree], budget: int, first_column: int = 0) -> Tensor:

@@ -167,6 +167,10 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         sequence_parallel=layout.sequence_parallel,
         params_dtype=layout.dtype,
         pipeline_dtype=layout.dtype,
+        # Stages exchange the rows' lengths, so that no row is padded to the longest. megatron-core asks for the
+        # dispatcher even though there are no experts.
+        variable_seq_lengths=layout.pipeline > 1,
+        moe_token_dispatcher_type="alltoall",
         bf16=layout.dtype == torch.bfloat16,
         transformer_impl=layout.transformer_impl,
         fp8=layout.fp8,

@@ -10,7 +10,7 @@ A row holds whole trees only, so that a prompt's loss never depends on its neigh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,15 @@ class PlacedTree:
     columns: tuple[int, ...]
 
 
+def separate(placed: Sequence[PlacedTree]) -> list[PlacedTree]:
+    """The same completions, each with a copy of its prompt: what a program without shared prompts computes."""
+    return [
+        PlacedTree(replace(item.tree, completions=(completion,)), item.prompt, (column,))
+        for item in placed
+        for completion, column in zip(item.tree.completions, item.columns, strict=True)
+    ]
+
+
 def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Indices of the items for each rank: longest first, each to the rank with the fewest tokens so far."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
@@ -38,8 +47,32 @@ def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[
     return [sorted(share) for share in shares]
 
 
-def pack_into_rows(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the items of each row: first fit, longest first. An item above the budget gets a row of its own."""
+def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1, multiple: int = 1) -> list[list[int]]:
+    """Indices of the items of each row: few rows under the budget, filled evenly where that fits.
+
+    Even rows take the same time, which pipelines need, and the smallest peak of memory. An item above the budget has a
+    row of its own.
+
+    Args:
+        num_tokens: of each item.
+        budget: tokens a row.
+        at_least: rows to make even where fewer would do, as long as there are items for them.
+        multiple: of which the number of rows is a multiple; rows without items make up for it.
+
+    >>> pack_into_rows([2, 3, 3, 4, 6], budget=10)
+    [[2, 4], [0, 1, 3]]
+    """
+    first_fit = _first_fit(num_tokens, budget)
+    num_rows = max(len(first_fit), min(at_least, len(num_tokens)))
+    num_rows += -num_rows % multiple
+    even = share_between_ranks(num_tokens, num_rows)
+    if all(len(row) < 2 or sum(num_tokens[item] for item in row) <= budget for row in even):
+        return even
+    return first_fit + [[] for _ in range(num_rows - len(first_fit))]
+
+
+def _first_fit(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Longest first, each item to the first row that has room for it."""
     rows: list[list[int]] = []
     free: list[int] = []
     for item in sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item)):

@@ -10,19 +10,24 @@ import pytest
 import torch
 
 from nemo_mcpo.records import TreeSpan
-from nemo_mcpo.trees.packing import build_row, pack_into_rows, share_between_ranks
+from nemo_mcpo.trees.packing import build_row, pack_into_rows, separate, share_between_ranks
 from tests.support.trees import place, random_trees
 
 SIZES = [np.random.default_rng(seed).integers(1, 60, size=40).tolist() for seed in range(5)]
 
 
-def test_rows_by_hand():
-    # Longest first: 6 opens a row, 5 does not fit beside it, 4 fits beside 6 (6 + 4 = 10), 3 beside 5, 2 beside 5 + 3.
+def loads(rows, sizes):
+    return [sum(sizes[item] for item in row) for row in rows]
+
+
+def test_even_rows_by_hand():
+    # Two rows hold 18 tokens in 10 a row. Evenly: 6 | 4, then 3 to the second (7), 3 to the first (9), 2 to the second.
+    assert pack_into_rows([2, 3, 3, 4, 6], budget=10) == [[2, 4], [0, 1, 3]]
+
+
+def test_first_fit_where_even_rows_do_not_fit():
+    # Evenly: 6 + 3 = 9 and 5 + 4 = 9, and nowhere is room for 2. Longest first: 6 + 4 = 10 and 5 + 3 + 2 = 10.
     assert pack_into_rows([2, 3, 4, 5, 6], budget=10) == [[4, 2], [3, 1, 0]]
-
-
-def test_equal_sizes_keep_their_order():
-    assert pack_into_rows([4, 4, 4, 4, 4], budget=8) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_larger_item_has_a_row_of_its_own():
@@ -30,22 +35,66 @@ def test_a_larger_item_has_a_row_of_its_own():
 
 
 def test_nothing_makes_no_row():
-    assert pack_into_rows([], budget=8) == []
+    assert pack_into_rows([], budget=8) == pack_into_rows([], budget=8, at_least=4, multiple=2) == []
+
+
+def test_rows_for_a_pipeline():
+    assert pack_into_rows([5, 4, 3, 2, 2], budget=100, at_least=3) == [[0], [1, 4], [2, 3]]
+    assert pack_into_rows([5, 4], budget=100, at_least=8) == [[0], [1]]
+    assert pack_into_rows([5, 4, 3], budget=100, at_least=8, multiple=2) == [[0], [1], [2], []]
+    assert pack_into_rows([2, 3, 4, 5, 6], budget=10, multiple=4) == [[4], [3], [2], [0, 1]]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("budget", [1, 40, 100, 10_000])
-def test_every_item_once_and_no_row_over_the_budget(sizes, budget):
-    rows = pack_into_rows(sizes, budget)
+@pytest.mark.parametrize(("at_least", "multiple"), [(1, 1), (8, 4)])
+def test_every_item_once_and_no_row_over_the_budget(sizes, budget, at_least, multiple):
+    rows = pack_into_rows(sizes, budget, at_least=at_least, multiple=multiple)
     assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
-    assert all(sum(sizes[item] for item in row) <= budget or len(row) == 1 for row in rows)
-    assert rows == pack_into_rows(list(sizes), budget)
+    assert all(load <= budget or len(row) == 1 for row, load in zip(rows, loads(rows, sizes), strict=True))
+    assert len(rows) % multiple == 0 and len(rows) >= at_least
+    assert rows == pack_into_rows(list(sizes), budget, at_least=at_least, multiple=multiple)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_first_fit_leaves_at_most_one_row_half_empty(sizes):
-    loads = [sum(sizes[item] for item in row) for row in pack_into_rows(sizes, budget=100)]
-    assert sum(load <= 100 / 2 for load in loads) <= 1
+def test_few_rows(sizes):
+    # First fit, longest first, needs at most 11/9 of the smallest number of rows, and 6/9 of one more.
+    assert len(pack_into_rows(sizes, budget=200)) <= 11 / 9 * -(-sum(sizes) // 200) + 6 / 9
+
+
+def nectar_shaped(num_prompts: int, seed: int) -> list[int]:
+    """Tokens of trees like Nectar's: prompts of about 100 tokens with a long tail, six answers of about 290."""
+    random = np.random.default_rng(seed)
+    prompts = random.lognormal(4.3, 0.9, num_prompts).clip(8, 2048)
+    answers = random.gamma(2.0, 145.0, (num_prompts, 6)).clip(2, 2048).sum(1)
+    return (prompts + answers).astype(int).tolist()
+
+
+@pytest.mark.parametrize("num_replicas", [2, 4, 8])
+def test_replicas_get_the_same_work_on_nectar_shaped_data(num_replicas):
+    for seed in range(20):
+        sizes = nectar_shaped(128, seed)
+        tokens = loads(share_between_ranks(sizes, num_replicas), sizes)
+        assert max(tokens) <= 1.05 * min(tokens)
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_rows_are_nearly_all_real_tokens_on_nectar_shaped_data(multiple):
+    # Sequence parallelism and FP8 round a row's length up; nothing else pads.
+    sizes = nectar_shaped(128, seed=0)
+    rows = pack_into_rows(sizes, budget=8192)
+    padded = sum(-(-load // multiple) * multiple for load in loads(rows, sizes))
+    assert sum(sizes) >= 0.99 * padded
+
+
+def test_separate_completions_copy_their_prompt():
+    placed = place(random_trees([3, 1], seed=1))
+    alone = separate(placed)
+    assert [(item.prompt, item.columns) for item in alone] == [(0, (0,)), (0, (1,)), (0, (2,)), (1, (0,))]
+    for item in alone:
+        tree = placed[item.prompt].tree
+        assert item.tree.prompt_tokens is tree.prompt_tokens
+        assert len(item.tree.completions) == 1 and item.tree.completions[0] is tree.completions[item.columns[0]]
 
 
 def test_shares_by_hand():
@@ -59,9 +108,8 @@ def test_shares_are_balanced(sizes, num_ranks):
     shares = share_between_ranks(sizes, num_ranks)
     assert sorted(item for share in shares for item in share) == list(range(len(sizes)))
     assert all(share == sorted(share) for share in shares)
-    loads = [sum(sizes[item] for item in share) for share in shares]
     # An item goes to the rank with the fewest tokens, so that no rank is ahead of another by more than one item.
-    assert max(loads) - min(loads) <= max(sizes)
+    assert max(loads(shares, sizes)) - min(loads(shares, sizes)) <= max(sizes)
     assert shares == share_between_ranks(list(sizes), num_ranks)
 
 

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megatron-core's pipeline schedules for micro-batches of different lengths, forward only and with backward.
+
+Stages tell each other the shape of every tensor before they send it (``variable_seq_lengths``), so that no row is
+padded to the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor
+
+Shape = list[int]
+_GROUPS = ["tp", "pp", "cp", "embd", "pos_embd", "dp_cp"]
+
+
+def run_schedule(
+    chunks: list, micro_batches: Sequence, forward_step: Callable, *, seq_length: int, forward_only: bool
+) -> None:
+    """Run every micro-batch through all stages; gradients are left in the model.
+
+    Args:
+        chunks: this rank's model chunks.
+        micro_batches: the same on every rank of a replica.
+        forward_step: megatron-core's ``forward_step_func``.
+        seq_length: any row's tokens; only checked to be there.
+        forward_only: no backward pass.
+    """
+    config = chunks[0].config
+    groups: dict[str, object] = {}
+    if config.variable_seq_lengths:
+        group = parallel_state.get_pipeline_model_parallel_group()
+        groups["p2p_communicator"] = RowCommunicator(group, config)
+        groups["pg_collection"] = ProcessGroupCollection.use_mpu_process_groups(required_pgs=_GROUPS)
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=[iter(micro_batches) for _ in chunks],
+        model=chunks,
+        num_microbatches=len(micro_batches),
+        seq_length=seq_length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+        **groups,
+    )
+
+
+class RowCommunicator(P2PCommunicator):
+    """megatron-core's, with shapes exchanged in an order that also fits a pipeline of two stages.
+
+    There the next stage is the previous one too, and messages between two ranks arrive in the order in which they
+    were sent: what was sent forward must be received from behind, and so be first on both sides or second on both.
+    megatron-core sends backward first and receives from behind first, which swaps the two shapes.
+    """
+
+    def _communicate_shapes(
+        self, tensor_send_next: Tensor | None, tensor_send_prev: Tensor | None, recv_prev: bool, recv_next: bool
+    ) -> tuple[Shape, Shape]:
+        def shape(tensor: Tensor | None, is_wanted: bool) -> Tensor | None:
+            if not is_wanted:
+                return None
+            sizes = [0, 0, 0] if tensor is None else list(tensor.shape)
+            return torch.tensor(sizes, dtype=torch.int64, device=torch.cuda.current_device())
+
+        from_prev, from_next = shape(None, recv_prev), shape(None, recv_next)
+        exchanges = (
+            (dist.isend, shape(tensor_send_next, tensor_send_next is not None), self.next_rank),
+            (dist.irecv, from_prev, self.prev_rank),
+            (dist.isend, shape(tensor_send_prev, tensor_send_prev is not None), self.prev_rank),
+            (dist.irecv, from_next, self.next_rank),
+        )
+        operations = [
+            dist.P2POp(operation, sizes, rank, self.pp_group)
+            for operation, sizes, rank in exchanges
+            if sizes is not None
+        ]
+        for request in dist.batch_isend_irecv(operations) if operations else ():
+            request.wait()
+        return tuple([0, 0, 0] if sizes is None else sizes.tolist() for sizes in (from_prev, from_next))
