@@ -125,12 +125,14 @@ class PreferenceBatch:
 
     Attributes:
         trees: B trees; completion k stands in column k of the tables.
+        columns: of each tree, the columns that its completions had in the tree they were drawn from.
         ref_logps_BK: reference log-probs, nats, float32, 0 in padding.
         lengths_BK: completion tokens, float32, 1 in padding.
         valid_BK: False for padding columns.
     """
 
     trees: tuple[PromptTree, ...]
+    columns: tuple[tuple[int, ...], ...]
     ref_logps_BK: torch.Tensor
     lengths_BK: torch.Tensor
     valid_BK: torch.Tensor

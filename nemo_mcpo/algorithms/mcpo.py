@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
+from nemo_mcpo.algorithms.engine_check import check_shared_prefixes
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees, kernel_metrics, prune
 from nemo_mcpo.algorithms.progress import Progress
 from nemo_mcpo.algorithms.run_log import RunLog
@@ -26,6 +27,10 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
+
+
+DrawnBatch = tuple[PreferenceBatch, dict[str, torch.Tensor]]
+"""A batch with its drawn negatives, and the kernel's metrics, each ``[B]``."""
 
 
 class MCPOTrainer:
@@ -65,60 +70,70 @@ class MCPOTrainer:
     def fit(self) -> None:
         """Train from the current step to the last; the log has one line a step, checkpoints as configured."""
         settings = self.config.trainer.mcpo
+        if self.step < self.num_steps:
+            first = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
+            trees = [self.train.dataset[index] for _, index in first]
+            check_shared_prefixes(self.model, trees, self.config.trainer.precision)
         with Progress(self.num_steps, self.step) as progress:
-            for batch, kernel, started in self.augment_dataloader():
-                metrics = self.train_single_step(batch) | kernel
+            for parts in self.augment_dataloader():
+                started = time.perf_counter()
+                metrics = self.train_single_step(parts)
                 metrics["step_seconds"] = time.perf_counter() - started
                 last = self.step == self.num_steps
                 if last or _is_due(self.step, settings.val_check_interval):
                     metrics |= self.run_validation()
                 self.log.write(self.step, metrics)
-                progress.update(metrics, prompts=len(batch.trees))
+                progress.update(metrics, prompts=self.config.model.global_batch_size)
                 if last or _is_due(self.step, settings.save_interval):
                     self.checkpoints.save(self.model, self.state_dict(metrics))
 
-    def augment_dataloader(self) -> Iterator[tuple[PreferenceBatch, dict[str, float], float]]:
-        """Batches with drawn negatives, the kernel's metrics, and when the step began (``time.perf_counter``)."""
+    def augment_dataloader(self) -> Iterator[Iterator[DrawnBatch]]:
+        """The steps that are left: each its parts, which are scored and drawn when they are asked for."""
         while self.step < self.num_steps:
-            started = time.perf_counter()
             places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
             trees = [self.train.dataset[index] for _, index in places]
-            batch, metrics = self.draw(trees, epochs=[epoch for epoch, _ in places])
-            yield batch, metrics, started
+            epochs = [epoch for epoch, _ in places]
+            parts = self.model.parts(trees) if self.sampling.reads_weights else [range(len(trees))]
+            yield (self.draw([trees[row] for row in part], [epochs[row] for row in part]) for part in parts)
 
-    def draw(self, trees: list[PromptTree], epochs: list[int]) -> tuple[PreferenceBatch, dict[str, float]]:
+    def draw(self, trees: list[PromptTree], epochs: list[int]) -> DrawnBatch:
         """Score the candidates under the current weights; keep y0 and M drawn negatives of every prompt."""
         sampling, reference_BK = self.sampling, self.train.ref_logps_BK(trees)
         rewards_BK = torch.zeros_like(reference_BK)
         if sampling.reads_weights:
-            rewards_BK = self.model.score(trees, sampling.first_column).cpu() - reference_BK
+            rewards_BK = self.model.score_candidates(trees, sampling.first_column).cpu() - reference_BK
             rewards_BK[:, : sampling.first_column] = 0.0
             self.train.check_finite(rewards_BK.sum(1), trees, f"a reward at step {self.step + 1}")
         log_weights_BK = sampling.log_weights_BK(rewards_BK, trees)
         columns_BM = sampling.columns_BM(log_weights_BK, trees, epochs)
-        metrics = {name: _mean(values) for name, values in kernel_metrics(log_weights_BK).items()}
+        kernel = kernel_metrics(log_weights_BK)
         if not sampling.reads_weights:  # nothing was scored, so the kernel is not known
-            metrics = dict.fromkeys(metrics, math.nan)
-        return prune(trees, columns_BM, reference_BK), metrics
+            kernel = {name: torch.full_like(values_B, math.nan) for name, values_B in kernel.items()}
+        return prune(trees, columns_BM, reference_BK), kernel
 
-    def train_single_step(self, batch: PreferenceBatch) -> dict[str, float]:
-        """One optimizer step; returns its metrics."""
+    def train_single_step(self, parts: Iterable[DrawnBatch]) -> dict[str, float]:
+        """One optimizer step over all its parts; returns its metrics."""
         self.model.prepare_for_training_step()
-        loss_B, metrics_B = self.model.get_loss_and_metrics(batch)
-        self.train.check_finite(loss_B, batch.trees, f"the loss at step {self.step + 1}")
+        tables: dict[str, list[torch.Tensor]] = {}
+        trees: list[PromptTree] = []
+        for batch, kernel in parts:
+            loss_B, metrics = self.model.get_loss_and_metrics(batch)
+            self.train.check_finite(loss_B, batch.trees, f"the loss at step {self.step + 1}")
+            trees += batch.trees
+            for name, values_B in ({"loss": loss_B} | metrics | kernel).items():
+                tables.setdefault(name, []).append(values_B)
         lr, grad_norm = self.model.finish_training_step()
-        self.train.check_finite(
-            torch.full_like(loss_B, grad_norm), batch.trees, f"the gradient at step {self.step + 1}"
-        )
+        self.train.check_finite(torch.full([len(trees)], grad_norm), trees, f"the gradient at step {self.step + 1}")
         self.step += 1
-        self.consumed_prompts += len(batch.trees)
+        self.consumed_prompts += len(trees)
+        means = {name: torch.cat(values).nanmean().item() for name, values in tables.items()}
         return {
-            "loss": loss_B.mean().item(),
+            "loss": means.pop("loss"),
             "lr": lr,
             "grad_norm": grad_norm,
             "consumed_prompts": self.consumed_prompts,
-            "tokens": sum(tree.num_tokens for tree in batch.trees),
-            **{name: _mean(values) for name, values in metrics_B.items()},
+            "tokens": sum(tree.num_tokens for tree in trees),
+            **means,
         }
 
     def run_validation(self) -> dict[str, float]:
@@ -157,7 +172,3 @@ def num_training_steps(config: RunConfig, num_prompts: int) -> int:
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
-
-def _mean(values_B: torch.Tensor) -> float:
-    """Average over the prompts that have a value; NaN when none has."""
-    return values_B.nanmean().item()

@@ -14,16 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_mcpo.config import Model
+from nemo_mcpo.config import SCORE_FREE_SAMPLERS, Model
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
-
-SCORE_FREE_SAMPLERS = frozenset({"random", "given"})
-"""Samplers that read no weights: with them the scoring pass is left out of training."""
-
 
 class NotFiniteError(NemoMcpoError):
     """A loss, a reward or a gradient is NaN or infinite."""
@@ -116,15 +112,17 @@ def kernel_metrics(log_weights_BK: Tensor) -> dict[str, Tensor]:
 
 def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor) -> PreferenceBatch:
     """Trees of y0 and the drawn columns (-1 = none was left), with their tables."""
-    pruned, references = [], []
+    pruned, references, columns = [], [], []
     for row, tree in enumerate(trees):
         kept = [0, *(column for column in columns_BM[row].tolist() if column >= 0)]
+        columns.append(tuple(kept))
         completions = tuple(tree.completions[column] for column in kept)
         pruned.append(PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, completions))
         references.append(ref_logps_BK[row, kept])
     width = 1 + columns_BM.shape[1]
     return PreferenceBatch(
         trees=tuple(pruned),
+        columns=tuple(columns),
         ref_logps_BK=padded_table(references, width),
         lengths_BK=padded_table([completion_lengths(tree) for tree in pruned], width, 1.0),
         valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
@@ -32,6 +33,9 @@ from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, on
 from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.sampling import check_chain
 
+ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
+"""Keys of ``model.mcpo`` that decide how fast, not what is computed."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +53,9 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     sampling = NegativeSampling.from_config(settings)
     train = open_dataset(config, pretrained, settings.data.train)
     validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
+    for dataset in (train, validation):
+        if dataset is not None:
+            check_budgets(config, dataset)
     num_steps = checked_num_steps(config, train)
     weights_hash = on_rank_zero(lambda: hash_pretrained(pretrained))
     identity = run_identity(config, train, weights_hash)
@@ -137,6 +144,42 @@ def checked_num_steps(config: RunConfig, train: PreparedDataset) -> int:
     return num_training_steps(config, len(train))
 
 
+def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Refuse token budgets that a single prompt exceeds; say how many trees will have a larger row of their own."""
+    budgets = {
+        "model.micro_batch_tokens": config.model.micro_batch_tokens,
+        "model.mcpo.scoring_tokens": config.model.mcpo.scoring_tokens,
+    }
+    longest = int(dataset.prompt_lengths.max())
+    for key, budget in budgets.items():
+        if budget < longest:
+            raise ConfigError(
+                "the token budget of a row is smaller than one prompt",
+                where=key,
+                got=budget,
+                expected=f"at least {longest}, the longest prompt in {dataset.directory}",
+                cure=f"raise {key}, or lower model.data.max_prompt_length",
+            )
+    scored = dataset.tree_lengths
+    sizes = {
+        "model.micro_batch_tokens": np.minimum(scored, trained_lengths(dataset, config.model.mcpo.num_negatives)),
+        "model.mcpo.scoring_tokens": scored,
+    }
+    for key, budget in budgets.items():
+        large = int((sizes[key] > budget).sum())
+        if large and is_rank_zero():
+            message = "up to %d of %d prompts with their answers exceed %s=%d: each gets a longer row of its own"
+            logger.warning(message, large, len(dataset), key, budget)
+
+
+def trained_lengths(dataset: PreparedDataset, num_negatives: int) -> np.ndarray:
+    """Tokens of each prompt, its preferred answer and ``num_negatives`` of its longest, int64 ``[rows]``: a bound."""
+    first = dataset.completion_offsets[:-1]
+    preferred = dataset.completion_lengths[first]
+    longest = np.maximum.reduceat(dataset.completion_lengths, first)
+    return dataset.prompt_lengths + preferred + num_negatives * longest
+
+
 def with_reference(
     config: RunConfig, model: MegatronGPTMCPOModel, dataset: PreparedDataset, weights_hash: str, used: Sequence[int]
 ) -> ReferencedTrees:
@@ -150,7 +193,7 @@ def with_reference(
     if missing and cache.others and is_rank_zero():
         logger.warning("reference log-probs of other weights or precision are in %s: not used", cache.path.parent)
     if missing:
-        tokens = 8 * config.model.micro_batch_tokens * max(1, dist.get_world_size())
+        tokens = 2 * config.model.mcpo.scoring_tokens * max(1, dist.get_world_size())
         model.prepare_for_validation_step()
         with tqdm(total=len(missing), desc="reference", unit="prompt", disable=not is_rank_zero()) as bar:
             cache.fill(used, dataset.__getitem__, model.score, tokens, bar.update)
@@ -167,7 +210,7 @@ def run_identity(config: RunConfig, train: PreparedDataset, weights_hash: str) -
         "model.data.shuffle": config.model.data.shuffle,
         "model.global_batch_size": config.model.global_batch_size,
         "trainer.precision": config.trainer.precision,
-        **{f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump().items()},
+        **{f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump(exclude=ENGINE_KEYS).items()},
     }
 
 

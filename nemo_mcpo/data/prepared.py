@@ -112,6 +112,11 @@ class PreparedDataset:
         """Tokens of each completion by flat number, int64 ``[completions]``."""
         return np.delete(np.diff(self._sequence_offsets), self._prompt_sequences)
 
+    @cached_property
+    def tree_lengths(self) -> np.ndarray:
+        """Tokens of each prompt with all its completions, int64 ``[rows]``."""
+        return np.diff(self._sequence_offsets[np.append(self._prompt_sequences, -1)])
+
     @property
     def _prompt_sequences(self) -> np.ndarray:
         return self.completion_offsets[:-1] + np.arange(len(self))

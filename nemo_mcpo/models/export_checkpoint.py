@@ -37,12 +37,15 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
         "architecture": asdict(pretrained.architecture),
         "precision": trained_precision(pretrained),
         "micro_batch_tokens": 4096,
+        "scoring_tokens": 4096,
+        "reuse_scoring": False,
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
         "virtual_pipeline_model_parallel_size": None,
         "sequence_parallel": False,
         "activations_checkpoint_granularity": None,
         "transformer_impl": "local",
+        "attention_backend": "auto",
         "fp8": None,
     }
     model = MegatronGPTMCPOModel(OmegaConf.create(config))

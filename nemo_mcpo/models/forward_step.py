@@ -16,64 +16,36 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_mcpo.models.pipeline import run_schedule
+from nemo_mcpo.models.rows import Row, rank_rows, replay_rows
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
-from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
+from nemo_mcpo.trees.packing import PlacedTree
 
 RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
-MICRO_BATCHES_PER_STAGE = 4
-"""Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
-(p - 1) / (m + p - 1) of its time with m micro-batches."""
-
-
-def rank_rows(placed: Sequence[PlacedTree], budget: int, config) -> list[TreeBatch]:
-    """The rows of this rank's data-parallel replica; all its tensor and pipeline ranks build the same ones.
-
-    Args:
-        placed: the trees of the whole batch.
-        budget: tokens a row; a larger tree gets a row of its own.
-        config: megatron-core's configuration.
-    """
-    num_replicas = parallel_state.get_data_parallel_world_size()
-    shares = share_between_ranks([item.tree.num_tokens for item in placed], num_replicas)
-    mine = [placed[item] for item in shares[parallel_state.get_data_parallel_rank()]]
-    stages = config.pipeline_model_parallel_size
-    packed = pack_into_rows(
-        [item.tree.num_tokens for item in mine],
-        budget,
-        at_least=MICRO_BATCHES_PER_STAGE * stages if stages > 1 else 1,
-        # The interleaved schedule takes micro-batches in groups of the pipeline's size.
-        multiple=stages if config.virtual_pipeline_model_parallel_size else 1,
-    )
-    rows = [[mine[item] for item in row] for row in packed] or [[]] * stages
-    multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
-    lengths = [max(sum(item.tree.num_tokens for item in row), 1) for row in rows]
-    return [
-        build_row(row, -(-length // multiple) * multiple, local_device())
-        for row, length in zip(rows, lengths, strict=True)
-    ]
-
-
-def run_rows(chunks: list, rows: list[TreeBatch], row_loss: RowLoss, *, forward_only: bool) -> None:
+def run_rows(chunks: list, rows: Sequence[Row], row_loss: RowLoss, *, forward_only: bool) -> None:
     """Run the rows as micro-batches; ``row_loss`` sees each row's log-probs on the last pipeline stage."""
 
-    def forward_step(iterator: Iterator[TreeBatch], model) -> tuple[Tensor, Callable]:
+    def forward_step(iterator: Iterator[Row], model) -> tuple[Tensor, Callable]:
         row = next(iterator)
-        return model(row), lambda output: row_loss(row, output)
+        return model(row.batch, row.tape), lambda output: row_loss(row.batch, output)
 
-    run_schedule(chunks, rows, forward_step, seq_length=len(rows[0].tokens_S), forward_only=forward_only)
+    run_schedule(chunks, rows, forward_step, seq_length=len(rows[0].batch.tokens_S), forward_only=forward_only)
 
 
-def score_trees(chunks: list, trees: Sequence[PromptTree], budget: int, first_column: int = 0) -> Tensor:
+def score_trees(
+    chunks: list, trees: Sequence[PromptTree], budget: int, *, first_column: int = 0, record: bool = False
+) -> tuple[Tensor, list[Row]]:
     """Summed log-prob of every completion, forward only, no gradient.
 
     Args:
+        budget: tokens a row.
         first_column: 1 leaves the preferred completion out.
+        record: keep the layers' outputs, for ``train_trees``.
 
     Returns:
-        float32 ``[B, K]`` on every rank, nats; 0 in columns that were left out or do not exist.
+        float32 ``[B, K]`` on every rank, nats, 0 in columns that were left out or do not exist; and the rows.
     """
     placed = [
         PlacedTree(_without_first(tree, first_column), prompt, tuple(range(first_column, len(tree.completions))))
@@ -85,16 +57,22 @@ def score_trees(chunks: list, trees: Sequence[PromptTree], budget: int, first_co
 
     def collect(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         table[row.prompt_N, row.column_N] = logps_N.detach().float()
-        return logps_N.sum(), _count(0), {}
+        return logps_N.sum(), _no_count(), {}
 
     with torch.no_grad():
-        rows = rank_rows(placed, budget, chunks[0].config)
+        rows = rank_rows(placed, budget, chunks[0].config, record=record)
         run_rows(chunks, rows, collect, forward_only=True)
-    return _sum_over_ranks(table)
+    return _sum_over_ranks(table), rows
 
 
-def train_trees(chunks: list, batch: PreferenceBatch, objective: Objective, budget: int) -> tuple[Tensor, list[str]]:
-    """Forward and backward over one global batch; gradients are left in the model, divided by its prompts.
+def train_trees(
+    chunks: list, batch: PreferenceBatch, objective: Objective, budget: int, scored: Sequence[Row] | None = None
+) -> tuple[Tensor, list[str]]:
+    """Forward and backward over a batch; the gradients of the summed losses are added to those in the model.
+
+    Args:
+        budget: tokens a row.
+        scored: the recorded rows that the batch was drawn from, to replay instead of running the layers forward.
 
     Returns:
         ``[B, 1 + metrics]`` on every rank: the loss of each prompt (nats) and its metrics, and the metrics' names.
@@ -106,7 +84,7 @@ def train_trees(chunks: list, batch: PreferenceBatch, objective: Objective, budg
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         prompts_b, inverse_N = torch.unique(row.prompt_N, return_inverse=True)
         if len(prompts_b) == 0:  # a padding row: nothing to learn, but its graph must exist
-            return logps_N.sum(), _count(0), {}
+            return logps_N.sum(), _no_count(), {}
         width = batch.valid_BK.shape[1]
         policy = logps_N.new_zeros(len(prompts_b), width).index_put((inverse_N, row.column_N), logps_N)
         reference, lengths, valid = (
@@ -117,15 +95,18 @@ def train_trees(chunks: list, batch: PreferenceBatch, objective: Objective, budg
         metrics = [outputs.metrics[name] for name in names]
         table[prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
         # The schedule may scale the loss in place: hand over the sum, keep the table.
-        return outputs.loss.sum(), _count(len(prompts_b)), {}
+        return outputs.loss.sum(), _no_count(), {}
 
-    run_rows(chunks, rank_rows(placed, budget, chunks[0].config), loss, forward_only=False)
+    config = chunks[0].config
+    rows = replay_rows(scored, placed, batch.columns, budget, config) if scored else rank_rows(placed, budget, config)
+    run_rows(chunks, rows, loss, forward_only=False)
     return _sum_over_ranks(table), names
 
 
-def _count(num_prompts: int) -> Tensor:
-    """What megatron-core divides the summed gradients by: its token count, here the prompts."""
-    return torch.tensor(num_prompts, dtype=torch.int, device=local_device())
+def _no_count() -> Tensor:
+    """With a count in the result megatron-core sums losses instead of averaging over micro-batches; who finishes the
+    step divides by the prompts."""
+    return torch.zeros((), dtype=torch.int, device=local_device())
 
 
 def _without_first(tree: PromptTree, count: int) -> PromptTree:

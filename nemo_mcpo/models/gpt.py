@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.layer_tape import LayerTape, TapedTransformerLayer
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
 from nemo_mcpo.platform.distributed import local_device
@@ -75,14 +76,21 @@ class TreeGPTModel(GPTModel):
             architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
         )
 
-    def forward(self, batch: TreeBatch) -> Tensor:
-        """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage."""
+    def forward(self, batch: TreeBatch, tape: LayerTape | None = None) -> Tensor:
+        """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage.
+
+        Args:
+            batch: a packed row.
+            tape: what layers ask before they compute without gradient.
+        """
         embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
         hidden = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
             rotary_pos_emb=rotary_by_position(self.rotary_frequencies, batch.positions_S),
-            packed_seq_params=TreeParams(spans=batch.spans, attend=self.attend, device=batch.tokens_S.device),
+            packed_seq_params=TreeParams(
+                spans=batch.spans, attend=self.attend, device=batch.tokens_S.device, tape=tape
+            ),
         )
         if not self.post_process:
             return hidden
@@ -136,6 +144,7 @@ def layer_specs(
         if architecture.qk_norm:
             attention = layer.submodules.self_attention.submodules
             attention.q_layernorm = attention.k_layernorm = norm
+    layer.module = TapedTransformerLayer
     layer.submodules.self_attention.submodules.core_attention = ModuleSpec(module=TreeAttention)
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)

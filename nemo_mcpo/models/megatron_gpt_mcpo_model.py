@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from megatron.core import parallel_state
 from nemo.core.classes import ModelPT
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -18,8 +19,9 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
-from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, wrap_for_training
+from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
+from nemo_mcpo.models.rows import Row
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
@@ -33,15 +35,28 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
             "architecture": asdict(architecture),
             "precision": config.trainer.precision,
             "micro_batch_tokens": model.micro_batch_tokens,
+            "scoring_tokens": model.mcpo.scoring_tokens,
+            "reuse_scoring": model.mcpo.reuse_scoring,
             "tensor_model_parallel_size": model.tensor_model_parallel_size,
             "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
             "virtual_pipeline_model_parallel_size": model.virtual_pipeline_model_parallel_size,
             "sequence_parallel": model.sequence_parallel,
             "activations_checkpoint_granularity": model.activations_checkpoint_granularity,
             "transformer_impl": model.transformer_impl,
+            "attention_backend": model.attention_backend,
             "fp8": model.fp8,
         }
     )
+
+
+def reuses_scoring(requested: bool | str, layout: ParallelLayout) -> bool:
+    """``model.mcpo.reuse_scoring``: ``auto`` means wherever the scoring pass can stand in for a forward pass.
+
+    With FP8 it cannot: Transformer Engine keeps scaling factors in the forward pass for the recompute.
+    """
+    if requested == "auto":
+        return layout.recompute == "full" and layout.fp8 is None
+    return bool(requested)
 
 
 class MegatronGPTMCPOModel(ModelPT):
@@ -60,15 +75,19 @@ class MegatronGPTMCPOModel(ModelPT):
             sequence_parallel=cfg.sequence_parallel,
             dtype=DTYPES[cfg.precision],
             transformer_impl=resolve_transformer_impl(cfg.transformer_impl, cfg.fp8),
+            attention_backend=cfg.attention_backend,
             recompute=cfg.activations_checkpoint_granularity or "none",
             fp8=cfg.fp8,
         )
+        self.reuses_scoring = reuses_scoring(cfg.reuse_scoring, self.layout)
         # Plain lists: Lightning must not move, cast or save what megatron-core owns.
         self.chunks = build_gpt(self.architecture, self.layout)
         self.wrapped: list = self.chunks
         self.optimizer: Any = None
         self.schedule: Any = None
         self.objective: Any = None
+        self._scored: list[Row] | None = None  # recorded rows of the part that is being trained
+        self._num_prompts = 0  # trained since the gradients were cleared
         self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
 
     def load_pretrained(self, pretrained: Pretrained) -> None:
@@ -85,24 +104,54 @@ class MegatronGPTMCPOModel(ModelPT):
         self.optimizer = build_optimizer(optim, self.wrapped, bf16=bf16, clip=clip)
         self.schedule = build_schedule(optim, self.optimizer, num_steps)
 
+    def parts(self, trees: Sequence[PromptTree]) -> list[range]:
+        """How a step's prompts are cut into parts that are scored, drawn and trained one after the other.
+
+        One part, unless scoring is reused: then a part's layer outputs are kept until it was trained, and a rank keeps
+        ``scoring_tokens`` of them for each of its pipeline's stages, which hold a share of the layers each.
+        """
+        if not self.reuses_scoring:
+            return [range(len(trees))]
+        room = self.cfg.scoring_tokens * self.layout.pipeline * parallel_state.get_data_parallel_world_size()
+        parts: list[range] = []
+        num_tokens = 0
+        for number, tree in enumerate(trees):
+            num_tokens += tree.num_tokens
+            if not parts or num_tokens > room:
+                parts.append(range(number, number))
+                num_tokens = tree.num_tokens
+            parts[-1] = range(parts[-1].start, number + 1)
+        return parts
+
     def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
         """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
-        return score_trees(self.wrapped, trees, self.cfg.micro_batch_tokens, first_column)
+        return score_trees(self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column)[0]
+
+    def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
+        """``score`` for the draw: the next ``get_loss_and_metrics`` must be of these trees, pruned."""
+        if not self.reuses_scoring:
+            return self.score(trees, first_column)
+        table, self._scored = score_trees(self.wrapped, trees, self.cfg.scoring_tokens, record=True)
+        return table
 
     def prepare_for_training_step(self) -> None:
         """Clear gradients."""
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        self._num_prompts = 0
 
     def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank."""
-        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens)
+        scored, self._scored = self._scored, None
+        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens, scored)
+        self._num_prompts += len(batch.trees)
         loss, *metrics = table.cpu().unbind(1)
         return loss, dict(zip(names, metrics, strict=True))
 
     def finish_training_step(self) -> tuple[float, float]:
         """Update the weights; returns the learning rate used and the gradient norm before clipping."""
+        finish_gradients(self.wrapped, self._num_prompts)
         self.schedule.step(increment=1)
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()

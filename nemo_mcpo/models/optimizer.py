@@ -30,8 +30,17 @@ def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParall
         )
         for number, chunk in enumerate(chunks)
     ]
-    config.finalize_model_grads_func = finalize_model_grads
     return wrapped
+
+
+def finish_gradients(wrapped: list, num_prompts: int) -> None:
+    """Add up the gradients over ranks and divide by the prompts of the whole step; every rank calls it, once a step.
+
+    A call of its own instead of the schedule's last act, because a step may run several schedules.
+    """
+    finalize_model_grads(wrapped)
+    for chunk in wrapped:
+        chunk.scale_gradients(1.0 / num_prompts)
 
 
 def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> MegatronOptimizer:

@@ -28,11 +28,13 @@ class TreeParams(PackedSeqParams):
         spans: see ``TreeBatch``.
         attend: of an entry of ``backends.BACKENDS``.
         device: where the row is.
+        tape: a ``models.layer_tape.LayerTape`` that layers ask before they compute without gradient, or None.
     """
 
     spans: tuple[TreeSpan, ...] = ()
     attend: Callable[[Tensor, Tensor, Tensor, TreeParams], Tensor] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tape: object | None = None
     _derived: dict[Callable, object] = field(default_factory=dict, repr=False)
 
     def derived(self, make: Callable[[TreeParams], Value]) -> Value:

@@ -48,4 +48,5 @@ def preference_batch(trees: Sequence[PromptTree], ref_logps: Sequence[Sequence[f
             tables[0][row, :count] = torch.tensor([float(value) for value in ref_logps[row]][:count])
         tables[1][row, :count] = torch.tensor([float(len(completion)) for completion in tree.completions])
         tables[2][row, :count] = 1.0
-    return PreferenceBatch(tuple(trees), tables[0], tables[1], tables[2].bool())
+    columns = tuple(tuple(range(len(tree.completions))) for tree in trees)
+    return PreferenceBatch(tuple(trees), columns, tables[0], tables[1], tables[2].bool())

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+from nemo_mcpo.models.optimizer import finish_gradients
 from nemo_mcpo.records import PromptTree
 from tests.support.small_gpt import BETA, float64_gpt, separate_logps, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
@@ -48,6 +49,7 @@ def train(directory, trees, **changes):
     model = trainable_model(directory, **changes)
     model.prepare_for_training_step()
     loss, metrics = model.get_loss_and_metrics(batch_of(trees))
+    finish_gradients(model.wrapped, len(trees))
     return loss, metrics, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
 
 

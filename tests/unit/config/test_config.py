@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from nemo_mcpo import config as schema
+from nemo_mcpo.config import schema
 from nemo_mcpo.config import check_architecture, parse_config
 from nemo_mcpo.data.formats import FORMATS
 from nemo_mcpo.errors import ConfigError

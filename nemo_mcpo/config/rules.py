@@ -1,200 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed schema of every configuration key, its limits, and the combinations that cannot work.
-
-Default values live in ``examples/conf/*.yaml`` only: every key below is required. Checking imports neither torch nor
-megatron, so a wrong key is reported within a second, before anything is built.
-"""
+"""Combinations of keys that cannot work: with each other, with the processes, with the model."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
+from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, RunConfig
 from nemo_mcpo.errors import ConfigError
-
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-def _precision(value: object) -> object:
-    return {"32": "32", "32-true": "32", "bf16": "bf16", "bf16-true": "bf16", "bf16-mixed": "bf16"}.get(
-        str(value), value
-    )
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class TrainerMCPO(_Section):
-    """``trainer.mcpo``: how long, how often."""
-
-    max_epochs: Positive
-    max_steps: Annotated[int, Field(ge=-1)]
-    val_check_interval: NonNegative
-    limit_val_batches: Positive | Fraction
-    save_interval: NonNegative
-    gradient_clip_val: Annotated[float, Field(ge=0.0)]
-    keep_last: Positive
-    keep_best: NonNegative
-    monitor: Literal["val_loss", "val_rewards/accuracy", "val_rewards/margin"]
-
-
-class Trainer(_Section):
-    """``trainer``: processes and precision."""
-
-    num_nodes: Positive
-    devices: Positive | Literal["auto"]
-    accelerator: Literal["auto", "cpu", "gpu"]
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_precision)]
-    mcpo: TrainerMCPO
-
-
-class ExpManager(_Section):
-    """``exp_manager``: NeMo's keys for the log directory and loggers."""
-
-    explicit_log_dir: str | None
-    exp_dir: str
-    name: str
-    resume_if_exists: bool
-    create_tensorboard_logger: bool
-    summary_writer_kwargs: dict[str, object] | None
-    create_wandb_logger: bool
-    wandb_logger_kwargs: dict[str, object] | None
-    create_mlflow_logger: bool
-    mlflow_logger_kwargs: dict[str, object] | None
-
-
-class PretrainedCheckpoint(_Section):
-    """``pretrained_checkpoint``: the initial policy, which is also the reference."""
-
-    restore_from_path: str
-
-
-class MCPO(_Section):
-    """``model.mcpo``: the algorithm."""
-
-    objective: Literal["mcpo", "dpo", "sft"]
-    beta: Annotated[float, Field(gt=0.0)]
-    sampler: Literal["mc_kernel", "random", "max", "min", "given"]
-    num_negatives: NonNegative
-    chain_steps: Positive
-    chain_candidates: Positive | None
-    include_preferred: bool
-    replacement: bool
-
-
-class Schedule(_Section):
-    """``model.optim.sched``: the learning rate over steps."""
-
-    name: Literal["constant", "CosineAnnealing", "LinearAnnealing", "InverseSquareRootAnnealing"]
-    warmup_steps: NonNegative
-    min_lr: Annotated[float, Field(ge=0.0)]
-
-
-class Optim(_Section):
-    """``model.optim``: AdamW with states sharded over data-parallel ranks."""
-
-    name: Literal["adamw"]
-    lr: Annotated[float, Field(gt=0.0)]
-    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
-    eps: Annotated[float, Field(gt=0.0)]
-    weight_decay: Annotated[float, Field(ge=0.0)]
-    sched: Schedule
-
-
-class Data(_Section):
-    """``model.data``: files and limits, in tokens."""
-
-    train: str
-    validation: str | None
-    format: Literal["nectar", "ultrafeedback", "jsonl", "tokens"]
-    shuffle: bool
-    max_prompt_length: Positive
-    max_length: Positive
-    drop_ranks: list[Positive] | None
-    max_candidates: Positive | None
-    cache_dir: str
-
-
-class Model(_Section):
-    """``model``: layout, batch, algorithm, optimizer, data."""
-
-    global_batch_size: Positive
-    micro_batch_tokens: Positive
-    tensor_model_parallel_size: Positive
-    pipeline_model_parallel_size: Positive
-    virtual_pipeline_model_parallel_size: Annotated[int, Field(ge=2)] | None
-    sequence_parallel: bool
-    activations_checkpoint_granularity: Literal["selective", "full"] | None
-    transformer_impl: Literal["auto", "local", "transformer_engine"]
-    fp8: Literal["hybrid", "e4m3"] | None
-    seed: NonNegative
-    mcpo: MCPO
-    optim: Optim
-    data: Data
-
-
-class RunConfig(_Section):
-    """A whole run; the root of every YAML in ``examples/conf``."""
-
-    trainer: Trainer
-    exp_manager: ExpManager
-    pretrained_checkpoint: PretrainedCheckpoint
-    model: Model
-
-
-def parse_config(raw: Mapping[str, object], world_size: int = 1) -> RunConfig:
-    """Check a plain mapping (resolved YAML) and the combinations in it.
-
-    Args:
-        raw: nested dictionaries, as ``OmegaConf.to_container(cfg, resolve=True)`` gives them.
-        world_size: number of processes that the launcher started.
-
-    Raises:
-        ConfigError: for the first offending key: its name, its value, what was expected, the cure.
-    """
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as problem:
-        raise _as_config_error(problem) from None
-    for rule in RULES:
-        rule(config)
-    _check_processes(config, world_size)
-    return config
-
-
-def _as_config_error(problem: ValidationError) -> ConfigError:
-    # Of an unknown and a missing key, the unknown one is the mistake: it is usually the missing one misspelt.
-    errors = sorted(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    error = errors[0]
-    # A union's branches add their own names to the location, in characters that no key has.
-    names = [str(part) for part in error["loc"] if str(part).replace("_", "").isalnum() and not str(part)[0].isupper()]
-    if error["type"] not in ("extra_forbidden", "missing"):
-        names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
-    key = ".".join(names)
-    if error["type"] == "extra_forbidden":
-        section: Any = RunConfig
-        for name in names[:-1]:
-            section = section.model_fields[name].annotation
-        close = difflib.get_close_matches(names[-1], section.model_fields, n=1)
-        cure = f"did you mean {'.'.join([*names[:-1], close[0]])}?" if close else "remove it"
-        known = ", ".join(section.model_fields)
-        return ConfigError("unknown key", where=key, got=error["input"], expected=f"one of: {known}", cure=cure)
-    if error["type"] == "missing":
-        return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
-    # pydantic reports one error for each branch of a union.
-    branches = [
-        branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]
-    ]
-    expected = " or ".join(dict.fromkeys(branches))
-    return ConfigError(
-        "not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}"
-    )
 
 
 def _check_lengths(config: RunConfig) -> None:
@@ -269,6 +79,14 @@ def _check_layout(config: RunConfig) -> None:
             got=True,
             cure="set model.tensor_model_parallel_size > 1 or model.sequence_parallel=false",
         )
+    if model.context_parallel_size > 1:
+        raise ConfigError(
+            "attention to prompt trees needs a whole row on every rank",
+            where="model.context_parallel_size",
+            got=model.context_parallel_size,
+            expected=1,
+            cure="set it to 1; for long rows use tensor_model_parallel_size with sequence_parallel=true",
+        )
     if model.virtual_pipeline_model_parallel_size and model.pipeline_model_parallel_size == 1:
         raise ConfigError(
             "interleaving needs a pipeline",
@@ -298,10 +116,42 @@ def _check_schedule(config: RunConfig) -> None:
         )
 
 
-RULES = (_check_schedule, _check_lengths, _check_negatives, _check_chain, _check_layout)
+def _check_reuse(config: RunConfig) -> None:
+    model = config.model
+    if model.mcpo.reuse_scoring is not True:
+        return
+    if model.activations_checkpoint_granularity != "full":
+        raise ConfigError(
+            "the scoring pass can only stand in for the forward pass of full recompute",
+            where="model.mcpo.reuse_scoring",
+            got=True,
+            expected="auto or false with activations_checkpoint_granularity "
+            f"{model.activations_checkpoint_granularity or 'null'}",
+            cure="set model.mcpo.reuse_scoring=auto, or model.activations_checkpoint_granularity=full",
+        )
+    if model.fp8:
+        raise ConfigError(
+            "FP8 recompute needs what its own forward pass keeps",
+            where="model.mcpo.reuse_scoring",
+            got=True,
+            expected="auto or false with model.fp8",
+            cure="set model.mcpo.reuse_scoring=auto",
+        )
+    if model.mcpo.sampler in SCORE_FREE_SAMPLERS or model.mcpo.objective == "sft":
+        raise ConfigError(
+            "there is no scoring pass to reuse",
+            where="model.mcpo.reuse_scoring",
+            got=True,
+            expected=f"auto or false with sampler {model.mcpo.sampler} and objective {model.mcpo.objective}",
+            cure="set model.mcpo.reuse_scoring=auto",
+        )
 
 
-def _check_processes(config: RunConfig, world_size: int) -> None:
+RULES = (_check_schedule, _check_lengths, _check_negatives, _check_chain, _check_layout, _check_reuse)
+
+
+def check_processes(config: RunConfig, world_size: int) -> None:
+    """Raise ConfigError where the launched processes do not fit the layout."""
     trainer, model = config.trainer, config.model
     asked = trainer.num_nodes * trainer.devices if trainer.devices != "auto" else world_size
     if asked != world_size:

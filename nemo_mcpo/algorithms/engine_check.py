@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before its first step a run checks the engine on its own data: one shared tree against separate sequences.
+
+A kernel that aligns a mask at the wrong end, or a position id that is off, trains without any other sign.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.models.interface import SupportsPreferenceTraining
+from nemo_mcpo.records import PromptTree
+
+TOLERANCES = {"32": 2e-5, "bf16": 2e-2}
+"""``trainer.precision`` -> the largest difference that rounding explains, in nats a token of the completion."""
+
+
+class EngineError(NemoMcpoError):
+    """The engine computes something else than it should."""
+
+
+def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[PromptTree], precision: str) -> None:
+    """Score the smallest tree with several completions both ways; every rank calls it with the same trees.
+
+    Raises:
+        EngineError: the log-probs differ by more than rounding.
+    """
+    branching = [tree for tree in trees if len(tree.completions) > 1]
+    if not branching:
+        return
+    tree = min(branching, key=lambda tree: tree.num_tokens)
+    alone = [dataclasses.replace(tree, completions=(completion,)) for completion in tree.completions]
+    shared_K, separate_K = model.score([tree])[0], model.score(alone)[:, 0]
+    for column, completion in enumerate(tree.completions):
+        shared, separate = shared_K[column].item(), separate_K[column].item()
+        differ = abs(shared - separate) > TOLERANCES[precision] * len(completion)
+        if differ or math.isnan(shared) != math.isnan(separate):
+            raise EngineError(
+                "a completion with a shared prompt has another log-prob than alone",
+                where=f"prompt {tree.prompt_id}, completion {column} of {len(completion)} tokens",
+                got=f"{shared:.6g} nats",
+                expected=f"{separate:.6g} nats",
+                cure="set model.attention_backend=sdpa, and please report the versions that scripts/doctor.py prints",
+            )

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every configuration key: its type and limits, and the combinations that cannot work.
+
+Checking imports neither torch nor megatron, so a wrong key is reported within a second, before anything is built.
+"""
+
+from nemo_mcpo.config.parsing import parse_config
+from nemo_mcpo.config.rules import check_architecture
+from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, ExpManager, Model, Optim, RunConfig
+
+__all__ = [
+    "SCORE_FREE_SAMPLERS",
+    "ExpManager",
+    "Model",
+    "Optim",
+    "RunConfig",
+    "check_architecture",
+    "parse_config",
+]

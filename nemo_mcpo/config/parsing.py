@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a plain mapping to a checked configuration, or to one line about the first key that is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from nemo_mcpo.config.rules import RULES, check_processes
+from nemo_mcpo.config.schema import RunConfig
+from nemo_mcpo.errors import ConfigError
+
+
+def parse_config(raw: Mapping[str, object], world_size: int = 1) -> RunConfig:
+    """Check a plain mapping (resolved YAML) and the combinations in it.
+
+    Args:
+        raw: nested dictionaries, as ``OmegaConf.to_container(cfg, resolve=True)`` gives them.
+        world_size: number of processes that the launcher started.
+
+    Raises:
+        ConfigError: for the first offending key: its name, its value, what was expected, the cure.
+    """
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as problem:
+        raise _as_config_error(problem) from None
+    for rule in RULES:
+        rule(config)
+    check_processes(config, world_size)
+    return config
+
+
+def _as_config_error(problem: ValidationError) -> ConfigError:
+    # Of an unknown and a missing key, the unknown one is the mistake: it is usually the missing one misspelt.
+    errors = sorted(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    error = errors[0]
+    # A union's branches add their own names to the location, in characters that no key has.
+    names = [str(part) for part in error["loc"] if str(part).replace("_", "").isalnum() and not str(part)[0].isupper()]
+    if error["type"] not in ("extra_forbidden", "missing"):
+        names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
+    key = ".".join(names)
+    if error["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for name in names[:-1]:
+            section = section.model_fields[name].annotation
+        close = difflib.get_close_matches(names[-1], section.model_fields, n=1)
+        cure = f"did you mean {'.'.join([*names[:-1], close[0]])}?" if close else "remove it"
+        known = ", ".join(section.model_fields)
+        return ConfigError("unknown key", where=key, got=error["input"], expected=f"one of: {known}", cure=cure)
+    if error["type"] == "missing":
+        return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
+    # pydantic reports one error for each branch of a union.
+    branches = [
+        branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]
+    ]
+    expected = " or ".join(dict.fromkeys(branches))
+    return ConfigError(
+        "not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}"
+    )

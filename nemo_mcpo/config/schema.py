@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The typed schema of every configuration key, and its limits.
+
+Default values live in ``examples/conf/*.yaml`` only: every key below is required.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+SCORE_FREE_SAMPLERS = frozenset({"random", "given"})
+"""Samplers that read no weights: with them the scoring pass is left out of training."""
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _precision(value: object) -> object:
+    return {"32": "32", "32-true": "32", "bf16": "bf16", "bf16-true": "bf16", "bf16-mixed": "bf16"}.get(
+        str(value), value
+    )
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class TrainerMCPO(_Section):
+    """``trainer.mcpo``: how long, how often."""
+
+    max_epochs: Positive
+    max_steps: Annotated[int, Field(ge=-1)]
+    val_check_interval: NonNegative
+    limit_val_batches: Positive | Fraction
+    save_interval: NonNegative
+    gradient_clip_val: Annotated[float, Field(ge=0.0)]
+    keep_last: Positive
+    keep_best: NonNegative
+    monitor: Literal["val_loss", "val_rewards/accuracy", "val_rewards/margin"]
+
+
+class Trainer(_Section):
+    """``trainer``: processes and precision."""
+
+    num_nodes: Positive
+    devices: Positive | Literal["auto"]
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_precision)]
+    mcpo: TrainerMCPO
+
+
+class ExpManager(_Section):
+    """``exp_manager``: NeMo's keys for the log directory and loggers."""
+
+    explicit_log_dir: str | None
+    exp_dir: str
+    name: str
+    resume_if_exists: bool
+    create_tensorboard_logger: bool
+    summary_writer_kwargs: dict[str, object] | None
+    create_wandb_logger: bool
+    wandb_logger_kwargs: dict[str, object] | None
+    create_mlflow_logger: bool
+    mlflow_logger_kwargs: dict[str, object] | None
+
+
+class PretrainedCheckpoint(_Section):
+    """``pretrained_checkpoint``: the initial policy, which is also the reference."""
+
+    restore_from_path: str
+
+
+class MCPO(_Section):
+    """``model.mcpo``: the algorithm."""
+
+    objective: Literal["mcpo", "dpo", "sft"]
+    beta: Annotated[float, Field(gt=0.0)]
+    sampler: Literal["mc_kernel", "random", "max", "min", "given"]
+    num_negatives: NonNegative
+    chain_steps: Positive
+    chain_candidates: Positive | None
+    include_preferred: bool
+    replacement: bool
+    scoring_tokens: Positive
+    reuse_scoring: bool | Literal["auto"]
+
+
+class Schedule(_Section):
+    """``model.optim.sched``: the learning rate over steps."""
+
+    name: Literal["constant", "CosineAnnealing", "LinearAnnealing", "InverseSquareRootAnnealing"]
+    warmup_steps: NonNegative
+    min_lr: Annotated[float, Field(ge=0.0)]
+
+
+class Optim(_Section):
+    """``model.optim``: AdamW with states sharded over data-parallel ranks."""
+
+    name: Literal["adamw"]
+    lr: Annotated[float, Field(gt=0.0)]
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
+    eps: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    sched: Schedule
+
+
+class Data(_Section):
+    """``model.data``: files and limits, in tokens."""
+
+    train: str
+    validation: str | None
+    format: Literal["nectar", "ultrafeedback", "jsonl", "tokens"]
+    shuffle: bool
+    max_prompt_length: Positive
+    max_length: Positive
+    drop_ranks: list[Positive] | None
+    max_candidates: Positive | None
+    cache_dir: str
+
+
+class Model(_Section):
+    """``model``: layout, batch, algorithm, optimizer, data."""
+
+    global_batch_size: Positive
+    micro_batch_tokens: Positive
+    tensor_model_parallel_size: Positive
+    pipeline_model_parallel_size: Positive
+    virtual_pipeline_model_parallel_size: Annotated[int, Field(ge=2)] | None
+    sequence_parallel: bool
+    context_parallel_size: Positive
+    attention_backend: Literal["auto", "cascade", "flash_attn", "varlen", "transformer_engine", "flex", "sdpa"]
+    activations_checkpoint_granularity: Literal["selective", "full"] | None
+    transformer_impl: Literal["auto", "local", "transformer_engine"]
+    fp8: Literal["hybrid", "e4m3"] | None
+    seed: NonNegative
+    mcpo: MCPO
+    optim: Optim
+    data: Data
+
+
+class RunConfig(_Section):
+    """A whole run; the root of every YAML in ``examples/conf``."""
+
+    trainer: Trainer
+    exp_manager: ExpManager
+    pretrained_checkpoint: PretrainedCheckpoint
+    model: Model

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows a rank runs: trees shared between replicas, packed, and rounded to what the layout asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+
+from nemo_mcpo.models.layer_tape import LayerTape, Recording, Replay, kept_positions
+from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.records import TreeBatch
+from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
+
+MICRO_BATCHES_PER_STAGE = 4
+"""Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
+(p - 1) / (m + p - 1) of its time with m micro-batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One micro-batch: a packed row, the trees in it, and what its layers ask before they compute."""
+
+    batch: TreeBatch
+    placed: tuple[PlacedTree, ...]
+    tape: LayerTape | None = None
+
+
+def rank_rows(placed: Sequence[PlacedTree], budget: int, config, *, record: bool = False) -> list[Row]:
+    """The rows of this rank's data-parallel replica; all its tensor and pipeline ranks build the same ones.
+
+    Args:
+        placed: the trees of the whole batch.
+        budget: tokens a row; a larger tree gets a row of its own.
+        config: megatron-core's configuration.
+        record: let every row keep the outputs of its layers, for ``replay_rows``.
+    """
+    num_replicas = parallel_state.get_data_parallel_world_size()
+    shares = share_between_ranks([item.tree.num_tokens for item in placed], num_replicas)
+    mine = [placed[item] for item in shares[parallel_state.get_data_parallel_rank()]]
+    packed = _pack(mine, budget, config, at_least=_micro_batches(config)) or [()] * _stages(config)
+    return [Row(_build(row, config), row, Recording() if record else None) for row in packed]
+
+
+def replay_rows(
+    scored: Sequence[Row], pruned: Sequence[PlacedTree], columns: Sequence[Sequence[int]], budget: int, config
+) -> list[Row]:
+    """Rows of the pruned trees that read their layers' outputs from the recordings of ``scored``.
+
+    A training row holds trees of one scored row only. Every rank keeps the trees that it has scored.
+
+    Args:
+        scored: ``rank_rows(…, record=True)`` after they were run.
+        pruned: the pruned trees of the whole batch, in the order of the prompts.
+        columns: of each prompt, the columns of the scored tree that its pruned tree has.
+        budget: tokens a row.
+        config: megatron-core's configuration.
+    """
+    rows = []
+    for whole in scored:
+        spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
+        mine = [pruned[prompt] for prompt in spans]
+        at_least = -(-_micro_batches(config) // len(scored))
+        for row in _pack(mine, budget, config, at_least=at_least) or [()] * _stages(config):
+            batch = _build(row, config)
+            source_S = np.zeros(len(batch.tokens_S), np.int64)
+            kept = [kept_positions(spans[item.prompt], columns[item.prompt]) for item in row]
+            num_kept = sum(len(positions) for positions in kept)
+            source_S[:num_kept] = np.concatenate(kept) if kept else 0
+            source = torch.from_numpy(source_S).to(local_device())
+            rows.append(Row(batch, row, Replay(whole.tape, source, config.sequence_parallel)))
+    return rows
+
+
+def _pack(placed: Sequence[PlacedTree], budget: int, config, at_least: int) -> list[tuple[PlacedTree, ...]]:
+    # The interleaved schedule takes micro-batches in groups of the pipeline's size.
+    multiple = _stages(config) if config.virtual_pipeline_model_parallel_size else 1
+    sizes = [item.tree.num_tokens for item in placed]
+    packed = pack_into_rows(sizes, budget, at_least=at_least, multiple=multiple)
+    return [tuple(placed[item] for item in row) for row in packed]
+
+
+def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
+    multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
+    num_tokens = max(sum(item.tree.num_tokens for item in placed), 1)
+    return build_row(placed, -(-num_tokens // multiple) * multiple, local_device())
+
+
+def _stages(config) -> int:
+    return config.pipeline_model_parallel_size
+
+
+def _micro_batches(config) -> int:
+    return MICRO_BATCHES_PER_STAGE * _stages(config) if _stages(config) > 1 else 1
