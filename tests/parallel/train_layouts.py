@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
 
     def recorded(self, trees, epochs):
         batch, metrics = draw(self, trees, epochs)
-        draws.append([[tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in batch.trees])
+        draws.extend([tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in batch.trees)
         return batch, metrics
 
     MCPOTrainer.draw = recorded

@@ -8,13 +8,13 @@ from typing import get_args
 
 import pytest
 
-from nemo_mcpo.config import schema
-from nemo_mcpo.config import check_architecture, parse_config
+from nemo_mcpo.config import check_architecture, parse_config, schema
 from nemo_mcpo.data.formats import FORMATS
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.optimizer import DECAY_STYLES
 from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.sampling import SAMPLERS
+from nemo_mcpo.trees.backends import BACKENDS
 from tests.support.configs import checked, mapping
 
 ARCHITECTURE = SimpleNamespace(
@@ -42,6 +42,7 @@ def refusal(changes: dict[str, object], world_size: int = 1) -> str:
     [
         (schema.MCPO, "objective", OBJECTIVES),
         (schema.MCPO, "sampler", SAMPLERS),
+        (schema.Model, "attention_backend", {"auto", *BACKENDS}),
         (schema.Data, "format", FORMATS),
         (schema.Schedule, "name", DECAY_STYLES),
     ],
