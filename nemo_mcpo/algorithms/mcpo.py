@@ -28,7 +28,6 @@ from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
-
 DrawnBatch = tuple[PreferenceBatch, dict[str, torch.Tensor]]
 """A batch with its drawn negatives, and the kernel's metrics, each ``[B]``."""
 
@@ -171,4 +170,3 @@ def num_training_steps(config: RunConfig, num_prompts: int) -> int:
 
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-

@@ -21,6 +21,7 @@ from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
 
+
 class NotFiniteError(NemoMcpoError):
     """A loss, a reward or a gradient is NaN or infinite."""
 

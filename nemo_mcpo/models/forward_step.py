@@ -66,13 +66,20 @@ def score_trees(
 
 
 def train_trees(
-    chunks: list, batch: PreferenceBatch, objective: Objective, budget: int, scored: Sequence[Row] | None = None
+    chunks: list,
+    batch: PreferenceBatch,
+    objective: Objective,
+    budget: int,
+    *,
+    scored: Sequence[Row] | None = None,
+    share_prompts: bool = True,
 ) -> tuple[Tensor, list[str]]:
     """Forward and backward over a batch; the gradients of the summed losses are added to those in the model.
 
     Args:
         budget: tokens a row.
         scored: the recorded rows that the batch was drawn from, to replay instead of running the layers forward.
+        share_prompts: see ``rank_rows``.
 
     Returns:
         ``[B, 1 + metrics]`` on every rank: the loss of each prompt (nats) and its metrics, and the metrics' names.
@@ -98,7 +105,10 @@ def train_trees(
         return outputs.loss.sum(), _no_count(), {}
 
     config = chunks[0].config
-    rows = replay_rows(scored, placed, batch.columns, budget, config) if scored else rank_rows(placed, budget, config)
+    if scored:
+        rows = replay_rows(scored, placed, batch.columns, budget, config)
+    else:
+        rows = rank_rows(placed, budget, config, share_prompts=share_prompts)
     run_rows(chunks, rows, loss, forward_only=False)
     return _sum_over_ranks(table), names
 

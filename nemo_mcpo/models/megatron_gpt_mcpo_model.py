@@ -144,7 +144,7 @@ class MegatronGPTMCPOModel(ModelPT):
     def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank."""
         scored, self._scored = self._scored, None
-        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens, scored)
+        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens, scored=scored)
         self._num_prompts += len(batch.trees)
         loss, *metrics = table.cpu().unbind(1)
         return loss, dict(zip(names, metrics, strict=True))

@@ -62,24 +62,20 @@ class RowCommunicator(P2PCommunicator):
     def _communicate_shapes(
         self, tensor_send_next: Tensor | None, tensor_send_prev: Tensor | None, recv_prev: bool, recv_next: bool
     ) -> tuple[Shape, Shape]:
-        def shape(tensor: Tensor | None, is_wanted: bool) -> Tensor | None:
-            if not is_wanted:
-                return None
-            sizes = [0, 0, 0] if tensor is None else list(tensor.shape)
-            return torch.tensor(sizes, dtype=torch.int64, device=torch.cuda.current_device())
+        from_prev, from_next = torch.zeros(2, 3, dtype=torch.int64, device=torch.cuda.current_device())
 
-        from_prev, from_next = shape(None, recv_prev), shape(None, recv_next)
-        exchanges = (
-            (dist.isend, shape(tensor_send_next, tensor_send_next is not None), self.next_rank),
-            (dist.irecv, from_prev, self.prev_rank),
-            (dist.isend, shape(tensor_send_prev, tensor_send_prev is not None), self.prev_rank),
-            (dist.irecv, from_next, self.next_rank),
-        )
-        operations = [
-            dist.P2POp(operation, sizes, rank, self.pp_group)
-            for operation, sizes, rank in exchanges
-            if sizes is not None
-        ]
-        for request in dist.batch_isend_irecv(operations) if operations else ():
+        def sizes(tensor: Tensor) -> Tensor:
+            return torch.tensor(tensor.shape, dtype=torch.int64, device=from_prev.device)
+
+        exchanges = []
+        if tensor_send_next is not None:
+            exchanges.append(dist.P2POp(dist.isend, sizes(tensor_send_next), self.next_rank, self.pp_group))
+        if recv_prev:
+            exchanges.append(dist.P2POp(dist.irecv, from_prev, self.prev_rank, self.pp_group))
+        if tensor_send_prev is not None:
+            exchanges.append(dist.P2POp(dist.isend, sizes(tensor_send_prev), self.prev_rank, self.pp_group))
+        if recv_next:
+            exchanges.append(dist.P2POp(dist.irecv, from_next, self.next_rank, self.pp_group))
+        for request in dist.batch_isend_irecv(exchanges) if exchanges else ():
             request.wait()
-        return tuple([0, 0, 0] if sizes is None else sizes.tolist() for sizes in (from_prev, from_next))
+        return from_prev.tolist(), from_next.tolist()

@@ -13,7 +13,7 @@ from megatron.core import parallel_state
 from nemo_mcpo.models.layer_tape import LayerTape, Recording, Replay, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import TreeBatch
-from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, share_between_ranks
+from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, separate, share_between_ranks
 
 MICRO_BATCHES_PER_STAGE = 4
 """Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
@@ -29,7 +29,9 @@ class Row:
     tape: LayerTape | None = None
 
 
-def rank_rows(placed: Sequence[PlacedTree], budget: int, config, *, record: bool = False) -> list[Row]:
+def rank_rows(
+    placed: Sequence[PlacedTree], budget: int, config, *, record: bool = False, share_prompts: bool = True
+) -> list[Row]:
     """The rows of this rank's data-parallel replica; all its tensor and pipeline ranks build the same ones.
 
     Args:
@@ -37,11 +39,13 @@ def rank_rows(placed: Sequence[PlacedTree], budget: int, config, *, record: bool
         budget: tokens a row; a larger tree gets a row of its own.
         config: megatron-core's configuration.
         record: let every row keep the outputs of its layers, for ``replay_rows``.
+        share_prompts: False gives every completion a prompt of its own, as a program without trees would.
     """
     num_replicas = parallel_state.get_data_parallel_world_size()
-    shares = share_between_ranks([item.tree.num_tokens for item in placed], num_replicas)
-    mine = [placed[item] for item in shares[parallel_state.get_data_parallel_rank()]]
-    packed = _pack(mine, budget, config, at_least=_micro_batches(config)) or [()] * _stages(config)
+    trees = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
+    shares = share_between_ranks([_num_tokens(tree) for tree in trees], num_replicas)
+    mine = [trees[item] for item in shares[parallel_state.get_data_parallel_rank()]]
+    packed = _pack(mine, budget, config, at_least=_micro_batches(config))
     return [Row(_build(row, config), row, Recording() if record else None) for row in packed]
 
 
@@ -61,32 +65,41 @@ def replay_rows(
     """
     rows = []
     for whole in scored:
+        recording = whole.tape
+        if not isinstance(recording, Recording):
+            raise ValueError("only rows that were recorded can be replayed")
         spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
-        mine = [pruned[prompt] for prompt in spans]
+        mine = [(pruned[prompt],) for prompt in spans]
         at_least = -(-_micro_batches(config) // len(scored))
-        for row in _pack(mine, budget, config, at_least=at_least) or [()] * _stages(config):
+        for row in _pack(mine, budget, config, at_least=at_least):
             batch = _build(row, config)
             source_S = np.zeros(len(batch.tokens_S), np.int64)
             kept = [kept_positions(spans[item.prompt], columns[item.prompt]) for item in row]
             num_kept = sum(len(positions) for positions in kept)
             source_S[:num_kept] = np.concatenate(kept) if kept else 0
             source = torch.from_numpy(source_S).to(local_device())
-            rows.append(Row(batch, row, Replay(whole.tape, source, config.sequence_parallel)))
+            rows.append(Row(batch, row, Replay(recording, source, config.sequence_parallel)))
     return rows
 
 
-def _pack(placed: Sequence[PlacedTree], budget: int, config, at_least: int) -> list[tuple[PlacedTree, ...]]:
+def _pack(
+    groups: Sequence[tuple[PlacedTree, ...]], budget: int, config, at_least: int
+) -> list[tuple[PlacedTree, ...]]:
+    """The trees of each row; those of a group, which are of one prompt, stay together."""
     # The interleaved schedule takes micro-batches in groups of the pipeline's size.
     multiple = _stages(config) if config.virtual_pipeline_model_parallel_size else 1
-    sizes = [item.tree.num_tokens for item in placed]
-    packed = pack_into_rows(sizes, budget, at_least=at_least, multiple=multiple)
-    return [tuple(placed[item] for item in row) for row in packed]
+    packed = pack_into_rows([_num_tokens(group) for group in groups], budget, at_least=at_least, multiple=multiple)
+    rows = [tuple(tree for item in row for tree in groups[item]) for row in packed]
+    return rows or [()] * _stages(config)  # a rank without trees takes part with rows of padding
 
 
 def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
     multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
-    num_tokens = max(sum(item.tree.num_tokens for item in placed), 1)
-    return build_row(placed, -(-num_tokens // multiple) * multiple, local_device())
+    return build_row(placed, -(-max(_num_tokens(placed), 1) // multiple) * multiple, local_device())
+
+
+def _num_tokens(placed: Sequence[PlacedTree]) -> int:
+    return sum(item.tree.num_tokens for item in placed)
 
 
 def _stages(config) -> int:

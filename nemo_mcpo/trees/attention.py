@@ -32,7 +32,7 @@ class TreeAttention(MegatronModule):
         attention_bias=None,
         packed_seq_params: TreeParams | None = None,
     ) -> Tensor:
-        """``[S, 1, heads * head_dim]`` of query ``[S, 1, heads, head_dim]``, key and value ``[S, 1, groups, head_dim]``."""
+        """``[S, 1, heads * head_dim]`` of ``[S, 1, heads, head_dim]``, and of ``[S, 1, groups, head_dim]`` twice."""
         if packed_seq_params is None or packed_seq_params.attend is None:
             raise ValueError("tree attention needs the row's TreeParams")
         context = packed_seq_params.attend(query[:, 0], key[:, 0], value[:, 0], packed_seq_params)

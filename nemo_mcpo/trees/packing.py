@@ -27,12 +27,11 @@ class PlacedTree:
     columns: tuple[int, ...]
 
 
-def separate(placed: Sequence[PlacedTree]) -> list[PlacedTree]:
-    """The same completions, each with a copy of its prompt: what a program without shared prompts computes."""
+def separate(placed: PlacedTree) -> list[PlacedTree]:
+    """The same completions, each in a tree of its own with a copy of the prompt."""
     return [
-        PlacedTree(replace(item.tree, completions=(completion,)), item.prompt, (column,))
-        for item in placed
-        for completion, column in zip(item.tree.completions, item.columns, strict=True)
+        PlacedTree(replace(placed.tree, completions=(completion,)), placed.prompt, (column,))
+        for completion, column in zip(placed.tree.completions, placed.columns, strict=True)
     ]
 
 

@@ -72,7 +72,9 @@ def runs(tmp_path_factory) -> dict[tuple[str, str], Path]:
     return runs
 
 
-@pytest.mark.parametrize(("layout", "algorithm"), [pair for pair in RUNS if pair[0] != "one" or pair[1] in SAME_NUMBERS])
+@pytest.mark.parametrize(
+    ("layout", "algorithm"), [pair for pair in RUNS if pair[0] != "one" or pair[1] in SAME_NUMBERS]
+)
 def test_equal_to_one_process(runs, layout, algorithm):
     expected, found = metrics(runs["one", SAME_NUMBERS.get(algorithm, algorithm)]), metrics(runs[layout, algorithm])
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5]

@@ -13,7 +13,7 @@ from nemo_mcpo.records import TreeSpan
 
 
 def places_of_sequences(spans: Sequence[TreeSpan]) -> list[Tensor]:
-    """Places in the row of each completion's whole sequence (prompt, then completion); of a prompt without any, its."""
+    """Places in the row of each completion's whole sequence: prompt, then completion."""
     found = []
     for span in spans:
         prompt = torch.arange(span.start, span.prompt_stop)

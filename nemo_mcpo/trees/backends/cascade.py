@@ -87,7 +87,7 @@ class _Cascade(torch.autograd.Function):
                 add_part(own, own, is_causal=True)
             if span.completion_stops:
                 add_part(slice(span.prompt_stop, span.stop), prompt, is_causal=False)
-        return (*gradients, None)
+        return gradients[0], gradients[1], gradients[2], None
 
 
 def _views(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:

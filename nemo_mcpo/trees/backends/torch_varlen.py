@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
     from torch.nn.attention.varlen import varlen_attn
 
     layout = params.derived(varlen_layout)
-    return varlen_attn(
+    context = varlen_attn(
         query,
         layout.gather(key),
         layout.gather(value),
@@ -42,13 +43,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
         layout.longest_key,
         **_options(),
     )
+    assert isinstance(context, Tensor)  # a tuple only where log-sum-exps were asked for
+    return context
 
 
 @cache
-def _options() -> dict[str, object]:
+def _options() -> dict[str, Any]:
     """How to ask for a causal mask and shared key heads: torch 2.10 and its successors differ."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    causal: dict[str, object] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
     return causal | ({"enable_gqa": True} if "enable_gqa" in known else {})

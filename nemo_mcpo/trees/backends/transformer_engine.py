@@ -23,7 +23,9 @@ def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
         return "it needs a GPU"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"it computes in bf16 and fp16, not in {dtype}"
-    return None if importlib.util.find_spec("transformer_engine") else "the package transformer_engine is not installed"
+    return (
+        None if importlib.util.find_spec("transformer_engine") else "the package transformer_engine is not installed"
+    )
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:

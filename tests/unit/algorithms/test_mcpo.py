@@ -85,7 +85,9 @@ def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch)
     rewards = torch.zeros(4, NUM_COMPLETIONS)
     rewards[range(4), favourites] = 100.0
     rewards[:, 0] = 1e6  # the preferred answer takes no part
-    monkeypatch.setattr(trainer.model, "score_candidates", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards)
+    monkeypatch.setattr(
+        trainer.model, "score_candidates", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards
+    )
     batch, metrics = trainer.draw(trees, [0] * 4)
     for tree, pruned, favourite in zip(trees, batch.trees, favourites, strict=True):
         assert pruned.completions[0].tolist() == tree.completions[0].tolist()

@@ -21,7 +21,7 @@ def loads(rows, sizes):
 
 
 def test_even_rows_by_hand():
-    # Two rows hold 18 tokens in 10 a row. Evenly: 6 | 4, then 3 to the second (7), 3 to the first (9), 2 to the second.
+    # 18 tokens fit two rows of 10. Evenly: 6 | 4, then 3 to the second (7), 3 to the first (9), 2 to the second.
     assert pack_into_rows([2, 3, 3, 4, 6], budget=10) == [[2, 4], [0, 1, 3]]
 
 
@@ -89,7 +89,7 @@ def test_rows_are_nearly_all_real_tokens_on_nectar_shaped_data(multiple):
 
 def test_separate_completions_copy_their_prompt():
     placed = place(random_trees([3, 1], seed=1))
-    alone = separate(placed)
+    alone = [one for item in placed for one in separate(item)]
     assert [(item.prompt, item.columns) for item in alone] == [(0, (0,)), (0, (1,)), (0, (2,)), (1, (0,))]
     for item in alone:
         tree = placed[item.prompt].tree

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sequences handed to variable-length kernels are those of the trees; the kernel itself is played here in torch."""
+"""The sequences handed to variable-length kernels are those of the trees; torch plays the kernel here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.trees.backends.test_backends import HEADS, ROWS, inputs
 
 
 def end_aligned_varlen(query, key, value, layout):
-    """What a FlashAttention varlen kernel computes: query i of n sees the keys up to (keys − n + i) of its sequence."""
+    """What a FlashAttention varlen kernel computes: query i of n sees the first (keys − n + i + 1) keys."""
     outputs = []
     repeats = query.shape[1] // key.shape[1]
     for number in range(len(layout.query_offsets) - 1):
