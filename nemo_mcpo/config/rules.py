@@ -120,23 +120,6 @@ def _check_reuse(config: RunConfig) -> None:
     model = config.model
     if model.mcpo.reuse_scoring is not True:
         return
-    if model.activations_checkpoint_granularity != "full":
-        raise ConfigError(
-            "the scoring pass can only stand in for the forward pass of full recompute",
-            where="model.mcpo.reuse_scoring",
-            got=True,
-            expected="auto or false with activations_checkpoint_granularity "
-            f"{model.activations_checkpoint_granularity or 'null'}",
-            cure="set model.mcpo.reuse_scoring=auto, or model.activations_checkpoint_granularity=full",
-        )
-    if model.fp8:
-        raise ConfigError(
-            "FP8 recompute needs what its own forward pass keeps",
-            where="model.mcpo.reuse_scoring",
-            got=True,
-            expected="auto or false with model.fp8",
-            cure="set model.mcpo.reuse_scoring=auto",
-        )
     if model.mcpo.sampler in SCORE_FREE_SAMPLERS or model.mcpo.objective == "sft":
         raise ConfigError(
             "there is no scoring pass to reuse",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nemo_mcpo.models.pipeline import run_schedule
 from nemo_mcpo.models.rows import Row, rank_rows, replay_rows
+from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
 from nemo_mcpo.trees.packing import PlacedTree
@@ -35,14 +36,19 @@ def run_rows(chunks: list, rows: Sequence[Row], row_loss: RowLoss, *, forward_on
 
 
 def score_trees(
-    chunks: list, trees: Sequence[PromptTree], budget: int, *, first_column: int = 0, record: bool = False
+    chunks: list,
+    trees: Sequence[PromptTree],
+    budget: int,
+    *,
+    first_column: int = 0,
+    recording: Callable[[], Recording] | None = None,
 ) -> tuple[Tensor, list[Row]]:
     """Summed log-prob of every completion, forward only, no gradient.
 
     Args:
         budget: tokens a row.
         first_column: 1 leaves the preferred completion out.
-        record: keep the layers' outputs, for ``train_trees``.
+        recording: makes the tape of every row, for ``train_trees``.
 
     Returns:
         float32 ``[B, K]`` on every rank, nats, 0 in columns that were left out or do not exist; and the rows.
@@ -60,7 +66,7 @@ def score_trees(
         return logps_N.sum(), _no_count(), {}
 
     with torch.no_grad():
-        rows = rank_rows(placed, budget, chunks[0].config, record=record)
+        rows = rank_rows(placed, budget, chunks[0].config, recording=recording)
         run_rows(chunks, rows, collect, forward_only=True)
     return _sum_over_ranks(table), rows
 
@@ -78,7 +84,7 @@ def train_trees(
 
     Args:
         budget: tokens a row.
-        scored: the recorded rows that the batch was drawn from, to replay instead of running the layers forward.
+        scored: the recorded rows that the batch was drawn from, to replay.
         share_prompts: see ``rank_rows``.
 
     Returns:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.layer_tape import LayerTape, TapedTransformerLayer
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
+from nemo_mcpo.models.tape import Tape, TapedTransformerLayer
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import TreeBatch
 from nemo_mcpo.trees.attention import TreeAttention
@@ -76,12 +76,12 @@ class TreeGPTModel(GPTModel):
             architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
         )
 
-    def forward(self, batch: TreeBatch, tape: LayerTape | None = None) -> Tensor:
+    def forward(self, batch: TreeBatch, tape: Tape | None = None) -> Tensor:
         """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage.
 
         Args:
             batch: a packed row.
-            tape: what layers ask before they compute without gradient.
+            tape: what the layers ask while they run.
         """
         embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
         hidden = self.decoder(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
+from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
+from nemo_mcpo.models.product_replay import ProductRecording
 from nemo_mcpo.models.rows import Row
+from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
@@ -49,14 +53,26 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
     )
 
 
-def reuses_scoring(requested: bool | str, layout: ParallelLayout) -> bool:
-    """``model.mcpo.reuse_scoring``: ``auto`` means wherever the scoring pass can stand in for a forward pass.
+def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable[[], Recording] | None:
+    """What the scoring pass records, by ``model.mcpo.reuse_scoring``; None where training runs a pass of its own.
 
-    With FP8 it cannot: Transformer Engine keeps scaling factors in the forward pass for the recompute.
+    With FP8, Transformer Engine keeps scaling factors in the forward pass for the recompute, which a replay skips; its
+    products do not pass through torch, so that only whole layers can be replayed.
     """
+    if requested is False:
+        return None
+    if layout.recompute == "full" and layout.fp8 is None:
+        return LayerRecording
+    if layout.recompute != "full" and layout.transformer_impl == "local":
+        return ProductRecording
     if requested == "auto":
-        return layout.recompute == "full" and layout.fp8 is None
-    return bool(requested)
+        return None
+    raise ConfigError(
+        "with Transformer Engine the scoring pass can stand in for full recompute only, and not with FP8",
+        where="model.mcpo.reuse_scoring",
+        got=requested,
+        cure="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
+    )
 
 
 class MegatronGPTMCPOModel(ModelPT):
@@ -79,7 +95,7 @@ class MegatronGPTMCPOModel(ModelPT):
             recompute=cfg.activations_checkpoint_granularity or "none",
             fp8=cfg.fp8,
         )
-        self.reuses_scoring = reuses_scoring(cfg.reuse_scoring, self.layout)
+        self.recording = scoring_recording(cfg.reuse_scoring, self.layout)
         # Plain lists: Lightning must not move, cast or save what megatron-core owns.
         self.chunks = build_gpt(self.architecture, self.layout)
         self.wrapped: list = self.chunks
@@ -107,12 +123,14 @@ class MegatronGPTMCPOModel(ModelPT):
     def parts(self, trees: Sequence[PromptTree]) -> list[range]:
         """How a step's prompts are cut into parts that are scored, drawn and trained one after the other.
 
-        One part, unless scoring is reused: then a part's layer outputs are kept until it was trained, and a rank keeps
-        ``scoring_tokens`` of them for each of its pipeline's stages, which hold a share of the layers each.
+        One part, unless scoring is reused: then what a part recorded is kept until it was trained. A rank keeps
+        ``scoring_tokens`` of layer outputs, or ``micro_batch_tokens`` of products, which are larger, for each stage of
+        its pipeline, as a stage has only a share of the layers.
         """
-        if not self.reuses_scoring:
+        if self.recording is None:
             return [range(len(trees))]
-        room = self.cfg.scoring_tokens * self.layout.pipeline * parallel_state.get_data_parallel_world_size()
+        room = self.cfg.scoring_tokens if self.recording is LayerRecording else self.cfg.micro_batch_tokens
+        room *= self.layout.pipeline * parallel_state.get_data_parallel_world_size()
         parts: list[range] = []
         num_tokens = 0
         for number, tree in enumerate(trees):
@@ -129,9 +147,9 @@ class MegatronGPTMCPOModel(ModelPT):
 
     def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
         """``score`` for the draw: the next ``get_loss_and_metrics`` must be of these trees, pruned."""
-        if not self.reuses_scoring:
+        if self.recording is None:
             return self.score(trees, first_column)
-        table, self._scored = score_trees(self.wrapped, trees, self.cfg.scoring_tokens, record=True)
+        table, self._scored = score_trees(self.wrapped, trees, self.cfg.scoring_tokens, recording=self.recording)
         return table
 
     def prepare_for_training_step(self) -> None:
@@ -141,10 +159,22 @@ class MegatronGPTMCPOModel(ModelPT):
         self.optimizer.zero_grad()
         self._num_prompts = 0
 
-    def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank."""
+    def get_loss_and_metrics(
+        self, batch: PreferenceBatch, *, objective: Objective | None = None, share_prompts: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank.
+
+        ``objective`` and ``share_prompts`` are for comparisons: another loss, and every completion on its own.
+        """
         scored, self._scored = self._scored, None
-        table, names = train_trees(self.wrapped, batch, self.objective, self.cfg.micro_batch_tokens, scored=scored)
+        table, names = train_trees(
+            self.wrapped,
+            batch,
+            objective or self.objective,
+            self.cfg.micro_batch_tokens,
+            scored=scored,
+            share_prompts=share_prompts,
+        )
         self._num_prompts += len(batch.trees)
         loss, *metrics = table.cpu().unbind(1)
         return loss, dict(zip(names, metrics, strict=True))

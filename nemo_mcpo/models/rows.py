@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from megatron.core import parallel_state
 
-from nemo_mcpo.models.layer_tape import LayerTape, Recording, Replay, kept_positions
+from nemo_mcpo.models.tape import Recording, Tape, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import TreeBatch
 from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, separate, share_between_ranks
@@ -26,11 +26,16 @@ class Row:
 
     batch: TreeBatch
     placed: tuple[PlacedTree, ...]
-    tape: LayerTape | None = None
+    tape: Tape | None = None
 
 
 def rank_rows(
-    placed: Sequence[PlacedTree], budget: int, config, *, record: bool = False, share_prompts: bool = True
+    placed: Sequence[PlacedTree],
+    budget: int,
+    config,
+    *,
+    recording: Callable[[], Recording] | None = None,
+    share_prompts: bool = True,
 ) -> list[Row]:
     """The rows of this rank's data-parallel replica; all its tensor and pipeline ranks build the same ones.
 
@@ -38,7 +43,7 @@ def rank_rows(
         placed: the trees of the whole batch.
         budget: tokens a row; a larger tree gets a row of its own.
         config: megatron-core's configuration.
-        record: let every row keep the outputs of its layers, for ``replay_rows``.
+        recording: makes the tape of every row, for ``replay_rows``.
         share_prompts: False gives every completion a prompt of its own, as a program without trees would.
     """
     num_replicas = parallel_state.get_data_parallel_world_size()
@@ -46,18 +51,18 @@ def rank_rows(
     shares = share_between_ranks([_num_tokens(tree) for tree in trees], num_replicas)
     mine = [trees[item] for item in shares[parallel_state.get_data_parallel_rank()]]
     packed = _pack(mine, budget, config, at_least=_micro_batches(config))
-    return [Row(_build(row, config), row, Recording() if record else None) for row in packed]
+    return [Row(_build(row, config), row, recording() if recording else None) for row in packed]
 
 
 def replay_rows(
     scored: Sequence[Row], pruned: Sequence[PlacedTree], columns: Sequence[Sequence[int]], budget: int, config
 ) -> list[Row]:
-    """Rows of the pruned trees that read their layers' outputs from the recordings of ``scored``.
+    """Rows of the pruned trees that read from the recordings of ``scored``.
 
     A training row holds trees of one scored row only. Every rank keeps the trees that it has scored.
 
     Args:
-        scored: ``rank_rows(…, record=True)`` after they were run.
+        scored: ``rank_rows(…, recording=…)`` after they were run.
         pruned: the pruned trees of the whole batch, in the order of the prompts.
         columns: of each prompt, the columns of the scored tree that its pruned tree has.
         budget: tokens a row.
@@ -65,9 +70,6 @@ def replay_rows(
     """
     rows = []
     for whole in scored:
-        recording = whole.tape
-        if not isinstance(recording, Recording):
-            raise ValueError("only rows that were recorded can be replayed")
         spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
         mine = [(pruned[prompt],) for prompt in spans]
         at_least = -(-_micro_batches(config) // len(scored))
@@ -78,7 +80,8 @@ def replay_rows(
             num_kept = sum(len(positions) for positions in kept)
             source_S[:num_kept] = np.concatenate(kept) if kept else 0
             source = torch.from_numpy(source_S).to(local_device())
-            rows.append(Row(batch, row, Replay(recording, source, config.sequence_parallel)))
+            tape = whole.tape.replay(source, sequence_parallel=config.sequence_parallel)  # type: ignore[union-attr]
+            rows.append(Row(batch, row, tape))
     return rows
 
 

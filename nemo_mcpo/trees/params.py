@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -28,13 +28,13 @@ class TreeParams(PackedSeqParams):
         spans: see ``TreeBatch``.
         attend: of an entry of ``backends.BACKENDS``.
         device: where the row is.
-        tape: a ``models.layer_tape.LayerTape`` that layers ask before they compute without gradient, or None.
+        tape: a ``models.tape.Tape`` that layers ask while they run, or None.
     """
 
     spans: tuple[TreeSpan, ...] = ()
     attend: Callable[[Tensor, Tensor, Tensor, TreeParams], Tensor] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    tape: object | None = None
+    tape: Any = None
     _derived: dict[Callable, object] = field(default_factory=dict, repr=False)
 
     def derived(self, make: Callable[[TreeParams], Value]) -> Value:
@@ -42,3 +42,7 @@ class TreeParams(PackedSeqParams):
         if make not in self._derived:
             self._derived[make] = make(self)
         return self._derived[make]  # type: ignore[return-value]
+
+    def kernel(self, compute: Callable[[], Value]) -> Value:
+        """``compute()``, or what the tape has for it; for kernels whose backward pass needs only their results."""
+        return self.tape.kernel(compute) if self.tape is not None else compute()

@@ -26,10 +26,11 @@ ROOMS = (
     "judging",
     "algorithms",
     "evaluation",
+    "benchmarks",
 )
 """In the order of the data flow; a room may import itself and every room before it."""
 
-MEGATRON_ROOMS = {"platform", "trees", "models"}
+MEGATRON_ROOMS = {"platform", "trees", "models", "benchmarks"}
 
 HEAVY = {"torch", "megatron", "nemo", "transformers", "datasets", "pandas", "lightning"}
 

@@ -31,34 +31,15 @@ def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
     """See ``backends.Backend``."""
-    return _Cascade.apply(query, key, value, params.spans)
+    return _Cascade.apply(query, key, value, params)
 
 
 class _Cascade(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, spans: tuple[TreeSpan, ...]) -> Tensor:
-        groups = key.shape[1]
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        lse = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
-        output_RGSD, lse_RGS = _by_group(output, groups), _by_group(lse, groups)
-        query_RGSD, *keys_and_values = _views(query, key, value)
-
-        def part(queries: slice, keys: slice, is_causal: bool) -> tuple[Tensor, Tensor]:
-            operator = getattr(torch.ops.aten, _OPERATOR)
-            key_RGSD, value_RGSD = (tensor[:, :, keys] for tensor in keys_and_values)
-            return operator(query_RGSD[:, :, queries], key_RGSD, value_RGSD, 0.0, is_causal)
-
-        for span in spans:
-            prompt, branches = slice(span.start, span.prompt_stop), slice(span.prompt_stop, span.stop)
-            for own in (prompt, *(slice(*completion) for completion in span.completions)):
-                output_RGSD[:, :, own], lse_RGS[:, :, own] = part(own, own, is_causal=True)
-            if span.completion_stops:
-                of_prompt, lse_of_prompt = part(branches, prompt, is_causal=False)
-                of_own, lse_of_own = output_RGSD[:, :, branches], lse_RGS[:, :, branches]
-                of_own.lerp_(of_prompt, (lse_of_prompt - lse_of_own).sigmoid()[..., None].to(of_own.dtype))
-                lse_of_own.copy_(torch.logaddexp(lse_of_own, lse_of_prompt))
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
+        output, lse = params.kernel(lambda: _forward(query, key, value, params.spans))
         ctx.save_for_backward(query, key, value, output, lse)
-        ctx.spans = spans
+        ctx.spans = params.spans
         return output
 
     @staticmethod
@@ -88,6 +69,31 @@ class _Cascade(torch.autograd.Function):
             if span.completion_stops:
                 add_part(slice(span.prompt_stop, span.stop), prompt, is_causal=False)
         return gradients[0], gradients[1], gradients[2], None
+
+
+def _forward(query: Tensor, key: Tensor, value: Tensor, spans: tuple[TreeSpan, ...]) -> tuple[Tensor, Tensor]:
+    """Context ``[S, heads, d]`` and log-sum-exps ``[S, heads]``."""
+    groups = key.shape[1]
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    lse = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
+    output_RGSD, lse_RGS = _by_group(output, groups), _by_group(lse, groups)
+    query_RGSD, *keys_and_values = _views(query, key, value)
+
+    def part(queries: slice, keys: slice, is_causal: bool) -> tuple[Tensor, Tensor]:
+        operator = getattr(torch.ops.aten, _OPERATOR)
+        key_RGSD, value_RGSD = (tensor[:, :, keys] for tensor in keys_and_values)
+        return operator(query_RGSD[:, :, queries], key_RGSD, value_RGSD, 0.0, is_causal)
+
+    for span in spans:
+        prompt, branches = slice(span.start, span.prompt_stop), slice(span.prompt_stop, span.stop)
+        for own in (prompt, *(slice(*completion) for completion in span.completions)):
+            output_RGSD[:, :, own], lse_RGS[:, :, own] = part(own, own, is_causal=True)
+        if span.completion_stops:
+            of_prompt, lse_of_prompt = part(branches, prompt, is_causal=False)
+            of_own, lse_of_own = output_RGSD[:, :, branches], lse_RGS[:, :, branches]
+            of_own.lerp_(of_prompt, (lse_of_prompt - lse_of_own).sigmoid()[..., None].to(of_own.dtype))
+            lse_of_own.copy_(torch.logaddexp(lse_of_own, lse_of_prompt))
+    return output, lse
 
 
 def _views(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Floating-point operations of a step, as if every program did exactly the work there is.
+
+    layers(tree)   = 2 · weights of the layers · tokens + 4 · heads · head_dim · (query, key) pairs that attend
+    head(tree)     = 2 · vocabulary · hidden · completion tokens
+    step           = forward + 2 · forward for the backward pass + what recompute runs again
+
+>>> shape = ModelArchitecture("llama", 8, 512, 896, 8, 4, 64, 8192, 4096, 1e-5, 1e4)
+>>> tree = PromptTree(0, 0, np.zeros(250), tuple(np.zeros(250) for _ in range(6)))
+>>> step = StepCost(shape, recompute=False, reuse=False)
+>>> round(step.mcpo([tree], 1) / step.plain_dpo([tree]), 2)
+1.33
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.records import PromptTree
+
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+"""Dense bf16 operations a second by a part of the GPU's name (NVIDIA's data sheets); others are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Operations of steps on one model.
+
+    Attributes:
+        recompute: full activation recompute.
+        reuse: the scoring pass is the forward pass.
+    """
+
+    architecture: ModelArchitecture
+    recompute: bool
+    reuse: bool
+
+    def plain_dpo(self, trees: Sequence[PromptTree]) -> float:
+        """The preferred and one other completion of every tree, each with a prompt of its own."""
+        pairs = [first_completions(tree, 2) for tree in trees]
+        return sum(
+            self._trained(dataclasses.replace(pair, completions=(completion,)))
+            for pair in pairs
+            for completion in pair.completions
+        )
+
+    def mcpo(self, trees: Sequence[PromptTree], num_negatives: int) -> float:
+        """Every candidate scored; the preferred completion and ``num_negatives`` trained. The first stand for all."""
+        cost = 0.0
+        for tree in trees:
+            pruned = first_completions(tree, 1 + num_negatives)
+            if self.reuse:  # the head of what is kept runs a second time, its layers do not
+                cost += self._forward(tree) + self._trained(pruned) - self._layers(pruned)
+            else:
+                cost += self._forward(dataclasses.replace(tree, completions=tree.completions[1:]))
+                cost += self._trained(pruned)
+        return cost
+
+    def _trained(self, tree: PromptTree) -> float:
+        return 3 * self._forward(tree) + (self._layers(tree) if self.recompute else 0.0)
+
+    def _forward(self, tree: PromptTree) -> float:
+        return self._layers(tree) + self._head(tree)
+
+    def _layers(self, tree: PromptTree) -> float:
+        a = self.architecture
+        query, key = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
+        weights = 2 * a.hidden_size * (query + key) + 3 * a.hidden_size * a.ffn_hidden_size
+        prompt, completions = len(tree.prompt_tokens), np.array([len(c) for c in tree.completions], dtype=float)
+        pairs = prompt * (prompt + 1) / 2 + (completions * prompt + completions * (completions + 1) / 2).sum()
+        return a.num_layers * (2 * weights * tree.num_tokens + 4 * query * float(pairs))
+
+    def _head(self, tree: PromptTree) -> float:
+        targets = tree.num_tokens - len(tree.prompt_tokens)
+        return 2.0 * self.architecture.padded_vocab_size * self.architecture.hidden_size * targets
+
+
+def first_completions(tree: PromptTree, count: int) -> PromptTree:
+    """The tree with its first ``count`` completions."""
+    return dataclasses.replace(tree, completions=tree.completions[:count])
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 operations a second of a GPU by its name, or None."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

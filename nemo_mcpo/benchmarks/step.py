@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step of MC-PO against a step of plain DPO on the same prompts, in turns, in one run.
+
+Plain DPO computes every sequence on its own, with cached reference log-probs, through the same engine and optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.benchmarks.cost_model import StepCost, peak_flops
+from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
+from nemo_mcpo.benchmarks.workload import build_trainer, objective_of
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
+from nemo_mcpo.records import PromptTree
+
+
+def measure_steps(
+    config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int
+) -> dict[str, object]:
+    """Times, tokens and memory of both programs on ``trees``, one global batch a step; every rank calls it."""
+    trainer = build_trainer(config, model, trees)
+    dpo = objective_of(config, "dpo")
+    size = config.model.global_batch_size
+
+    def mcpo_step() -> None:
+        trainer.train_single_step(next(trainer.augment_dataloader()))
+
+    def plain_dpo_step() -> None:
+        places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
+        batch_trees = [trees[index] for _, index in places]
+        references = padded_table([[0.0] * len(tree.completions) for tree in batch_trees])
+        batch = prune(batch_trees, torch.ones(size, 1, dtype=torch.long), references)
+        model.prepare_for_training_step()
+        model.get_loss_and_metrics(batch, objective=dpo, share_prompts=False)
+        model.finish_training_step()
+
+    measured = interleave({"mcpo": mcpo_step, "plain_dpo": plain_dpo_step}, steps)
+    return _report(config, model, trees, measured)
+
+
+def _report(
+    config: RunConfig,
+    model: MegatronGPTMCPOModel,
+    trees: Sequence[PromptTree],
+    measured: dict[str, list[Measured]],
+) -> dict[str, object]:
+    """Averages of the trees are over all of them; one step takes ``global_batch_size``."""
+    size, num_negatives = config.model.global_batch_size, config.model.mcpo.num_negatives
+    cost = StepCost(model.architecture, recompute=model.layout.recompute == "full", reuse=model.recording is not None)
+    flops = {
+        "mcpo": cost.mcpo(trees, num_negatives) * size / len(trees),
+        "plain_dpo": cost.plain_dpo(trees) * size / len(trees),
+    }
+    seconds = {name: Spread.of([one.seconds for one in runs]) for name, runs in measured.items()}
+    completions = [len(completion) for tree in trees for completion in tree.completions]
+    report: dict[str, object] = {
+        "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
+        "completion_length": sum(completions) / len(completions),
+        "candidates": len(completions) / len(trees) - 1,
+        "negatives": num_negatives,
+        "prompts_per_step": size,
+        "recompute": model.layout.recompute,
+        "reuse_scoring": model.recording is not None,
+        "steps": len(measured["mcpo"]),
+        "ratio": ratio(measured["mcpo"], measured["plain_dpo"]).as_dict(),
+        "predicted_ratio": flops["mcpo"] / flops["plain_dpo"],
+        "processes": dist.get_world_size(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    peak = peak_flops(str(report["device"]))
+    for name, spread in seconds.items():
+        report[f"{name}_seconds"] = spread.median
+        report[f"{name}_seconds_spread"] = spread.as_dict()
+        report[f"{name}_prompts_per_second"] = size / spread.median
+        report[f"{name}_flops_per_second"] = flops[name] / spread.median
+        report[f"{name}_mfu"] = flops[name] / spread.median / (peak * dist.get_world_size()) if peak else None
+        report[f"{name}_peak_gigabytes"] = max(one.peak_bytes for one in measured[name]) / 1e9
+    report["mcpo_tokens"] = sum(tree.num_tokens for tree in trees) * size / len(trees)
+    return report
+
+
+def table(reports: Sequence[dict]) -> str:
+    """The reports for people, one line each."""
+    lines = [
+        ("shape", "recompute", "plain DPO, s", "MC-PO, s", "ratio", "predicted", "peak, GB"),
+        *(
+            (
+                f"P{one['prompt_length']:.0f} C{one['completion_length']:.0f} L{one['candidates']:.0f}",
+                one["recompute"],
+                f"{one['plain_dpo_seconds']:.2f}",
+                f"{one['mcpo_seconds']:.2f}",
+                str(Spread(**one["ratio"])),
+                f"{one['predicted_ratio']:.2f}",
+                f"{one['plain_dpo_peak_gigabytes']:.1f} / {one['mcpo_peak_gigabytes']:.1f}",
+            )
+            for one in reports
+        ),
+    ]
+    widths = (16, 11, 13, 10, 20, 11, 12)
+    return "\n".join("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

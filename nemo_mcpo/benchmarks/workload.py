@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: trees of given shapes or of a real file, and a model with its trainer to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer
+from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.records import PromptTree
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tokens of a prompt and of each of its completions."""
+
+    prompt: int
+    completion: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """
+        >>> Shape.parse("250x121")
+        Shape(prompt=250, completion=121)
+        """
+        prompt, separator, completion = text.partition("x")
+        if not (separator and prompt.isdigit() and completion.isdigit() and int(prompt) and int(completion)):
+            expected = "PROMPTxCOMPLETION in tokens, such as 250x250"
+            raise ConfigError("not a shape", where="--shape", got=text, expected=expected)
+        return cls(int(prompt), int(completion))
+
+    def __str__(self) -> str:
+        return f"P{self.prompt} C{self.completion}"
+
+
+class MemoryTrees(list[PromptTree]):
+    """Trees in memory, in the place of a prepared dataset."""
+
+    def source(self, index: int) -> str:
+        """Where a tree came from."""
+        return f"synthetic:{index}"
+
+
+def synthetic_trees(shape: Shape, num_prompts: int, num_completions: int, vocab_size: int, seed: int) -> MemoryTrees:
+    """Random tokens in trees of one shape."""
+    random = np.random.default_rng(seed)
+
+    def tokens(count: int) -> np.ndarray:
+        return random.integers(0, vocab_size, count).astype(np.int32)
+
+    return MemoryTrees(
+        PromptTree(index, index, tokens(shape.prompt), tuple(tokens(shape.completion) for _ in range(num_completions)))
+        for index in range(num_prompts)
+    )
+
+
+def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
+    """The model of ``pretrained_checkpoint``, or random weights of a named size, ready to train."""
+    if size is None:
+        pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+        model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+        model.load_pretrained(pretrained)
+    else:
+        architecture = tiny_architecture(size, "llama", SIZES[size].vocab_size)
+        model = MegatronGPTMCPOModel(model_config(config, architecture))
+        _fill_at_random(model, seed=config.model.seed)
+    model.setup_training(config, objective_of(config), num_steps=1_000_000)
+    return model
+
+
+def objective_of(config: RunConfig, name: str | None = None) -> Any:
+    """The configured objective, or another one with the same hyper-parameters."""
+    return bind_objective(name or config.model.mcpo.objective, config.model.mcpo.model_dump())
+
+
+def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree]) -> MCPOTrainer:
+    """A trainer whose every step is of the next trees, in their order; references are 0, as if cached."""
+    return MCPOTrainer(
+        config,
+        model,
+        model.objective,
+        NegativeSampling.from_config(config.model),
+        ReferencedTrees(trees, None),  # type: ignore[arg-type]  # a list in the place of a prepared dataset
+        validation=None,
+        num_steps=1_000_000,
+        checkpoints=None,  # type: ignore[arg-type]  # steps are asked for one by one: nothing is saved or logged
+        log=None,  # type: ignore[arg-type]
+        identity={},
+    )
+
+
+def architecture_of(size: str | None, directory: str) -> ModelArchitecture:
+    """Of a named size, or of a model directory."""
+    if size is not None:
+        return tiny_architecture(size, "llama", SIZES[size].vocab_size)
+    return open_pretrained(directory, str(Path(directory).parent)).architecture
+
+
+def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:
+    """Weights as at the start of a pretraining; the same on every rank where ranks hold the same parameter."""
+    shard = parallel_state.get_tensor_model_parallel_rank()
+    for chunk in model.chunks:
+        for number, parameter in enumerate(chunk.parameters()):
+            sharded = getattr(parameter, "tensor_model_parallel", False)
+            generator = torch.Generator().manual_seed(seed + 1000 * number + (shard if sharded else 0))
+            if parameter.dim() == 1:
+                parameter.data.fill_(1.0)
+            else:
+                values = torch.randn(parameter.shape, generator=generator) * 0.02
+                parameter.data.copy_(values)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row-selected recompute: with full recompute, the scoring pass is the forward pass.
+
+Full recompute runs every layer forward without gradient, keeps its input, and in the backward pass runs it again with
+gradient. Here the first of the two reads the outputs that scoring has recorded, and only the second computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from torch import Tensor
+
+from nemo_mcpo.models.tape import Result
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecording:
+    """Keeps the output of every layer of a scored row that this rank has."""
+
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+
+    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute, and keep the result."""
+        self.outputs[layer_number] = compute()
+        return self.outputs[layer_number]
+
+    def kernel(self, compute: Callable[[], Result]) -> Result:
+        """Compute."""
+        return compute()
+
+    def replay(self, source_S: Tensor, *, sequence_parallel: bool) -> LayerReplay:
+        """See ``tape.Recording``."""
+        return LayerReplay(self.outputs, source_S, sequence_parallel)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReplay:
+    """Reads layer outputs where there is no gradient; see ``tape.Recording`` for the attributes."""
+
+    outputs: dict[int, Tensor]
+    source_S: Tensor
+    sequence_parallel: bool
+
+    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+        """Read, or compute with gradient."""
+        if torch.is_grad_enabled():
+            return compute()
+        output, source_S = self.outputs[layer_number], self.source_S
+        if self.sequence_parallel:
+            output = gather_from_sequence_parallel_region(output)
+            shares = source_S.chunk(parallel_state.get_tensor_model_parallel_world_size())
+            source_S = shares[parallel_state.get_tensor_model_parallel_rank()]
+        return output.index_select(0, source_S)
+
+    def kernel(self, compute: Callable[[], Result]) -> Result:
+        """Compute."""
+        return compute()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the engine: a step against plain DPO, against TRL, what its cost depends on, attention backends.
+
+    python scripts/benchmark.py step --shape 250x250 --shape 500x250 --model 25m --json step.json
+    python scripts/benchmark.py step --data nectar.parquet --model DIR --recompute full
+
+Let the machine idle first (uptime). Times are medians with smallest and largest; ratios are of turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+
+CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = _parse_arguments(argv)
+    arguments.run(arguments)
+
+
+def step(arguments: argparse.Namespace) -> None:
+    """MC-PO and plain DPO in turns."""
+    from nemo_mcpo.benchmarks.run import run_step
+
+    config = load_run_config(
+        _overrides(arguments), config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
+    )
+    _write(arguments.json, run_step(config, arguments))
+
+
+def _write(path: Path | None, reports: list[dict]) -> None:
+    if path is not None and reports:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    """The flags as keys of the configuration, and then the user's own."""
+    recompute = {"none": "null"}.get(arguments.recompute, arguments.recompute)
+    return [
+        f"model.data.train={arguments.data or 'synthetic'}",
+        f"model.data.format={arguments.format}",
+        f"pretrained_checkpoint.restore_from_path={arguments.model}",
+        f"model.global_batch_size={arguments.prompts}",
+        f"model.mcpo.num_negatives={arguments.negatives}",
+        f"model.data.max_candidates={arguments.candidates}",
+        f"model.activations_checkpoint_granularity={recompute}",
+        f"model.attention_backend={arguments.attention_backend}",
+        f"model.mcpo.reuse_scoring={arguments.reuse_scoring}",
+        f"model.micro_batch_tokens={arguments.micro_batch_tokens}",
+        f"model.mcpo.scoring_tokens={arguments.scoring_tokens}",
+        *arguments.set,
+    ]
+
+
+def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("step", help=step.__doc__)
+    command.set_defaults(run=step)
+    command.add_argument("--shape", action="append", default=[], help="tokens, such as 250x250 (prompt x completion)")
+    command.add_argument("--data", help="a real file instead of shapes")
+    command.add_argument("--format", default="nectar", help="of --data (default: nectar)")
+    command.add_argument("--model", default="25m", help="a size (25m) or a Hugging Face directory")
+    command.add_argument("--candidates", type=int, default=5)
+    command.add_argument("--negatives", type=int, default=1)
+    command.add_argument("--prompts", type=int, default=8, help="a step (default: 8)")
+    command.add_argument("--steps", type=int, default=5, help="measured turns after one to warm up (default: 5)")
+    command.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
+    command.add_argument("--reuse-scoring", choices=["auto", "true", "false"], default="auto")
+    command.add_argument("--attention-backend", default="auto")
+    command.add_argument("--micro-batch-tokens", type=int, default=2048)
+    command.add_argument("--scoring-tokens", type=int, default=8192)
+    command.add_argument("--json", type=Path, help="write the results here")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tapes: the same losses and gradients as two passes, with no layer or product run forward twice."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.models.gpt import ParallelLayout
+from nemo_mcpo.models.layer_replay import LayerRecording
+from nemo_mcpo.models.megatron_gpt_mcpo_model import scoring_recording
+from nemo_mcpo.models.optimizer import finish_gradients
+from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.tape import TapedTransformerLayer
+from tests.support.small_gpt import trainable_model
+from tests.support.trees import random_trees
+
+TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3)
+COLUMNS_BM = torch.tensor([[2, 3], [1, -1], [4, 1], [1, -1], [3, 3], [-1, -1]])
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+RECOMPUTE = "model__activations_checkpoint_granularity"
+
+
+def step(directory, **changes):
+    """One step as the trainer takes it: scores, losses and gradients."""
+    model = trainable_model(directory, **changes)
+    model.prepare_for_training_step()
+    scores, losses = [], []
+    for part in model.parts(TREES):
+        trees = [TREES[row] for row in part]
+        scores.append(model.score_candidates(trees, first_column=1)[:, 1:])
+        references = padded_table([[-20.0] * len(tree.completions) for tree in trees])
+        loss_B, _ = model.get_loss_and_metrics(prune(trees, COLUMNS_BM[part], references))
+        losses.append(loss_B)
+    finish_gradients(model.wrapped, len(TREES))
+    gradients = {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
+    scores_BK = padded_table(
+        [
+            row[: len(t.completions) - 1]
+            for row, t in zip((row for table in scores for row in table), TREES, strict=True)
+        ],
+        num_columns=5,
+    )
+    return scores_BK, torch.cat(losses), gradients
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [20, 2048])
+@pytest.mark.parametrize("scoring_tokens", [1, 60, 8192])
+@pytest.mark.parametrize("recompute", [None, "selective", "full"])
+def test_equal_to_two_passes(llama_directory, recompute, scoring_tokens, micro_batch_tokens):
+    budgets = {"model__mcpo__scoring_tokens": scoring_tokens, "model__micro_batch_tokens": micro_batch_tokens}
+    scores, losses, gradients = step(llama_directory, model__mcpo__reuse_scoring=False)
+    budgets |= {"model__mcpo__reuse_scoring": True, RECOMPUTE: recompute}
+    found_scores, found_losses, found = step(llama_directory, **budgets)
+    torch.testing.assert_close(found_scores, scores, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found_losses, losses, rtol=1e-6, atol=1e-6)
+    scale = max(gradient.abs().max().item() for gradient in gradients.values())
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_directory, monkeypatch):
+    tokens: dict[bool, list[int]] = {False: [], True: []}
+    compute = TapedTransformerLayer.__mro__[1].forward
+
+    def counted(self, *args, **kwargs):
+        tokens[torch.is_grad_enabled()].append(kwargs["hidden_states"].shape[0])
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(TapedTransformerLayer.__mro__[1], "forward", counted)
+    step(llama_directory, **{RECOMPUTE: "full"})
+    num_layers = len(tokens[True])
+    whole = sum(tree.num_tokens for tree in TREES)
+    kept = sum(tree.num_tokens for tree in prune(TREES, COLUMNS_BM, torch.zeros(6, 5)).trees)
+    assert tokens[False] == [whole] * num_layers
+    assert tokens[True] == [kept] * num_layers
+
+
+def products(directory, **changes) -> int:
+    """Floating-point operations of all matrix products of a step."""
+    with FlopCounterMode(display=False) as counter:
+        step(directory, **changes)
+    return counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+
+
+def test_products_run_forward_once(llama_directory):
+    two_passes = products(llama_directory, model__mcpo__reuse_scoring=False)
+    saved = two_passes - products(llama_directory)
+    a = trainable_model(llama_directory).architecture
+    heads = 2 * a.hidden_size * a.head_dim * (a.num_attention_heads + a.num_query_groups)
+    of_layers = 2 * a.num_layers * (heads + 3 * a.hidden_size * a.ffn_hidden_size)
+    pruned = prune(TREES, COLUMNS_BM, torch.zeros(6, 5)).trees
+    preferred = sum(len(tree.completions[0]) for tree in TREES)
+    unscored = preferred + sum(len(tree.prompt_tokens) for tree in TREES if len(tree.completions) == 1)
+    # The layers of what is trained run forward once less; the preferred completions are scored where they were not.
+    expected = of_layers * (sum(tree.num_tokens for tree in pruned) - unscored)
+    expected -= 2 * a.padded_vocab_size * a.hidden_size * preferred
+    assert saved == expected
+
+
+@pytest.mark.parametrize(
+    ("recompute", "key"), [("full", "model__mcpo__scoring_tokens"), (None, "model__micro_batch_tokens")]
+)
+def test_parts_follow_the_memory_that_recordings_may_take(llama_directory, recompute, key):
+    sizes = [tree.num_tokens for tree in TREES]
+    for room in (1, max(sizes), sum(sizes[:3]), sum(sizes)):
+        parts = trainable_model(llama_directory, **{RECOMPUTE: recompute, key: room}).parts(TREES)
+        assert [row for part in parts for row in part] == list(range(len(TREES)))
+        assert all(len(part) == 1 or sum(sizes[row] for row in part) <= room for part in parts)
+        for part, following in pairwise(parts):
+            assert sum(sizes[row] for row in part) + sizes[following[0]] > room
+    two_passes = {"model__mcpo__reuse_scoring": False, key: 1}
+    assert trainable_model(llama_directory, **two_passes).parts(TREES) == [range(len(TREES))]
+
+
+@pytest.mark.parametrize(
+    ("requested", "layout", "expected"),
+    [
+        ("auto", {"recompute": "full"}, LayerRecording),
+        ("auto", {"recompute": "full", "transformer_impl": "transformer_engine"}, LayerRecording),
+        ("auto", {"recompute": "full", "transformer_impl": "transformer_engine", "fp8": "hybrid"}, None),
+        ("auto", {"recompute": "selective"}, ProductRecording),
+        ("auto", {}, ProductRecording),
+        ("auto", {"transformer_impl": "transformer_engine"}, None),
+        (True, {}, ProductRecording),
+        (False, {"recompute": "full"}, None),
+    ],
+)
+def test_what_is_recorded(requested, layout, expected):
+    assert scoring_recording(requested, ParallelLayout(**layout)) is expected
+
+
+@pytest.mark.parametrize("layout", [{}, {"recompute": "selective"}, {"recompute": "full", "fp8": "hybrid"}])
+def test_a_reuse_that_cannot_be_is_refused(layout):
+    with pytest.raises(ConfigError, match=r"model\.mcpo\.reuse_scoring.*full"):
+        scoring_recording(True, ParallelLayout(transformer_impl="transformer_engine", **layout))
+
+
+def test_a_replay_of_layers_computes_only_with_gradient():
+    recording = LayerRecording()
+    output = torch.randn(5, 1, 2)
+    assert recording.run(3, lambda: output) is output
+    replay = recording.replay(torch.tensor([4, 0]), sequence_parallel=False)
+    with torch.no_grad():
+        assert torch.equal(replay.run(3, lambda: pytest.fail("computed")), output[[4, 0]])
+    assert replay.run(3, lambda: "computed") == "computed"
+
+
+def test_a_replay_of_products_reads_them_in_order():
+    recording = ProductRecording()
+    left, right = torch.randn(5, 3), torch.randn(3, 3)
+    output = recording.run(1, lambda: torch.matmul(torch.matmul(left, right).relu(), right))
+    replay = recording.replay(torch.tensor([4, 0]), sequence_parallel=False)
+    zeros = torch.zeros(2, 3)
+    assert torch.equal(replay.run(1, lambda: torch.matmul(torch.matmul(zeros, right).relu(), right)), output[[4, 0]])
+    assert torch.equal(torch.matmul(zeros, right), zeros)
