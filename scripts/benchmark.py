@@ -19,25 +19,43 @@ from nemo_mcpo.platform.command import load_run_config, run_command, world_size_
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
+SUBCOMMANDS = {
+    "step": "a step of MC-PO against one of plain DPO, in turns",
+    "peer": "our DPO against TRL's DPOTrainer on the same tokens, in turns",
+    "scaling": "what a step costs as candidates, negatives, lengths and processes grow",
+    "attention": "the attention backends against each other",
+    "head": "time and memory of the log-prob head",
+}
+
+
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
-    arguments.run(arguments)
-
-
-def step(arguments: argparse.Namespace) -> None:
-    """MC-PO and plain DPO in turns."""
-    from nemo_mcpo.benchmarks.run import run_step
-
     config = load_run_config(
         _overrides(arguments), config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
-    _write(arguments.json, run_step(config, arguments))
+    from nemo_mcpo.benchmarks import run  # heavy: usage errors come before
+
+    reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
+    if arguments.subcommand == "scaling" and arguments.layouts:
+        reports += _layouts(arguments)
+    if arguments.json is not None and reports:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
 
 
-def _write(path: Path | None, reports: list[dict]) -> None:
-    if path is not None and reports:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+def _layouts(arguments: argparse.Namespace) -> list[dict]:
+    """The step at 250x250 in two processes."""
+    from nemo_mcpo.benchmarks.scaling import measure_layouts
+
+    flags = ["--shape", "250x250", "--model", arguments.model, "--steps", str(arguments.steps)]
+    flags += ["--prompts", str(arguments.prompts), "--recompute", arguments.recompute]
+    reports = []
+    for report in measure_layouts(Path(__file__).resolve(), flags):
+        reports.append(report)
+        print(
+            f"{report['layout']}: MC-PO {report['mcpo_seconds']:.2f} s, plain DPO {report['plain_dpo_seconds']:.2f} s"
+        )
+    return reports
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
@@ -61,24 +79,33 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("step", help=step.__doc__)
-    command.set_defaults(run=step)
-    command.add_argument("--shape", action="append", default=[], help="tokens, such as 250x250 (prompt x completion)")
-    command.add_argument("--data", help="a real file instead of shapes")
-    command.add_argument("--format", default="nectar", help="of --data (default: nectar)")
-    command.add_argument("--model", default="25m", help="a size (25m) or a Hugging Face directory")
-    command.add_argument("--candidates", type=int, default=5)
-    command.add_argument("--negatives", type=int, default=1)
-    command.add_argument("--prompts", type=int, default=8, help="a step (default: 8)")
-    command.add_argument("--steps", type=int, default=5, help="measured turns after one to warm up (default: 5)")
-    command.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
-    command.add_argument("--reuse-scoring", choices=["auto", "true", "false"], default="auto")
-    command.add_argument("--attention-backend", default="auto")
-    command.add_argument("--micro-batch-tokens", type=int, default=2048)
-    command.add_argument("--scoring-tokens", type=int, default=8192)
-    command.add_argument("--json", type=Path, help="write the results here")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+    commands = parser.add_subparsers(dest="subcommand", required=True)
+    for name, text in SUBCOMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--shape", action="append", default=[], help="tokens of prompt x completion, e.g. 250x250"
+        )
+        command.add_argument("--data", help="a real file instead of shapes")
+        command.add_argument("--format", default="nectar", help="of --data (default: nectar)")
+        command.add_argument("--model", default="25m", help="a size (25m) or a Hugging Face directory")
+        command.add_argument("--candidates", type=int, default=5)
+        command.add_argument("--negatives", type=int, default=1)
+        command.add_argument("--prompts", type=int, default=8, help="a step (default: 8)")
+        command.add_argument("--steps", type=int, default=5, help="measured turns, after one to warm up (default: 5)")
+        command.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
+        command.add_argument("--reuse-scoring", choices=["auto", "true", "false"], default="auto")
+        command.add_argument("--attention-backend", default="auto")
+        command.add_argument("--micro-batch-tokens", type=int, default=2048)
+        command.add_argument("--scoring-tokens", type=int, default=8192)
+        command.add_argument("--json", type=Path, help="write the results here")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+        if name == "scaling":
+            command.add_argument("--layouts", action="store_true", help="also two processes: DP2, TP2, PP2")
+        if name == "head":
+            command.add_argument("--positions", type=int, default=8192)
+            command.add_argument("--vocabulary", type=int, default=128256)
+            command.add_argument("--hidden", type=int, default=512)
+            command.add_argument("--full", action="store_true", help="measure logits of the whole row too")
     return parser.parse_args(argv)
 
 

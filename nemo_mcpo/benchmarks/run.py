@@ -6,14 +6,16 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_mcpo.algorithms.run import open_dataset
-from nemo_mcpo.benchmarks.step import measure_steps, table
+from nemo_mcpo.benchmarks import attention, head, peer, scaling, step
 from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
+from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
+from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, on_rank_zero, shut_down
 
@@ -23,24 +25,84 @@ def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
     if not arguments.shape and not arguments.data:
         raise ConfigError("nothing to measure", where="--shape", cure="give --shape 250x250, or --data FILE")
     shapes = [Shape.parse(text) for text in arguments.shape]
-    _start(config)
+    reports = []
+    with _started(config, arguments) as (config, model):
+        for trees in _workloads(config, arguments, shapes, model.architecture.vocab_size):
+            reports.append(step.measure_steps(config, model, trees, arguments.steps))
+            _say(step.table(reports), first=len(reports) == 1)
+        return reports if is_rank_zero() else []
+
+
+def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``scaling``, in one process; the layouts of two come from ``measure_layouts``."""
+    reports = []
+    with _started(config, arguments) as (config, model):
+        for report in scaling.measure_cases(config, model, scaling.CASES, arguments.steps):
+            reports.append(report)
+            _say(scaling.table(reports), first=len(reports) == 1)
+    line = scaling.cost_of_a_candidate(reports)
+    print(
+        f"a candidate of 250 tokens: {line['seconds_per_candidate']:.3f} s, the rest {line['seconds_without']:.3f} s, "
+        f"R² = {line['r_squared']:.4f}"
+    )
+    return [*reports, {"varies": "L, straight line", **line}]
+
+
+def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``peer``."""
+    if not arguments.data:
+        raise ConfigError("no data to train on", where="--data", cure="give a file of preferences")
+    with _started(config, arguments) as (config, model):
+        [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
+        directory = config.pretrained_checkpoint.restore_from_path
+        report = peer.measure_peers(config, model, directory, trees, arguments.steps)
+        print(peer.table(report))
+        return [report]
+
+
+def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``attention``."""
+    shapes = [Shape.parse(text) for text in arguments.shape or ["250x250", "121x288", "1000x1000"]]
+    architecture = tiny_architecture(_known_size(arguments.model), "llama", SIZES[arguments.model].vocab_size)
+    dtype = DTYPES[config.trainer.precision]
+    reports = [
+        attention.measure_backends(architecture, shape, 1 + arguments.candidates, dtype, arguments.steps)
+        for shape in shapes
+    ]
+    print(attention.table(reports))
+    return reports
+
+
+def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``head``."""
+    _initialize(config)
+    report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, full=arguments.full)
+    print(head.table(report))
+    shut_down()
+    return [report]
+
+
+def _say(table: str, *, first: bool) -> None:
+    """Print a growing table: its header once, and its last line."""
+    lines = table.splitlines()
+    if is_rank_zero():
+        print("\n".join(lines if first else lines[-1:]), flush=True)
+
+
+@contextmanager
+def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfig, MegatronGPTMCPOModel]]:
+    """Processes and a model that can train; the configuration names the model's directory, where it has one."""
+    _initialize(config)
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
         if directory is not None:
-            pretrained_checkpoint = config.pretrained_checkpoint.model_copy(update={"restore_from_path": directory})
-            config = config.model_copy(update={"pretrained_checkpoint": pretrained_checkpoint})
-        model = build_model(config, None if directory else arguments.model)
-        reports = []
-        for trees in _workloads(config, arguments, shapes, model.architecture.vocab_size):
-            reports.append(measure_steps(config, model, trees, arguments.steps))
-            if is_rank_zero():
-                print(table(reports[-1:]) if len(reports) == 1 else table(reports[-1:]).splitlines()[1], flush=True)
-    first = is_rank_zero()
+            checkpoint = config.pretrained_checkpoint.model_copy(update={"restore_from_path": directory})
+            config = config.model_copy(update={"pretrained_checkpoint": checkpoint})
+        yield config, build_model(config, None if directory else arguments.model)
     shut_down()
-    return reports if first else []
 
 
-def _start(config: RunConfig) -> None:
+def _initialize(config: RunConfig) -> None:
     settings = config.model
     initialize_parallel(
         tensor_parallel=settings.tensor_model_parallel_size,
@@ -54,9 +116,7 @@ def _model_directory(model: str, data: str | None, folder: Path) -> str | None:
     """A model directory: the given one, or for a real file one of a named size with a tokenizer made for the file."""
     if Path(model).exists():
         return model
-    if model not in SIZES:
-        expected = f"a Hugging Face directory, or one of {', '.join(SIZES)}"
-        raise ConfigError("no such model", where="--model", got=model, expected=expected, cure="check the path")
+    _known_size(model)
     if data is None:
         return None
     make_tiny_model(data, folder / "model", model, seed=1)
@@ -73,3 +133,10 @@ def _workloads(config: RunConfig, arguments: Namespace, shapes: list[Shape], voc
         dataset = open_dataset(config, pretrained, arguments.data)
         count = min(len(dataset), size * (arguments.steps + 1))
         yield MemoryTrees(dataset[index] for index in range(count))
+
+
+def _known_size(model: str) -> str:
+    if model not in SIZES:
+        expected = f"a Hugging Face directory, or one of {', '.join(SIZES)}"
+        raise ConfigError("no such model", where="--model", got=model, expected=expected, cure="check the path")
+    return model

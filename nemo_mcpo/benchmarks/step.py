@@ -7,6 +7,7 @@ Plain DPO computes every sequence on its own, with cached reference log-probs, t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from nemo_mcpo.algorithms.negatives import padded_table, prune
 from nemo_mcpo.benchmarks.cost_model import StepCost, peak_flops
 from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
-from nemo_mcpo.benchmarks.workload import build_trainer, objective_of
+from nemo_mcpo.benchmarks.workload import build_trainer, objective_of, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.records import PromptTree
@@ -28,9 +29,6 @@ def measure_steps(
     dpo = objective_of(config, "dpo")
     size = config.model.global_batch_size
 
-    def mcpo_step() -> None:
-        trainer.train_single_step(next(trainer.augment_dataloader()))
-
     def plain_dpo_step() -> None:
         places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
         batch_trees = [trees[index] for _, index in places]
@@ -40,7 +38,7 @@ def measure_steps(
         model.get_loss_and_metrics(batch, objective=dpo, share_prompts=False)
         model.finish_training_step()
 
-    measured = interleave({"mcpo": mcpo_step, "plain_dpo": plain_dpo_step}, steps)
+    measured = interleave({"mcpo": partial(train_step, trainer), "plain_dpo": plain_dpo_step}, steps)
     return _report(config, model, trees, measured)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
@@ -103,11 +101,9 @@ def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequenc
     )
 
 
-def architecture_of(size: str | None, directory: str) -> ModelArchitecture:
-    """Of a named size, or of a model directory."""
-    if size is not None:
-        return tiny_architecture(size, "llama", SIZES[size].vocab_size)
-    return open_pretrained(directory, str(Path(directory).parent)).architecture
+def train_step(trainer: MCPOTrainer) -> dict[str, float]:
+    """The trainer's next step."""
+    return trainer.train_single_step(next(trainer.augment_dataloader()))
 
 
 def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:

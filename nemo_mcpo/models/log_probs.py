@@ -4,8 +4,8 @@
     log p(t) = h · W[t] − log Σ_v exp(h · W[v])
 
 Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, in the forward and
-again in the backward pass (recomputed), so that memory does not grow with positions × vocabulary. Softmax is in
-float32.
+again in the backward pass (recomputed, unless there are few enough to keep), so that memory does not grow with
+positions × vocabulary. Softmax is in float32.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
-LOGITS_PER_CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}
+LOGITS_PER_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Logits alive at once on a rank: few on a CPU, whose caches are small; more on a GPU, where every chunk of the
 backward pass reads and writes the whole weight gradient."""
+
+LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits of a whole row that are kept for the backward pass if there are no more of them (64 MB; 0.5 GB)."""
 
 
 def completion_log_probs(
@@ -59,33 +62,39 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int) -> Tensor:
         first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         num_real = min(max(vocab_size - first, 0), weight.shape[0])
-        logsumexps, target_logits = [], []
+        keeps = any(ctx.needs_input_grad) and hidden_TH.shape[0] * weight.shape[0] <= LOGITS_KEPT[weight.device.type]
+        logsumexps, target_logits, kept = [], [], []
         for rows in _chunks(hidden_TH.shape[0], weight):
             logits = _logits(hidden_TH[rows], weight, num_real)
             logsumexps.append(torch.logsumexp(logits, dim=-1))
             target_logits.append(_pick(logits, target_T[rows] - first, num_real))
+            if keeps:
+                kept.append(logits)
         empty = hidden_TH.new_zeros(0, dtype=_wide(hidden_TH))
         logsumexp_T, target_logit_T = (torch.cat([empty, *parts]) for parts in (logsumexps, target_logits))
         logsumexp_T, target_logit_T = _over_vocabulary_slices(logsumexp_T, target_logit_T)
-        ctx.save_for_backward(hidden_TH, weight, target_T, logsumexp_T)
+        ctx.save_for_backward(hidden_TH, weight, target_T, logsumexp_T, *kept)
         ctx.first, ctx.num_real = first, num_real
         return target_logit_T - logsumexp_T
 
     @staticmethod
     def backward(ctx, grad_T: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden_TH, weight, target_T, logsumexp_T = ctx.saved_tensors
+        hidden_TH, weight, target_T, logsumexp_T, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
-        for rows in _chunks(hidden_TH.shape[0], weight):
+        for number, rows in enumerate(_chunks(hidden_TH.shape[0], weight)):
+            logits = kept[number] if kept else _logits(hidden_TH[rows], weight, ctx.num_real)
             # d log p(t) / d logits = onehot(t) − softmax
-            grad_logits = _logits(hidden_TH[rows], weight, ctx.num_real)
-            grad_logits.sub_(logsumexp_T[rows, None]).exp_().mul_(-grad_T[rows, None])
+            grad_logits = (logits - logsumexp_T[rows, None]).exp_().mul_(-grad_T[rows, None])
             local = target_T[rows] - ctx.first
             mine = (local >= 0) & (local < ctx.num_real)
             grad_logits[mine, local[mine]] += grad_T[rows][mine]
             grad_logits = grad_logits.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
-            grad_weight += grad_logits.t() @ hidden_TH[rows]
+            if grad_weight.dtype == weight.dtype:
+                grad_weight.addmm_(grad_logits.t(), hidden_TH[rows])
+            else:
+                grad_weight += grad_logits.t() @ hidden_TH[rows]
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 

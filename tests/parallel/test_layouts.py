@@ -26,20 +26,25 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
 """Number of processes, and the keys of the layout."""
 
 CHAIN = {"model__mcpo__chain_steps": 3, "model__mcpo__chain_candidates": 2}
-REUSE = {"model__activations_checkpoint_granularity": "full", "model__mcpo__scoring_tokens": 64}
-"""The scoring pass as the forward pass of full recompute, with room for a part of the batch at a time."""
+SMALL_PARTS = {"model__mcpo__scoring_tokens": 64, "model__micro_batch_tokens": 64}
+"""Room for a part of the batch at a time."""
 
 ALGORITHMS: dict[str, dict[str, object]] = {
-    "mcpo": {"model__mcpo__num_negatives": 1},
-    "reused scoring": {"model__mcpo__num_negatives": 1, **REUSE},
+    "mcpo": {"model__mcpo__num_negatives": 1, "model__mcpo__reuse_scoring": "false"},
+    "products replayed": {"model__mcpo__num_negatives": 1, "model__mcpo__reuse_scoring": "true", **SMALL_PARTS},
+    "layers replayed": {
+        "model__mcpo__num_negatives": 1,
+        "model__activations_checkpoint_granularity": "full",
+        "model__mcpo__reuse_scoring": "true",
+        **SMALL_PARTS,
+    },
     "three negatives, chain": {"model__mcpo__num_negatives": 3, **CHAIN},
 }
-SAME_NUMBERS = {"reused scoring": "mcpo"}
-"""Ways to compute the same: equal to one process that computes it the other way."""
+SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo"}
+"""Other ways to compute the same: they must equal one process that takes two passes."""
 
 RUNS = [
-    *((layout, "mcpo") for layout in LAYOUTS),
-    *((layout, "reused scoring") for layout in LAYOUTS),
+    *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", *SAME_NUMBERS)),
     *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
 ]
 """What is run: a layout and an algorithm."""

@@ -35,7 +35,7 @@ def block_mask(params: TreeParams):
     """FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    tree_S, branch_S = _branches(params)
+    tree_S, branch_S = branches(params)
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         is_open = (branch_S[key] < 0) | (branch_S[key] == branch_S[query])
@@ -45,7 +45,7 @@ def block_mask(params: TreeParams):
     return create_block_mask(allowed, None, None, num_tokens, num_tokens, device=params.device.type)
 
 
-def _branches(params: TreeParams) -> tuple[Tensor, Tensor]:
+def branches(params: TreeParams) -> tuple[Tensor, Tensor]:
     """int32 ``[S]``: number of a token's tree, and of its completion in the tree, -1 in a prompt."""
     tree_S, branch_S = (np.full(params.spans[-1].stop, -1, np.int32) for _ in range(2))
     for number, span in enumerate(params.spans):

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention backends against each other, and against one mask over the whole row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from nemo_mcpo.benchmarks.measure import Spread, interleave
+from nemo_mcpo.benchmarks.workload import Shape
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.records import TreeSpan
+from nemo_mcpo.trees.backends import BACKENDS
+from nemo_mcpo.trees.backends.flex import branches
+from nemo_mcpo.trees.params import TreeParams
+
+DENSE = "dense mask"
+
+
+def measure_backends(
+    architecture: ModelArchitecture, shape: Shape, num_completions: int, dtype: torch.dtype, steps: int
+) -> dict[str, object]:
+    """Seconds of one layer's attention over one tree, forward alone and with backward, of all that run here."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stops = tuple(shape.prompt + shape.completion * number for number in range(1, num_completions + 1))
+    spans = (TreeSpan(0, shape.prompt, stops),)
+    params = TreeParams(spans=spans, device=device)
+    heads = (architecture.num_attention_heads, architecture.num_query_groups, architecture.num_query_groups)
+    inputs = [
+        torch.randn(stops[-1], count, architecture.head_dim, dtype=dtype, device=device, requires_grad=True)
+        for count in heads
+    ]
+    kernels: dict[str, Callable[..., Tensor]] = {
+        name: backend.attend for name, backend in BACKENDS.items() if not backend.reason_unavailable(device, dtype)
+    }
+    kernels[DENSE] = dense
+
+    def forward(kernel: Callable[..., Tensor]) -> None:
+        with torch.no_grad():
+            kernel(*inputs, params)
+
+    def both(kernel: Callable[..., Tensor]) -> None:
+        kernel(*inputs, params).sum().backward()
+
+    report: dict[str, object] = {
+        "prompt_length": shape.prompt,
+        "completion_length": shape.completion,
+        "completions": num_completions,
+        "dtype": str(dtype),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    for what, call in (("forward", forward), ("forward_backward", both)):
+        programs: dict[str, Callable[[], object]] = {name: partial(call, kernel) for name, kernel in kernels.items()}
+        measured = interleave(programs, steps)
+        report[what] = {name: Spread.of([run.seconds for run in runs]).as_dict() for name, runs in measured.items()}
+    return report
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
+    """One call with a boolean mask over the whole row."""
+    mask = params.derived(_dense_mask)
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask)[0].transpose(0, 1)
+
+
+def _dense_mask(params: TreeParams) -> Tensor:
+    tree_S, branch_S = branches(params)
+    index_S = torch.arange(len(tree_S), device=params.device)
+    is_open = (branch_S[None] < 0) | (branch_S[None] == branch_S[:, None])
+    return (index_S[None] <= index_S[:, None]) & (tree_S[None] == tree_S[:, None]) & is_open
+
+
+def table(reports: Sequence[dict]) -> str:
+    """For people, milliseconds."""
+    lines = []
+    for report in reports:
+        where = f"{report['device']}, {report['dtype']}"
+        shape = f"P{report['prompt_length']} C{report['completion_length']} x {report['completions']}"
+        lines.append(f"{shape}, {where}: ms of one layer")
+        lines.append(f"  {'':<20}{'forward':<22}forward and backward")
+        for name in report["forward"]:
+            cells = [
+                str(Spread(**{key: 1e3 * value for key, value in report[what][name].items()}))
+                for what in ("forward", "forward_backward")
+            ]
+            lines.append(f"  {name:<20}{cells[0]:<22}{cells[1]}")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our plain DPO against TRL's DPOTrainer: the same weights, prompts and token ids, in turns, in one run.
+
+TRL gets its cached reference log-probs (``precompute_ref_log_probs``) and the fastest of several batch sizes; ours
+runs with and without shared prompts. TRL is an optional dependency: ``pip install -e .[test]``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.benchmarks.measure import Measured, Spread, measure, ratio
+from nemo_mcpo.benchmarks.workload import objective_of
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
+from nemo_mcpo.records import PreferenceBatch, PromptTree
+
+BATCH_SIZES = (1, 2, 4, 8)
+"""Prompts that TRL runs at once; the rest of a step accumulates."""
+
+
+def measure_peers(
+    config: RunConfig, model: MegatronGPTMCPOModel, directory: str, trees: Sequence[PromptTree], steps: int
+) -> dict[str, object]:
+    """Seconds and prompts a second of TRL, of plain DPO, and of DPO with shared prompts."""
+    size = config.model.global_batch_size
+    batches = [pairs(trees[first : first + size]) for first in range(0, len(trees) - size + 1, size)]
+    batch_size = min(
+        (candidate for candidate in BATCH_SIZES if size % candidate == 0),
+        key=lambda candidate: run_trl(config, directory, batches[:2], candidate, 2, lambda batch: None)[-1].seconds,
+    )
+    ours: dict[str, list[Measured]] = {"plain": [], "shared": []}
+
+    def take_turns(batch: PreferenceBatch) -> None:
+        for name, share_prompts in (("plain", False), ("shared", True)):
+            ours[name].append(measure(partial(our_step, config, model, batch, share_prompts)))
+
+    theirs = run_trl(config, directory, batches, batch_size, steps + 1, take_turns)[1:]  # the first warms up
+    measured = {"trl": theirs, **{name: runs[1:] for name, runs in ours.items()}}
+    report: dict[str, object] = {
+        "prompts_per_step": size,
+        "steps": steps,
+        "trl_batch_size": batch_size,
+        "threads": torch.get_num_threads(),
+        "tokens_per_step": sum(tree.num_tokens for batch in batches for tree in batch.trees) / len(batches),
+    }
+    for name, runs in measured.items():
+        report[f"{name}_seconds"] = Spread.of([one.seconds for one in runs]).as_dict()
+        report[f"{name}_prompts_per_second"] = size / Spread.of([one.seconds for one in runs]).median
+    for name in ours:
+        report[f"{name}_speedup"] = ratio(theirs, measured[name]).as_dict()
+    return report
+
+
+def pairs(trees: Sequence[PromptTree]) -> PreferenceBatch:
+    """The preferred answer and the last candidate of every tree; references of 0."""
+    last = torch.tensor([[len(tree.completions) - 1] for tree in trees])
+    return prune(trees, last, padded_table([[0.0] * len(tree.completions) for tree in trees]))
+
+
+def our_step(config: RunConfig, model: MegatronGPTMCPOModel, batch: PreferenceBatch, share_prompts: bool) -> None:
+    """One optimizer step of DPO."""
+    model.prepare_for_training_step()
+    model.get_loss_and_metrics(batch, objective=objective_of(config, "dpo"), share_prompts=share_prompts)
+    model.finish_training_step()
+
+
+def run_trl(
+    config: RunConfig,
+    directory: str,
+    batches: Sequence[PreferenceBatch],
+    batch_size: int,
+    steps: int,
+    after_step: Callable[[PreferenceBatch], None],
+) -> list[Measured]:
+    """TRL's steps over the batches in their order; ``after_step`` runs between them with the same batch."""
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+        from trl import DPOConfig, DPOTrainer
+    except ImportError as error:
+        raise ConfigError("TRL is not installed", where="peer", got=error, cure="pip install -e .[test]") from error
+    from datasets import Dataset
+
+    measured: list[Measured] = []
+
+    class Turns(TrainerCallback):
+        started = 0.0
+
+        def on_step_begin(self, args, state, control, **kwargs) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            measured.append(Measured(time.perf_counter() - self.started, 0))
+            after_step(batches[(len(measured) - 1) % len(batches)])
+
+    class TokenDPOTrainer(DPOTrainer):
+        """Takes token ids as they are, written as text, so that both sides train on the same tokens."""
+
+        @staticmethod
+        def tokenize_row(features: dict[str, str], *args: Any, **kwargs: Any) -> dict[str, list[int]]:
+            return {f"{name}_input_ids": [int(token) for token in features[name].split()] for name in SIDES}
+
+        def _get_train_sampler(self, *args: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    rows = [
+        dict(zip(SIDES, (_ids(tree.prompt_tokens), *map(_ids, tree.completions)), strict=True))
+        for batch in batches
+        for tree in batch.trees
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = DPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=config.model.global_batch_size // batch_size,
+            max_steps=steps,
+            learning_rate=config.model.optim.lr,
+            beta=config.model.mcpo.beta,
+            max_length=None,
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=batch_size,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=config.trainer.precision == "bf16",
+            gradient_checkpointing=config.model.activations_checkpoint_granularity == "full",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        dtype = torch.bfloat16 if config.trainer.precision == "bf16" else torch.float32
+        trainer = TokenDPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa"),
+            args=settings,
+            processing_class=AutoTokenizer.from_pretrained(directory),
+            train_dataset=Dataset.from_list(rows),
+            callbacks=[Turns()],
+        )
+        trainer.train()
+    return measured
+
+
+SIDES = ("prompt", "chosen", "rejected")
+
+
+def _ids(tokens) -> str:
+    return " ".join(map(str, tokens.tolist()))
+
+
+def table(report: dict) -> str:
+    """For people."""
+    lines = [f"{'':<34}{'seconds a step':<22}{'prompts/s':<11}TRL's time / this"]
+    names = {
+        "trl": f"TRL DPOTrainer, batches of {report['trl_batch_size']}",
+        "plain": "DPO, every sequence on its own",
+        "shared": "DPO, shared prompts",
+    }
+    for name, title in names.items():
+        speedup = str(Spread(**report[f"{name}_speedup"])) if f"{name}_speedup" in report else ""
+        seconds = str(Spread(**report[f"{name}_seconds"]))
+        lines.append(f"{title:<34}{seconds:<22}{report[f'{name}_prompts_per_second']:<11.2f}{speedup}")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's subcommands run on a small model, write what they promise, and refuse what they cannot measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import ROOT, run, write_preferences
+
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+SMALL = ["--model", "1m", "--prompts", "2", "--steps", "2"]
+
+pytestmark = pytest.mark.functional
+
+
+def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list[dict], str]:
+    out = tmp_path / "out.json"
+    done = run(SCRIPT, [*arguments, "--json", str(out)], processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text()), done.stdout
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_steps_of_two_shapes(tmp_path, recompute):
+    shapes = ["--shape", "16x8", "--shape", "8x24"]
+    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, "--recompute", recompute)
+    assert [(one["prompt_length"], one["completion_length"]) for one in reports] == [(16, 8), (8, 24)]
+    for one in reports:
+        assert one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]
+        assert one["plain_dpo_seconds"] > 0 and one["mcpo_seconds"] > 0 and one["predicted_ratio"] > 0
+        assert one["candidates"] == 5 and one["steps"] == 2 and one["reuse_scoring"] is True
+    assert len(text.splitlines()) == 3
+
+
+def test_a_step_in_two_processes(tmp_path):
+    tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
+    [report], _ = benchmark(tmp_path, "step", "--shape", "16x8", *SMALL, *tensor_parallel, processes=2)
+    assert report["processes"] == 2
+
+
+def test_a_real_file_and_trl(tmp_path):
+    data = write_preferences(tmp_path / "data.jsonl", num_prompts=12)
+    real = ["--data", str(data), "--format", "jsonl", *SMALL]
+    [report], _ = benchmark(tmp_path, "step", *real)
+    assert report["prompts_per_step"] == 2
+    [peers], text = benchmark(tmp_path, "peer", *real)
+    assert peers["plain_speedup"]["median"] > 0 and peers["shared_prompts_per_second"] > 0
+    assert "TRL DPOTrainer" in text
+
+
+def test_attention_and_head(tmp_path):
+    [report], _ = benchmark(tmp_path, "attention", "--shape", "16x8", "--steps", "1", "--model", "1m")
+    assert set(report["forward"]) == {"cascade", "sdpa", "dense mask"} == set(report["forward_backward"])
+    sizes = ["--positions", "512", "--vocabulary", "20000", "--hidden", "32"]
+    [head], _ = benchmark(tmp_path, "head", *sizes, "--full")
+    assert head["full_logits_bytes"] == 512 * 20000 * 4
+    assert head["chunked"]["extra_bytes"] < head["full"]["extra_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["step"], "--shape"),
+        (["step", "--shape", "12"], "--shape: not a shape"),
+        (["step", "--shape", "8x8", "--model", "7m"], "--model: no such model"),
+        (["peer"], "--data"),
+        (["step", "--shape", "8x8", "--attention-backend", "flex"], "model.attention_backend"),
+    ],
+)
+def test_what_cannot_be_measured(arguments, message):
+    done = run(SCRIPT, arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr.split(message)[0]
