@@ -15,7 +15,7 @@ def _missing_hardware(marker: str) -> str:
     if marker == "gpu":
         import torch
 
-        return "" if torch.cuda.is_available() else "no NVIDIA GPU on this machine; with one: bash scripts/test.sh -m gpu"
+        return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
     return "" if shutil.which("sbatch") else "no SLURM (sbatch) on this machine"
 
 

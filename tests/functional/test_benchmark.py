@@ -23,30 +23,21 @@ def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list
     return json.loads(out.read_text()), done.stdout
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
-def test_steps_of_two_shapes(tmp_path, recompute):
-    shapes = ["--shape", "16x8", "--shape", "8x24"]
-    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, "--recompute", recompute)
+def test_steps_of_two_shapes_in_two_processes(tmp_path):
+    shapes = ["--shape", "16x8", "--shape", "8x24", "--recompute", "full"]
+    tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
+    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, *tensor_parallel, processes=2)
     assert [(one["prompt_length"], one["completion_length"]) for one in reports] == [(16, 8), (8, 24)]
     for one in reports:
         assert one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]
         assert one["plain_dpo_seconds"] > 0 and one["mcpo_seconds"] > 0 and one["predicted_ratio"] > 0
-        assert one["candidates"] == 5 and one["steps"] == 2 and one["reuse_scoring"] is True
+        assert (one["candidates"], one["steps"], one["processes"], one["reuse_scoring"]) == (5, 2, 2, True)
     assert len(text.splitlines()) == 3
-
-
-def test_a_step_in_two_processes(tmp_path):
-    tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
-    [report], _ = benchmark(tmp_path, "step", "--shape", "16x8", *SMALL, *tensor_parallel, processes=2)
-    assert report["processes"] == 2
 
 
 def test_a_real_file_and_trl(tmp_path):
     data = write_preferences(tmp_path / "data.jsonl", num_prompts=12)
-    real = ["--data", str(data), "--format", "jsonl", *SMALL]
-    [report], _ = benchmark(tmp_path, "step", *real)
-    assert report["prompts_per_step"] == 2
-    [peers], text = benchmark(tmp_path, "peer", *real)
+    [peers], text = benchmark(tmp_path, "peer", "--data", str(data), "--format", "jsonl", *SMALL)
     assert peers["plain_speedup"]["median"] > 0 and peers["shared_prompts_per_second"] > 0
     assert "TRL DPOTrainer" in text
 
@@ -63,10 +54,8 @@ def test_attention_and_head(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["step"], "--shape"),
         (["step", "--shape", "12"], "--shape: not a shape"),
         (["step", "--shape", "8x8", "--model", "7m"], "--model: no such model"),
-        (["peer"], "--data"),
         (["step", "--shape", "8x8", "--attention-backend", "flex"], "model.attention_backend"),
     ],
 )
