@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -28,8 +29,26 @@ from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
-DrawnBatch = tuple[PreferenceBatch, dict[str, torch.Tensor]]
-"""A batch with its drawn negatives, and the kernel's metrics, each ``[B]``."""
+
+@dataclass(frozen=True, slots=True)
+class DrawnPart:
+    """Some of a step's prompts with their negatives.
+
+    Attributes:
+        rows: the prompts' numbers in the step.
+        batch: what is trained.
+        rewards_b: the sum of each prompt's rewards, nats: to see whether all are finite.
+        kernel: the kernel's metrics, each ``[b]``.
+    """
+
+    rows: list[int]
+    batch: PreferenceBatch
+    rewards_b: torch.Tensor
+    kernel: dict[str, torch.Tensor]
+
+
+Step = tuple[list[PromptTree], Iterable[DrawnPart]]
+"""The prompts of an optimizer step, the same on every rank, and this replica's parts of it."""
 
 
 class MCPOTrainer:
@@ -74,9 +93,9 @@ class MCPOTrainer:
             trees = [self.train.dataset[index] for _, index in first]
             check_shared_prefixes(self.model, trees, self.config.trainer.precision)
         with Progress(self.num_steps, self.step) as progress:
-            for parts in self.augment_dataloader():
+            for step in self.augment_dataloader():
                 started = time.perf_counter()
-                metrics = self.train_single_step(parts)
+                metrics = self.train_single_step(step)
                 metrics["step_seconds"] = time.perf_counter() - started
                 last = self.step == self.num_steps
                 if last or _is_due(self.step, settings.val_check_interval):
@@ -86,53 +105,60 @@ class MCPOTrainer:
                 if last or _is_due(self.step, settings.save_interval):
                     self.checkpoints.save(self.model, self.state_dict(metrics))
 
-    def augment_dataloader(self) -> Iterator[Iterator[DrawnBatch]]:
-        """The steps that are left: each its parts, which are scored and drawn when they are asked for."""
+    def augment_dataloader(self) -> Iterator[Step]:
+        """The steps that are left: each its prompts, and parts that are scored and drawn when they are asked for."""
         while self.step < self.num_steps:
             places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
             trees = [self.train.dataset[index] for _, index in places]
-            epochs = [epoch for epoch, _ in places]
-            parts = self.model.parts(trees) if self.sampling.reads_weights else [range(len(trees))]
-            yield (self.draw([trees[row] for row in part], [epochs[row] for row in part]) for part in parts)
+            yield trees, self.draw_parts(trees, [epoch for epoch, _ in places])
 
-    def draw(self, trees: list[PromptTree], epochs: list[int]) -> DrawnBatch:
+    def draw_parts(self, trees: list[PromptTree], epochs: list[int]) -> Iterator[DrawnPart]:
+        """This replica's prompts with their negatives, part after part."""
+        for rows in self.model.parts(trees) if self.sampling.reads_weights else [self.model.share(trees)]:
+            yield self.draw(rows, [trees[row] for row in rows], [epochs[row] for row in rows])
+
+    def draw(self, rows: list[int], trees: list[PromptTree], epochs: list[int]) -> DrawnPart:
         """Score the candidates under the current weights; keep y0 and M drawn negatives of every prompt."""
-        sampling, reference_BK = self.sampling, self.train.ref_logps_BK(trees)
-        rewards_BK = torch.zeros_like(reference_BK)
+        sampling, reference_bK = self.sampling, self.train.ref_logps_BK(trees)
+        rewards_bK = torch.zeros_like(reference_bK)
         if sampling.reads_weights:
-            rewards_BK = self.model.score_candidates(trees, sampling.first_column).cpu() - reference_BK
-            rewards_BK[:, : sampling.first_column] = 0.0
-            self.train.check_finite(rewards_BK.sum(1), trees, f"a reward at step {self.step + 1}")
-        log_weights_BK = sampling.log_weights_BK(rewards_BK, trees)
-        columns_BM = sampling.columns_BM(log_weights_BK, trees, epochs)
-        kernel = kernel_metrics(log_weights_BK)
+            rewards_bK = self.model.score_candidates(trees, sampling.first_column).cpu() - reference_bK
+            rewards_bK[:, : sampling.first_column] = 0.0
+        log_weights_bK = sampling.log_weights_BK(rewards_bK, trees)
+        columns_bM = sampling.columns_BM(log_weights_bK, trees, epochs)
+        kernel = kernel_metrics(log_weights_bK)
         if not sampling.reads_weights:  # nothing was scored, so the kernel is not known
-            kernel = {name: torch.full_like(values_B, math.nan) for name, values_B in kernel.items()}
-        return prune(trees, columns_BM, reference_BK), kernel
+            kernel = {name: torch.full_like(values_b, math.nan) for name, values_b in kernel.items()}
+        return DrawnPart(rows, prune(trees, columns_bM, reference_bK), rewards_bK.sum(1), kernel)
 
-    def train_single_step(self, parts: Iterable[DrawnBatch]) -> dict[str, float]:
+    def train_single_step(self, step: Step) -> dict[str, float]:
         """One optimizer step over all its parts; returns its metrics."""
+        trees, parts = step
         self.model.prepare_for_training_step()
-        tables: dict[str, list[torch.Tensor]] = {}
-        trees: list[PromptTree] = []
-        for batch, kernel in parts:
-            loss_B, metrics = self.model.get_loss_and_metrics(batch)
-            self.train.check_finite(loss_B, batch.trees, f"the loss at step {self.step + 1}")
-            trees += batch.trees
-            for name, values_B in ({"loss": loss_B} | metrics | kernel).items():
-                tables.setdefault(name, []).append(values_B)
-        lr, grad_norm = self.model.finish_training_step()
+        rows: list[int] = []
+        tables: list[dict[str, torch.Tensor]] = []
+        for part in parts:
+            loss_b, metrics = self.model.get_loss_and_metrics(part.batch)
+            tokens_b = torch.tensor([float(tree.num_tokens) for tree in part.batch.trees])
+            tables.append({"rewards": part.rewards_b, "loss": loss_b, "tokens": tokens_b} | metrics | part.kernel)
+            rows += part.rows
+        names = list(tables[0])
+        values = torch.stack([torch.cat([table[name] for table in tables]) for name in names], dim=1)
+        metrics_B = dict(zip(names, self.model.collect(values, rows, len(trees)).unbind(1), strict=True))
+        for name, what in (("rewards", "a reward"), ("loss", "the loss")):
+            self.train.check_finite(metrics_B[name], trees, f"{what} at step {self.step + 1}")
+        lr, grad_norm = self.model.finish_training_step(len(trees))
         self.train.check_finite(torch.full([len(trees)], grad_norm), trees, f"the gradient at step {self.step + 1}")
         self.step += 1
         self.consumed_prompts += len(trees)
-        means = {name: torch.cat(values).nanmean().item() for name, values in tables.items()}
+        del metrics_B["rewards"]
         return {
-            "loss": means.pop("loss"),
+            "loss": metrics_B.pop("loss").mean().item(),
             "lr": lr,
             "grad_norm": grad_norm,
             "consumed_prompts": self.consumed_prompts,
-            "tokens": sum(tree.num_tokens for tree in trees),
-            **means,
+            "tokens": int(metrics_B.pop("tokens").double().sum().item()),
+            **{name: values.nanmean().item() for name, values in metrics_B.items()},
         }
 
     def run_validation(self) -> dict[str, float]:

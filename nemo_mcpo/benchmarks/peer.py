@@ -70,7 +70,7 @@ def our_step(config: RunConfig, model: MegatronGPTMCPOModel, batch: PreferenceBa
     """One optimizer step of DPO."""
     model.prepare_for_training_step()
     model.get_loss_and_metrics(batch, objective=objective_of(config, "dpo"), share_prompts=share_prompts)
-    model.finish_training_step()
+    model.finish_training_step(len(batch.trees))
 
 
 def run_trl(

@@ -32,11 +32,12 @@ def measure_steps(
     def plain_dpo_step() -> None:
         places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
         batch_trees = [trees[index] for _, index in places]
+        batch_trees = [batch_trees[row] for row in model.share(batch_trees)]
         references = padded_table([[0.0] * len(tree.completions) for tree in batch_trees])
-        batch = prune(batch_trees, torch.ones(size, 1, dtype=torch.long), references)
+        batch = prune(batch_trees, torch.ones(len(batch_trees), 1, dtype=torch.long), references)
         model.prepare_for_training_step()
         model.get_loss_and_metrics(batch, objective=dpo, share_prompts=False)
-        model.finish_training_step()
+        model.finish_training_step(size)
 
     measured = interleave({"mcpo": partial(train_step, trainer), "plain_dpo": plain_dpo_step}, steps)
     return _report(config, model, trees, measured)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forward step: packed trees through megatron-core's pipeline schedules, for scoring and for training.
 
-Both passes take trees in and give ``[B, …]`` tables out, whole on every rank, whatever the layout:
+Both passes take a replica's trees in and give ``[b, …]`` tables out, on all of its tensor and pipeline ranks:
 
-    trees ─ shared between data-parallel ranks ─ packed into rows ─ schedule ─ values per completion ─ tables
+    trees ─ packed into rows ─ schedule ─ values per completion ─ tables
+
+Replicas do not wait for each other: what all ranks must know is collected once a step (``collect``).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_mcpo.models.pipeline import run_schedule
-from nemo_mcpo.models.rows import Row, rank_rows, replay_rows
+from nemo_mcpo.models.rows import Row, packed_rows, replay_rows
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
@@ -51,14 +53,14 @@ def score_trees(
         recording: makes the tape of every row, for ``train_trees``.
 
     Returns:
-        float32 ``[B, K]`` on every rank, nats, 0 in columns that were left out or do not exist; and the rows.
+        float32 ``[b, K]`` on every rank of the replica, nats, 0 in columns that were left out or do not exist; rows.
     """
     placed = [
         PlacedTree(_without_first(tree, first_column), prompt, tuple(range(first_column, len(tree.completions))))
         for prompt, tree in enumerate(trees)
         if len(tree.completions) > first_column
     ]
-    num_columns = max(len(tree.completions) for tree in trees)
+    num_columns = max((len(tree.completions) for tree in trees), default=1)
     table = torch.zeros(len(trees), num_columns, dtype=torch.float32, device=local_device())
 
     def collect(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -66,9 +68,9 @@ def score_trees(
         return logps_N.sum(), _no_count(), {}
 
     with torch.no_grad():
-        rows = rank_rows(placed, budget, chunks[0].config, recording=recording)
+        rows = packed_rows(placed, budget, chunks[0].config, recording=recording)
         run_rows(chunks, rows, collect, forward_only=True)
-    return _sum_over_ranks(table), rows
+    return _on_all_stages(table), rows
 
 
 def train_trees(
@@ -85,10 +87,10 @@ def train_trees(
     Args:
         budget: tokens a row.
         scored: the recorded rows that the batch was drawn from, to replay.
-        share_prompts: see ``rank_rows``.
+        share_prompts: see ``packed_rows``.
 
     Returns:
-        ``[B, 1 + metrics]`` on every rank: the loss of each prompt (nats) and its metrics, and the metrics' names.
+        ``[b, 1 + metrics]`` on every rank of the replica: the loss of each prompt (nats) and its metrics; their names.
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
@@ -114,9 +116,9 @@ def train_trees(
     if scored:
         rows = replay_rows(scored, placed, batch.columns, budget, config)
     else:
-        rows = rank_rows(placed, budget, config, share_prompts=share_prompts)
+        rows = packed_rows(placed, budget, config, share_prompts=share_prompts)
     run_rows(chunks, rows, loss, forward_only=False)
-    return _sum_over_ranks(table), names
+    return _on_all_stages(table), names
 
 
 def _no_count() -> Tensor:
@@ -136,10 +138,21 @@ def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:
     return list(objective(ObjectiveInputs(zeros, zeros, torch.ones_like(zeros), valid)).metrics)
 
 
-def _sum_over_ranks(table: Tensor) -> Tensor:
-    """Each prompt's row was filled on the last stage of one replica, by every tensor rank: take tensor rank 0's."""
-    if dist.get_world_size() > 1:
+def _on_all_stages(table: Tensor) -> Tensor:
+    """Each row was filled on the last stage, by every tensor rank: take tensor rank 0's."""
+    group = parallel_state.get_model_parallel_group()
+    if dist.get_world_size(group) > 1:
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             table.zero_()
-        dist.all_reduce(table)
+        dist.all_reduce(table, group=group)
+    return table
+
+
+def collect(values_b: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
+    """A table of all replicas' rows from each one's own: ``[b, …]`` and where they belong to ``[num_rows, …]``."""
+    table = values_b.new_zeros(num_rows, *values_b.shape[1:])
+    table[torch.as_tensor(rows, dtype=torch.long, device=values_b.device)] = values_b
+    group = parallel_state.get_data_parallel_group()
+    if dist.get_world_size(group) > 1:
+        dist.all_reduce(table, group=group)
     return table

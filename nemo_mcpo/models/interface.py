@@ -14,26 +14,32 @@ from nemo_mcpo.records import PreferenceBatch, PromptTree
 class SupportsPreferenceTraining(Protocol):
     """The seam between ``algorithms`` and ``models``: trees in, log-probs and losses per prompt out."""
 
-    def parts(self, trees: Sequence[PromptTree]) -> list[range]:
-        """How a step's prompts are cut into parts that are scored, drawn and trained one after the other."""
+    def share(self, trees: Sequence[PromptTree]) -> list[int]:
+        """Indices of this replica's share of a batch."""
+
+    def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
+        """This replica's share, cut into parts that are scored, drawn and trained one after the other."""
 
     def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
         """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
 
     def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
-        """``score`` for the draw: the next ``get_loss_and_metrics`` must be of these trees, pruned."""
+        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""
 
     def prepare_for_training_step(self) -> None:
-        """Clear gradients before ``get_loss_and_metrics``."""
+        """Clear gradients before the step's first part."""
 
     def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, the same on every rank.
+        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``. Gradients add up."""
 
-        Called once a part; gradients add up.
+    def collect(self, values: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
+        """A table ``[num_rows, …]`` of all replicas' rows, the same on every rank."""
+
+    def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
+        """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.
+
+        Returns the learning rate used and the gradient norm before clipping.
         """
-
-    def finish_training_step(self) -> tuple[float, float]:
-        """Update the weights; returns the learning rate used and the gradient norm before clipping."""
 
     def schedule_state(self) -> dict[str, object]:
         """State of the learning-rate schedule, plain numbers."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from megatron.core import parallel_state
 from nemo.core.classes import ModelPT
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -18,15 +17,17 @@ from torch import Tensor
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.forward_step import score_trees, train_trees
+from nemo_mcpo.models.forward_step import collect, score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
 from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
 from nemo_mcpo.models.product_replay import ProductRecording
-from nemo_mcpo.models.rows import Row
+from nemo_mcpo.models.rows import Row, share_of_replica
 from nemo_mcpo.models.tape import Recording
+from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
+from nemo_mcpo.trees.packing import pack_into_rows
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
@@ -103,7 +104,6 @@ class MegatronGPTMCPOModel(ModelPT):
         self.schedule: Any = None
         self.objective: Any = None
         self._scored: list[Row] | None = None  # recorded rows of the part that is being trained
-        self._num_prompts = 0  # trained since the gradients were cleared
         self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
 
     def load_pretrained(self, pretrained: Pretrained) -> None:
@@ -120,49 +120,56 @@ class MegatronGPTMCPOModel(ModelPT):
         self.optimizer = build_optimizer(optim, self.wrapped, bf16=bf16, clip=clip)
         self.schedule = build_schedule(optim, self.optimizer, num_steps)
 
-    def parts(self, trees: Sequence[PromptTree]) -> list[range]:
-        """How a step's prompts are cut into parts that are scored, drawn and trained one after the other.
+    def share(self, trees: Sequence[PromptTree]) -> list[int]:
+        """Indices of this replica's share of a batch."""
+        return share_of_replica(trees)
+
+    def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
+        """This replica's share, cut into parts that are scored, drawn and trained one after the other.
 
         One part, unless scoring is reused: then what a part recorded is kept until it was trained. A rank keeps
         ``scoring_tokens`` of layer outputs, or ``micro_batch_tokens`` of products, which are larger, for each stage of
         its pipeline, as a stage has only a share of the layers.
         """
+        share = self.share(trees)
         if self.recording is None:
-            return [range(len(trees))]
+            return [share]
         room = self.cfg.scoring_tokens if self.recording is LayerRecording else self.cfg.micro_batch_tokens
-        room *= self.layout.pipeline * parallel_state.get_data_parallel_world_size()
-        parts: list[range] = []
-        num_tokens = 0
-        for number, tree in enumerate(trees):
-            num_tokens += tree.num_tokens
-            if not parts or num_tokens > room:
-                parts.append(range(number, number))
-                num_tokens = tree.num_tokens
-            parts[-1] = range(parts[-1].start, number + 1)
-        return parts
+        sizes = [trees[index].num_tokens for index in share]
+        packed = pack_into_rows(sizes, room * self.layout.pipeline)
+        return [[share[item] for item in part] for part in packed]
 
     def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
         """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
-        return score_trees(self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column)[0]
+        share = self.share(trees)
+        mine = [trees[index] for index in share]
+        table, _ = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, first_column=first_column)
+        num_columns = max(len(tree.completions) for tree in trees)
+        table = torch.nn.functional.pad(table, (0, num_columns - table.shape[1]))
+        return collect(table, share, len(trees))
 
     def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
-        """``score`` for the draw: the next ``get_loss_and_metrics`` must be of these trees, pruned."""
+        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""
         if self.recording is None:
-            return self.score(trees, first_column)
+            return score_trees(self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column)[0]
         table, self._scored = score_trees(self.wrapped, trees, self.cfg.scoring_tokens, recording=self.recording)
         return table
+
+    def collect(self, values: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
+        """A table ``[num_rows, …]`` of all replicas' rows, on the CPU of every rank."""
+        return collect(values.to(local_device()), rows, num_rows).cpu()
 
     def prepare_for_training_step(self) -> None:
         """Clear gradients."""
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        self._num_prompts = 0
+        self._scored = None
 
     def get_loss_and_metrics(
         self, batch: PreferenceBatch, *, objective: Objective | None = None, share_prompts: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward; loss ``[B]`` in nats and metrics ``[B]``, on the CPU, the same on every rank.
+        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, on the CPU.
 
         ``objective`` and ``share_prompts`` are for comparisons: another loss, and every completion on its own.
         """
@@ -175,13 +182,15 @@ class MegatronGPTMCPOModel(ModelPT):
             scored=scored,
             share_prompts=share_prompts,
         )
-        self._num_prompts += len(batch.trees)
         loss, *metrics = table.cpu().unbind(1)
         return loss, dict(zip(names, metrics, strict=True))
 
-    def finish_training_step(self) -> tuple[float, float]:
-        """Update the weights; returns the learning rate used and the gradient norm before clipping."""
-        finish_gradients(self.wrapped, self._num_prompts)
+    def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
+        """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.
+
+        Returns the learning rate used and the gradient norm before clipping.
+        """
+        finish_gradients(self.wrapped, num_prompts)
         self.schedule.step(increment=1)
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()

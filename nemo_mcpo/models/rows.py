@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows a rank runs: trees shared between replicas, packed, and rounded to what the layout asks for."""
+"""Which rows a replica runs: its share of the trees, packed, and rounded to what the layout asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
 from nemo_mcpo.platform.distributed import local_device
-from nemo_mcpo.records import TreeBatch
+from nemo_mcpo.records import PromptTree, TreeBatch
 from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, separate, share_between_ranks
 
 MICRO_BATCHES_PER_STAGE = 4
@@ -29,7 +29,13 @@ class Row:
     tape: Tape | None = None
 
 
-def rank_rows(
+def share_of_replica(trees: Sequence[PromptTree]) -> list[int]:
+    """Indices of this data-parallel replica's share: all replicas get about the same number of tokens."""
+    shares = share_between_ranks([tree.num_tokens for tree in trees], parallel_state.get_data_parallel_world_size())
+    return shares[parallel_state.get_data_parallel_rank()]
+
+
+def packed_rows(
     placed: Sequence[PlacedTree],
     budget: int,
     config,
@@ -37,20 +43,17 @@ def rank_rows(
     recording: Callable[[], Recording] | None = None,
     share_prompts: bool = True,
 ) -> list[Row]:
-    """The rows of this rank's data-parallel replica; all its tensor and pipeline ranks build the same ones.
+    """The rows of a replica's trees; all its tensor and pipeline ranks build the same ones.
 
     Args:
-        placed: the trees of the whole batch.
+        placed: the trees of this replica.
         budget: tokens a row; a larger tree gets a row of its own.
         config: megatron-core's configuration.
         recording: makes the tape of every row, for ``replay_rows``.
         share_prompts: False gives every completion a prompt of its own, as a program without trees would.
     """
-    num_replicas = parallel_state.get_data_parallel_world_size()
-    trees = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
-    shares = share_between_ranks([_num_tokens(tree) for tree in trees], num_replicas)
-    mine = [trees[item] for item in shares[parallel_state.get_data_parallel_rank()]]
-    packed = _pack(mine, budget, config, at_least=_micro_batches(config))
+    groups = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
+    packed = _pack(groups, budget, config, at_least=_micro_batches(config))
     return [Row(_build(row, config), row, recording() if recording else None) for row in packed]
 
 
@@ -59,19 +62,24 @@ def replay_rows(
 ) -> list[Row]:
     """Rows of the pruned trees that read from the recordings of ``scored``.
 
-    A training row holds trees of one scored row only. Every rank keeps the trees that it has scored.
+    A training row holds trees of one scored row only.
 
     Args:
-        scored: ``rank_rows(…, recording=…)`` after they were run.
-        pruned: the pruned trees of the whole batch, in the order of the prompts.
+        scored: ``packed_rows(…, recording=…)`` after they were run.
+        pruned: the pruned trees, in the order in which the whole trees were scored.
         columns: of each prompt, the columns of the scored tree that its pruned tree has.
         budget: tokens a row.
         config: megatron-core's configuration.
+
+    Raises:
+        ValueError: the pruned trees are of other prompts than the scored ones.
     """
     rows = []
     for whole in scored:
         spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
         mine = [(pruned[prompt],) for prompt in spans]
+        if [one.tree.prompt_id for (one,) in mine] != [item.tree.prompt_id for item in whole.placed]:
+            raise ValueError("the trees to train are not those that were scored last, pruned")
         at_least = -(-_micro_batches(config) // len(scored))
         for row in _pack(mine, budget, config, at_least=at_least):
             batch = _build(row, config)

@@ -26,10 +26,10 @@ def main(argv: list[str]) -> None:
     draws: list = []
     draw = MCPOTrainer.draw
 
-    def recorded(self, trees, epochs):
-        batch, metrics = draw(self, trees, epochs)
-        draws.extend([tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in batch.trees)
-        return batch, metrics
+    def recorded(self, rows, trees, epochs):
+        part = draw(self, rows, trees, epochs)
+        draws.extend([tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in part.batch.trees)
+        return part
 
     MCPOTrainer.draw = recorded
     run.shut_down = parallel_state.destroy_model_parallel  # the next layout needs the processes

@@ -50,9 +50,12 @@ def test_every_line_has_the_promised_metrics(tmp_path, llama_directory):
 
 def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory):
     trainer = small_trainer(tmp_path, llama_directory)
-    [(batch, kernel)] = next(trainer.augment_dataloader())
-    assert [len(tree.completions) for tree in batch.trees] == [2] * 4
-    assert trainer.train_single_step([(batch, kernel)])["tokens"] == sum(tree.num_tokens for tree in batch.trees)
+    trees, parts = next(trainer.augment_dataloader())
+    [part] = parts
+    assert [trees[row].prompt_id for row in part.rows] == [tree.prompt_id for tree in part.batch.trees]
+    assert [len(tree.completions) for tree in part.batch.trees] == [2] * 4
+    expected = sum(tree.num_tokens for tree in part.batch.trees)
+    assert trainer.train_single_step((trees, [part]))["tokens"] == expected
 
 
 def test_one_negative_is_dpo(tmp_path, llama_directory):
@@ -70,8 +73,8 @@ def test_a_draw_does_not_depend_on_the_batch(tmp_path, llama_directory):
     epochs = [0, 1, 0, 2, 0, 1]
 
     def drawn(order: list[int]) -> dict[int, list[list[int]]]:
-        batch, _ = trainer.draw([trees[place] for place in order], [epochs[place] for place in order])
-        return {tree.prompt_id: [c.tolist() for c in tree.completions] for tree in batch.trees}
+        part = trainer.draw(order, [trees[place] for place in order], [epochs[place] for place in order])
+        return {tree.prompt_id: [c.tolist() for c in tree.completions] for tree in part.batch.trees}
 
     expected = drawn([0, 1, 2, 3, 4, 5])
     assert drawn([5, 3, 1, 0, 2, 4]) == expected
@@ -88,11 +91,11 @@ def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch)
     monkeypatch.setattr(
         trainer.model, "score_candidates", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards
     )
-    batch, metrics = trainer.draw(trees, [0] * 4)
-    for tree, pruned, favourite in zip(trees, batch.trees, favourites, strict=True):
+    part = trainer.draw([0, 1, 2, 3], trees, [0] * 4)
+    for tree, pruned, favourite in zip(trees, part.batch.trees, favourites, strict=True):
         assert pruned.completions[0].tolist() == tree.completions[0].tolist()
         assert pruned.completions[1].tolist() == tree.completions[favourite].tolist()
-    assert metrics["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
+    assert part.kernel["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
 
 
 @pytest.mark.parametrize(("sampler", "scored"), [("mc_kernel", 3), ("max", 3), ("random", 0), ("given", 0)])
@@ -160,7 +163,7 @@ def test_a_loss_that_is_not_finite_names_its_prompts(tmp_path, llama_directory, 
 
 def test_a_gradient_that_is_not_finite(tmp_path, llama_directory, monkeypatch):
     trainer = small_trainer(tmp_path, llama_directory)
-    monkeypatch.setattr(trainer.model, "finish_training_step", lambda: (1e-3, math.inf))
+    monkeypatch.setattr(trainer.model, "finish_training_step", lambda num_prompts: (1e-3, math.inf))
     with pytest.raises(NotFiniteError, match="the gradient at step 1 is not finite"):
         trainer.fit()
     assert trainer.log.lines == []
@@ -189,8 +192,8 @@ def test_when_it_validates_and_saves(tmp_path, llama_directory):
 def test_the_state_continues_a_run(tmp_path, llama_directory):
     whole = lines(tmp_path, llama_directory)
     first = small_trainer(tmp_path, llama_directory)
-    for parts in first.augment_dataloader():
-        first.train_single_step(parts)
+    for step in first.augment_dataloader():
+        first.train_single_step(step)
         if first.step == 2:
             break
     second = small_trainer(tmp_path, llama_directory)

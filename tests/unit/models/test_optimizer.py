@@ -79,7 +79,7 @@ def test_one_update_of_adamw(llama_directory, clip):
     model.prepare_for_training_step()
     model.get_loss_and_metrics(preference_batch(TREES))
     gradients = {name: p.main_grad / len(TREES) for name, p in model.chunks[0].named_parameters()}
-    lr, grad_norm = model.finish_training_step()
+    lr, grad_norm = model.finish_training_step(len(TREES))
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients.values()))
     assert lr == LR
     assert grad_norm == pytest.approx(norm, rel=1e-5)

@@ -36,7 +36,7 @@ def checkpoint(one_process, llama_directory, tmp_path: Path) -> Path:
     directory.mkdir()
     model = trainable_model(llama_directory)
     model.get_loss_and_metrics(preference_batch(random_trees([3, 2])))
-    model.finish_training_step()
+    model.finish_training_step(2)
     save_sharded_state(model, directory)
     torch.save(parameters_of(model), tmp_path / "weights.pt")
     shutil.copytree(llama_directory, directory / NEMO_FOLDER, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -25,7 +25,7 @@ def train(model, steps: int) -> list[tuple[list[float], float]]:
     for _ in range(steps):
         model.prepare_for_training_step()
         loss, _ = model.get_loss_and_metrics(preference_batch(TREES))
-        _, grad_norm = model.finish_training_step()
+        _, grad_norm = model.finish_training_step(len(TREES))
         found.append((loss.tolist(), grad_norm))
     return found
 
