@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable
     if layout.recompute == "full" and layout.fp8 is None:
         return LayerRecording
     if layout.recompute != "full" and layout.transformer_impl == "local":
-        return ProductRecording
+        # With sequence parallelism the ranks' products are added up into another tensor.
+        return partial(ProductRecording, copies=layout.tensor > 1 and not layout.sequence_parallel)
     if requested == "auto":
         return None
     raise ConfigError(

@@ -26,8 +26,13 @@ Results = list[tuple[Tensor, ...]]
 
 @dataclass(slots=True)
 class ProductRecording:
-    """Keeps the results of a scored row's products and kernels, by layer, in the order in which they come."""
+    """Keeps the results of a scored row's products and kernels, by layer, in the order in which they come.
 
+    Attributes:
+        copies: keep copies, because tensor-parallel ranks add up their products in place.
+    """
+
+    copies: bool = False
     results: dict[int, Results] = field(default_factory=dict)
     _current: Results | None = None
 
@@ -43,7 +48,8 @@ class ProductRecording:
         """Compute, and keep the result."""
         result = compute()
         if self._current is not None:
-            self._current.append(result if isinstance(result, tuple) else (result,))
+            results = result if isinstance(result, tuple) else (result,)
+            self._current.append(tuple(one.clone() for one in results) if self.copies else results)
         return result
 
     def replay(self, source_S: Tensor, *, sequence_parallel: bool) -> ProductReplay:

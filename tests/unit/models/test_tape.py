@@ -137,7 +137,20 @@ def test_other_prompts_than_the_scored_ones_are_refused(llama_directory):
     ],
 )
 def test_what_is_recorded(requested, layout, expected):
-    assert scoring_recording(requested, ParallelLayout(**layout)) is expected
+    make = scoring_recording(requested, ParallelLayout(**layout))
+    assert make is None if expected is None else isinstance(make(), expected)
+
+
+def test_products_are_copied_where_ranks_add_them_up_in_place():
+    copies = [
+        scoring_recording("auto", ParallelLayout(tensor=tensor, sequence_parallel=sequence))().copies
+        for tensor, sequence in ((1, False), (2, False), (2, True))
+    ]
+    assert copies == [False, True, False]
+    recording = ProductRecording(copies=True)
+    recording.run(1, lambda: torch.matmul(torch.ones(2, 1), torch.ones(1, 1)).mul_(2))
+    replay = recording.replay(torch.tensor([0]), sequence_parallel=False)
+    assert replay.run(1, lambda: torch.matmul(torch.zeros(1, 1), torch.ones(1, 1))).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("layout", [{}, {"recompute": "selective"}, {"recompute": "full", "fp8": "hybrid"}])
