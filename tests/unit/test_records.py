@@ -14,7 +14,7 @@ RECORDS = [value for value in vars(records).values() if dataclasses.is_dataclass
 
 
 def test_every_hand_off_is_here():
-    names = {"Message", "Response", "PreferenceRecord", "PromptTree", "TreeBatch", "PreferenceBatch"}
+    names = {"Message", "Response", "PreferenceRecord", "PromptTree", "TreeSpan", "TreeBatch", "PreferenceBatch"}
     assert names | {"ObjectiveInputs", "ObjectiveOutputs"} == {record.__name__ for record in RECORDS}
 
 
