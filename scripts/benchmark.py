@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_run_config(
         _overrides(arguments), config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
+    select_accelerator(config.trainer.accelerator)
     from nemo_mcpo.benchmarks import run  # heavy: usage errors come before
 
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
@@ -48,7 +50,10 @@ def _layouts(arguments: argparse.Namespace) -> list[dict]:
     from nemo_mcpo.benchmarks.scaling import measure_layouts
 
     flags = ["--shape", "250x250", "--model", arguments.model, "--steps", str(arguments.steps)]
-    flags += ["--prompts", str(arguments.prompts), "--recompute", arguments.recompute]
+    for name in ("prompts", "recompute", "negatives", "candidates", "micro_batch_tokens", "scoring_tokens"):
+        flags += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    flags += ["--reuse-scoring", arguments.reuse_scoring, "--attention-backend", arguments.attention_backend]
+    flags += [part for override in arguments.set for part in ("--set", override)]
     reports = []
     for report in measure_layouts(Path(__file__).resolve(), flags):
         reports.append(report)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before its first step a run checks the engine on its own data: one shared tree against separate sequences.
+"""Before its first step a run checks the engine on its own data: one shared tree against plain causal sequences.
 
 A kernel that aligns a mask at the wrong end, or a position id that is off, trains without any other sign.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -32,8 +31,7 @@ def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[Pro
     if not branching:
         return
     tree = min(branching, key=lambda tree: tree.num_tokens)
-    alone = [dataclasses.replace(tree, completions=(completion,)) for completion in tree.completions]
-    shared_K, separate_K = model.score([tree])[0], model.score(alone)[:, 0]
+    shared_K, separate_K = model.score([tree])[0], model.score([tree], share_prompts=False)[0]
     for column, completion in enumerate(tree.completions):
         shared, separate = shared_K[column].item(), separate_K[column].item()
         differ = abs(shared - separate) > TOLERANCES[precision] * len(completion)

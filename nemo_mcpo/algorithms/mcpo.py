@@ -20,7 +20,13 @@ import torch
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
 from nemo_mcpo.algorithms.engine_check import check_shared_prefixes
-from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees, kernel_metrics, prune
+from nemo_mcpo.algorithms.negatives import (
+    NegativeSampling,
+    NotFiniteError,
+    ReferencedTrees,
+    kernel_metrics,
+    prune,
+)
 from nemo_mcpo.algorithms.progress import Progress
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import validate
@@ -148,7 +154,13 @@ class MCPOTrainer:
         for name, what in (("rewards", "a reward"), ("loss", "the loss")):
             self.train.check_finite(metrics_B[name], trees, f"{what} at step {self.step + 1}")
         lr, grad_norm = self.model.finish_training_step(len(trees))
-        self.train.check_finite(torch.full([len(trees)], grad_norm), trees, f"the gradient at step {self.step + 1}")
+        if not math.isfinite(grad_norm):
+            raise NotFiniteError(
+                f"the gradient at step {self.step + 1} is not finite",
+                where="its norm",
+                got=grad_norm,
+                cure="lower model.optim.lr or set trainer.precision=32; the last checkpoint is unharmed",
+            )
         self.step += 1
         self.consumed_prompts += len(trees)
         del metrics_B["rewards"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,8 @@ def measure_layouts(script: Path, arguments: Sequence[str]) -> Iterator[dict[str
             ]
             command += ["step", *arguments, "--json", str(out)]
             command += [part for override in overrides for part in ("--set", override)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
             yield {"layout": name, **json.loads(out.read_text())[0]}
 
 

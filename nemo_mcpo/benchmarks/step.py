@@ -6,14 +6,16 @@ Plain DPO computes every sequence on its own, with cached reference log-probs, t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from nemo_mcpo.algorithms.negatives import padded_table, prune
-from nemo_mcpo.benchmarks.cost_model import StepCost, peak_flops
+from nemo_mcpo.benchmarks.cost_model import StepCost, first_completions, peak_flops
 from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
 from nemo_mcpo.benchmarks.workload import build_trainer, objective_of, train_step
 from nemo_mcpo.config import RunConfig
@@ -32,7 +34,7 @@ def measure_steps(
     def plain_dpo_step() -> None:
         places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
         batch_trees = [trees[index] for _, index in places]
-        batch_trees = [batch_trees[row] for row in model.share(batch_trees)]
+        batch_trees = [batch_trees[row] for row in model.share([_as_long_as_its_pair(tree) for tree in batch_trees])]
         references = padded_table([[0.0] * len(tree.completions) for tree in batch_trees])
         batch = prune(batch_trees, torch.ones(len(batch_trees), 1, dtype=torch.long), references)
         model.prepare_for_training_step()
@@ -41,6 +43,11 @@ def measure_steps(
 
     measured = interleave({"mcpo": partial(train_step, trainer), "plain_dpo": plain_dpo_step}, steps)
     return _report(config, model, trees, measured)
+
+
+def _as_long_as_its_pair(tree: PromptTree) -> PromptTree:
+    """A tree of as many tokens as the first two completions, each with a prompt of its own."""
+    return dataclasses.replace(first_completions(tree, 2), prompt_tokens=np.tile(tree.prompt_tokens, 2))
 
 
 def _report(
@@ -74,12 +81,16 @@ def _report(
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     peak = peak_flops(str(report["device"]))
+    # Utilisation counts what the model needs, without what recompute runs again.
+    needed = StepCost(model.architecture, recompute=False, reuse=model.recording is not None)
+    useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():
         report[f"{name}_seconds"] = spread.median
         report[f"{name}_seconds_spread"] = spread.as_dict()
         report[f"{name}_prompts_per_second"] = size / spread.median
         report[f"{name}_flops_per_second"] = flops[name] / spread.median
-        report[f"{name}_mfu"] = flops[name] / spread.median / (peak * dist.get_world_size()) if peak else None
+        useful_per_second = useful[name] * size / len(trees) / spread.median
+        report[f"{name}_mfu"] = useful_per_second / (peak * dist.get_world_size()) if peak else None
         report[f"{name}_peak_gigabytes"] = max(one.peak_bytes for one in measured[name]) / 1e9
     report["mcpo_tokens"] = sum(tree.num_tokens for tree in trees) * size / len(trees)
     return report

@@ -86,7 +86,7 @@ def objective_of(config: RunConfig, name: str | None = None) -> Any:
 
 
 def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree]) -> MCPOTrainer:
-    """A trainer whose every step is of the next trees, in their order; references are 0, as if cached."""
+    """A trainer whose every step is of the next trees of its shuffled stream; references are 0, as if cached."""
     return MCPOTrainer(
         config,
         model,

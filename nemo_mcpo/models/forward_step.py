@@ -43,6 +43,7 @@ def score_trees(
     budget: int,
     *,
     first_column: int = 0,
+    share_prompts: bool = True,
     recording: Callable[[], Recording] | None = None,
 ) -> tuple[Tensor, list[Row]]:
     """Summed log-prob of every completion, forward only, no gradient.
@@ -50,6 +51,7 @@ def score_trees(
     Args:
         budget: tokens a row.
         first_column: 1 leaves the preferred completion out.
+        share_prompts: see ``packed_rows``.
         recording: makes the tape of every row, for ``train_trees``.
 
     Returns:
@@ -68,7 +70,7 @@ def score_trees(
         return logps_N.sum(), _no_count(), {}
 
     with torch.no_grad():
-        rows = packed_rows(placed, budget, chunks[0].config, recording=recording)
+        rows = packed_rows(placed, budget, chunks[0].config, recording=recording, share_prompts=share_prompts)
         run_rows(chunks, rows, collect, forward_only=True)
     return _on_all_stages(table), rows
 

@@ -183,6 +183,9 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         bf16=layout.dtype == torch.bfloat16,
         transformer_impl=layout.transformer_impl,
         fp8=layout.fp8,
+        # Scales of the tensor at hand: delayed ones are agreed on between replicas, which run different numbers of
+        # rows, and do not exist yet when the reference is computed.
+        fp8_recipe="tensorwise",
         use_cpu_initialization=not on_gpu,
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,

@@ -20,8 +20,11 @@ class SupportsPreferenceTraining(Protocol):
     def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
         """This replica's share, cut into parts that are scored, drawn and trained one after the other."""
 
-    def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
-        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
+    def score(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
+        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank.
+
+        ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
+        """
 
     def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
         """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""

@@ -51,7 +51,9 @@ def completion_log_probs(
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden)
     hidden_TH = hidden[:, 0].index_select(0, predictor_T)
-    logps_T = _TokenLogProbs.apply(hidden_TH, output_weight, target_T, vocab_size)
+    # Asked for here: inside of an autograd function gradients are always off.
+    keep = torch.is_grad_enabled() and hidden_TH.shape[0] * len(output_weight) <= LOGITS_KEPT[hidden.device.type]
+    logps_T = _TokenLogProbs.apply(hidden_TH, output_weight, target_T, vocab_size, keep)
     return logps_T.new_zeros(num_completions).index_add(0, completion_T, logps_T)
 
 
@@ -59,16 +61,15 @@ class _TokenLogProbs(torch.autograd.Function):
     """``[T, H]`` hidden states and ``[V / tp, H]`` weights to ``[T]`` log-probs; gradients are this rank's part."""
 
     @staticmethod
-    def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int) -> Tensor:
+    def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int, keep: bool) -> Tensor:
         first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         num_real = min(max(vocab_size - first, 0), weight.shape[0])
-        keeps = any(ctx.needs_input_grad) and hidden_TH.shape[0] * weight.shape[0] <= LOGITS_KEPT[weight.device.type]
         logsumexps, target_logits, kept = [], [], []
         for rows in _chunks(hidden_TH.shape[0], weight):
             logits = _logits(hidden_TH[rows], weight, num_real)
             logsumexps.append(torch.logsumexp(logits, dim=-1))
             target_logits.append(_pick(logits, target_T[rows] - first, num_real))
-            if keeps:
+            if keep:
                 kept.append(logits)
         empty = hidden_TH.new_zeros(0, dtype=_wide(hidden_TH))
         logsumexp_T, target_logit_T = (torch.cat([empty, *parts]) for parts in (logsumexps, target_logits))
@@ -78,7 +79,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return target_logit_T - logsumexp_T
 
     @staticmethod
-    def backward(ctx, grad_T: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, grad_T: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_TH, weight, target_T, logsumexp_T, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
@@ -95,7 +96,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad_weight.addmm_(grad_logits.t(), hidden_TH[rows])
             else:
                 grad_weight += grad_logits.t() @ hidden_TH[rows]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -141,11 +141,14 @@ class MegatronGPTMCPOModel(ModelPT):
         packed = pack_into_rows(sizes, room * self.layout.pipeline)
         return [[share[item] for item in part] for part in packed]
 
-    def score(self, trees: Sequence[PromptTree], first_column: int = 0) -> Tensor:
-        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank."""
+    def score(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
+        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank.
+
+        ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
+        """
         share = self.share(trees)
         mine = [trees[index] for index in share]
-        table, _ = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, first_column=first_column)
+        table, _ = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, share_prompts=share_prompts)
         num_columns = max(len(tree.completions) for tree in trees)
         table = torch.nn.functional.pad(table, (0, num_columns - table.shape[1]))
         return collect(table, share, len(trees))

@@ -4,8 +4,8 @@
 The scoring pass keeps the results of the matrix products and the attention of every layer. The forward pass of
 training runs with gradient, as always, but takes those results, of its own rows, instead of computing them; norms,
 rotary embedding and activation functions run again, and autograd sees the graph that it would see otherwise. The
-memory is that of the activations of the scored tokens: training goes through a step in parts of
-``model.micro_batch_tokens``.
+memory is that of the products of the scored tokens and of the activations of the trained ones: training goes through
+a step in parts of ``model.micro_batch_tokens``.
 
 It sees the products of megatron-core's local layers; those of Transformer Engine do not pass through torch.
 """

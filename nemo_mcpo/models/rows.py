@@ -13,7 +13,14 @@ from megatron.core import parallel_state
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import PromptTree, TreeBatch
-from nemo_mcpo.trees.packing import PlacedTree, build_row, pack_into_rows, separate, share_between_ranks
+from nemo_mcpo.trees.packing import (
+    PlacedTree,
+    as_sequences,
+    build_row,
+    pack_into_rows,
+    separate,
+    share_between_ranks,
+)
 
 MICRO_BATCHES_PER_STAGE = 4
 """Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
@@ -50,11 +57,17 @@ def packed_rows(
         budget: tokens a row; a larger tree gets a row of its own.
         config: megatron-core's configuration.
         recording: makes the tape of every row, for ``replay_rows``.
-        share_prompts: False gives every completion a prompt of its own, as a program without trees would.
+        share_prompts: False makes every completion a plain sequence with its prompt, as a program without trees would.
     """
     groups = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
-    packed = _pack(groups, budget, config, at_least=_micro_batches(config))
-    return [Row(_build(row, config), row, recording() if recording else None) for row in packed]
+    sizes = [_num_tokens(group) for group in groups]
+    packed = pack_into_rows(sizes, budget, at_least=_micro_batches(config), multiple=_multiple(config))
+    rows = [tuple(tree for item in row for tree in groups[item]) for row in packed]
+    rows = rows or [()] * _stages(config)  # a rank without trees takes part with rows of padding
+    batches = [_build(row, config) for row in rows]
+    if not share_prompts:
+        batches = [as_sequences(batch) for batch in batches]
+    return [Row(batch, row, recording() if recording else None) for batch, row in zip(batches, rows, strict=True)]
 
 
 def replay_rows(
@@ -77,31 +90,27 @@ def replay_rows(
     rows = []
     for whole in scored:
         spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
-        mine = [(pruned[prompt],) for prompt in spans]
-        if [one.tree.prompt_id for (one,) in mine] != [item.tree.prompt_id for item in whole.placed]:
+        mine = [pruned[prompt] for prompt in spans]
+        if [item.tree.prompt_id for item in mine] != [item.tree.prompt_id for item in whole.placed]:
             raise ValueError("the trees to train are not those that were scored last, pruned")
         at_least = -(-_micro_batches(config) // len(scored))
-        for row in _pack(mine, budget, config, at_least=at_least):
-            batch = _build(row, config)
-            source_S = np.zeros(len(batch.tokens_S), np.int64)
-            kept = [kept_positions(spans[item.prompt], columns[item.prompt]) for item in row]
-            num_kept = sum(len(positions) for positions in kept)
-            source_S[:num_kept] = np.concatenate(kept) if kept else 0
-            source = torch.from_numpy(source_S).to(local_device())
-            tape = whole.tape.replay(source, sequence_parallel=config.sequence_parallel)  # type: ignore[union-attr]
-            rows.append(Row(batch, row, tape))
-    return rows
+        for items in pack_into_rows([item.tree.num_tokens for item in mine], budget, at_least=at_least):
+            row = tuple(mine[item] for item in items)
+            rows.append(
+                _replayed(whole, row, [kept_positions(spans[i.prompt], columns[i.prompt]) for i in row], config)
+            )
+    padding = -len(rows) % _multiple(config) if rows else _stages(config)
+    return rows + [_replayed(scored[0], (), [], config) for _ in range(padding)]
 
 
-def _pack(
-    groups: Sequence[tuple[PlacedTree, ...]], budget: int, config, at_least: int
-) -> list[tuple[PlacedTree, ...]]:
-    """The trees of each row; those of a group, which are of one prompt, stay together."""
-    # The interleaved schedule takes micro-batches in groups of the pipeline's size.
-    multiple = _stages(config) if config.virtual_pipeline_model_parallel_size else 1
-    packed = pack_into_rows([_num_tokens(group) for group in groups], budget, at_least=at_least, multiple=multiple)
-    rows = [tuple(tree for item in row for tree in groups[item]) for row in packed]
-    return rows or [()] * _stages(config)  # a rank without trees takes part with rows of padding
+def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], config) -> Row:
+    """A training row whose tokens stand at the positions ``kept`` in the scored row ``whole``; padding, at any."""
+    batch = _build(row, config)
+    source_S = np.zeros(len(batch.tokens_S), np.int64)
+    source_S[: sum(map(len, kept))] = np.concatenate(kept) if kept else 0
+    source = torch.from_numpy(source_S).to(local_device())
+    tape = whole.tape.replay(source, sequence_parallel=config.sequence_parallel)  # type: ignore[union-attr]
+    return Row(batch, row, tape)
 
 
 def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
@@ -111,6 +120,11 @@ def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
 
 def _num_tokens(placed: Sequence[PlacedTree]) -> int:
     return sum(item.tree.num_tokens for item in placed)
+
+
+def _multiple(config) -> int:
+    """The interleaved schedule takes micro-batches in groups of the pipeline's size."""
+    return _stages(config) if config.virtual_pipeline_model_parallel_size else 1
 
 
 def _stages(config) -> int:

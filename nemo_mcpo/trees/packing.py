@@ -35,6 +35,13 @@ def separate(placed: PlacedTree) -> list[PlacedTree]:
     ]
 
 
+def as_sequences(batch: TreeBatch) -> TreeBatch:
+    """The row with every tree, which has one completion at most, as one plain causal sequence."""
+    spans = tuple(TreeSpan(span.start, span.stop) for span in batch.spans)
+    positions = [torch.arange(span.stop - span.start) for span in spans]
+    return replace(batch, spans=spans, positions_S=torch.cat(positions).to(batch.positions_S.device))
+
+
 def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Indices of the items for each rank: longest first, each to the rank with the fewest tokens so far."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]

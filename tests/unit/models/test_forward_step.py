@@ -15,6 +15,7 @@ from tests.support.small_gpt import BETA, float64_gpt, separate_logps, small_mod
 from tests.support.trees import preference_batch, random_trees
 
 TREES = random_trees([3, 2, 4, 2, 3, 5], seed=7)
+TWO_PASSES = {"model__mcpo__reuse_scoring": False}
 BUDGETS = (1, 30, 100, 100_000)
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -72,18 +73,24 @@ def test_scores_do_not_depend_on_packing(llama_directory, tokens):
 
 
 def test_scores_without_the_first_column(llama_directory):
-    model = small_model(llama_directory)
-    whole, found = model.score(TREES), model.score(TREES, first_column=1)
+    model = small_model(llama_directory, **TWO_PASSES)
+    whole, found = model.score(TREES), model.score_candidates(TREES, first_column=1)
     torch.testing.assert_close(found[:, 1:], whole[:, 1:], rtol=1e-5, atol=1e-5)
     assert found[:, 0].tolist() == [0.0] * len(TREES)
 
 
+def test_scores_of_plain_sequences(llama_directory):
+    model = small_model(llama_directory)
+    torch.testing.assert_close(model.score(TREES, share_prompts=False), model.score(TREES), rtol=1e-5, atol=1e-5)
+
+
 def test_a_tree_of_one_completion_has_no_candidate_to_score(llama_directory):
     single = dataclasses.replace(TREES[0], completions=TREES[0].completions[:1])
-    found = small_model(llama_directory).score([single, TREES[1]], first_column=1)
+    model = small_model(llama_directory, **TWO_PASSES)
+    found = model.score_candidates([single, TREES[1]], first_column=1)
     assert found[0].tolist() == [0.0, 0.0]
     assert found[1, 1] < 0
-    assert small_model(llama_directory).score([single], first_column=1).tolist() == [[0.0]]
+    assert model.score_candidates([single], first_column=1).tolist() == [[0.0]]
 
 
 def test_losses_and_gradients_are_those_by_hand(llama_directory):

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check before the first step sees what would train on wrong numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nemo_mcpo.algorithms.engine_check import EngineError, check_shared_prefixes
+from nemo_mcpo.models import gpt
+from nemo_mcpo.trees.backends import sdpa
+from tests.support.small_gpt import small_model
+from tests.support.small_run import small_trainer
+from tests.support.trees import random_trees
+
+TREES = random_trees([3, 1, 2], seed=5)
+SDPA = {"model__attention_backend": "sdpa"}
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def test_a_sound_engine_passes(llama_directory):
+    check_shared_prefixes(small_model(llama_directory), TREES, "32")
+    check_shared_prefixes(small_model(llama_directory, **SDPA), TREES, "32")
+    check_shared_prefixes(small_model(llama_directory), TREES[1:2], "32")  # nothing is shared
+
+
+def test_a_mask_aligned_at_the_beginning_is_found(llama_directory, monkeypatch):
+    def from_the_beginning(num_queries, num_before, device):
+        return torch.ones(num_queries, num_before + num_queries, dtype=torch.bool).tril()
+
+    monkeypatch.setattr(sdpa, "_end_aligned", from_the_beginning)
+    with pytest.raises(EngineError, match=r"prompt \d+, completion \d.*attention_backend=sdpa"):
+        check_shared_prefixes(small_model(llama_directory, **SDPA), TREES, "32")
+
+
+def test_position_ids_by_place_are_found(llama_directory, monkeypatch):
+    rotary = gpt.rotary_by_position
+    monkeypatch.setattr(gpt, "rotary_by_position", lambda f, positions_S: rotary(f, torch.arange(len(positions_S))))
+    with pytest.raises(EngineError):
+        check_shared_prefixes(small_model(llama_directory), TREES, "32")
+
+
+def test_a_run_checks_before_its_first_step(tmp_path, llama_directory, monkeypatch):
+    monkeypatch.setattr(
+        sdpa, "_end_aligned", lambda queries, before, device: torch.ones(queries, before + queries) > 0
+    )
+    trainer = small_trainer(tmp_path, llama_directory, **SDPA)
+    with pytest.raises(EngineError):
+        trainer.fit()
+    assert trainer.log.lines == []
+
+
+def test_a_broken_model_is_left_to_the_step_that_names_its_prompts(llama_directory):
+    model = small_model(llama_directory)
+    with torch.no_grad():
+        next(model.chunks[0].parameters())[:] = math.nan
+    check_shared_prefixes(model, TREES, "32")
