@@ -60,10 +60,9 @@ def packed_rows(
         share_prompts: False makes every completion a plain sequence with its prompt, as a program without trees would.
     """
     groups = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
-    sizes = [_num_tokens(group) for group in groups]
-    packed = pack_into_rows(sizes, budget, at_least=_micro_batches(config), multiple=_multiple(config))
+    packed = pack_into_rows([_num_tokens(group) for group in groups], budget, at_least=_micro_batches(config))
     rows = [tuple(tree for item in row for tree in groups[item]) for row in packed]
-    rows = rows or [()] * _stages(config)  # a rank without trees takes part with rows of padding
+    rows += [()] * _missing(len(rows), config)
     batches = [_build(row, config) for row in rows]
     if not share_prompts:
         batches = [as_sequences(batch) for batch in batches]
@@ -99,8 +98,7 @@ def replay_rows(
             rows.append(
                 _replayed(whole, row, [kept_positions(spans[i.prompt], columns[i.prompt]) for i in row], config)
             )
-    padding = -len(rows) % _multiple(config) if rows else _stages(config)
-    return rows + [_replayed(scored[0], (), [], config) for _ in range(padding)]
+    return rows + [_replayed(scored[0], (), [], config) for _ in range(_missing(len(rows), config))]
 
 
 def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], config) -> Row:
@@ -122,9 +120,15 @@ def _num_tokens(placed: Sequence[PlacedTree]) -> int:
     return sum(item.tree.num_tokens for item in placed)
 
 
-def _multiple(config) -> int:
-    """The interleaved schedule takes micro-batches in groups of the pipeline's size."""
-    return _stages(config) if config.virtual_pipeline_model_parallel_size else 1
+def _missing(num_rows: int, config) -> int:
+    """Rows of padding to add: a rank without trees takes part too.
+
+    The interleaved schedule takes micro-batches in groups of the pipeline's size, and waits for ever for the shapes of
+    a single group that goes backward.
+    """
+    if config.virtual_pipeline_model_parallel_size:
+        return max(-num_rows % _stages(config), 2 * _stages(config) - num_rows)
+    return max(0, 1 - num_rows)
 
 
 def _stages(config) -> int:

@@ -53,7 +53,7 @@ def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[
     return [sorted(share) for share in shares]
 
 
-def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1, multiple: int = 1) -> list[list[int]]:
+def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1) -> list[list[int]]:
     """Indices of the items of each row: few rows under the budget, filled evenly where that fits.
 
     Even rows take the same time, which pipelines need, and the smallest peak of memory. An item above the budget has a
@@ -63,18 +63,16 @@ def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1,
         num_tokens: of each item.
         budget: tokens a row.
         at_least: rows to make even where fewer would do, as long as there are items for them.
-        multiple: of which the number of rows is a multiple; rows without items make up for it.
 
     >>> pack_into_rows([2, 3, 3, 4, 6], budget=10)
     [[2, 4], [0, 1, 3]]
     """
     first_fit = _first_fit(num_tokens, budget)
     num_rows = max(len(first_fit), min(at_least, len(num_tokens)))
-    num_rows += -num_rows % multiple
     even = share_between_ranks(num_tokens, num_rows)
     if all(len(row) < 2 or sum(num_tokens[item] for item in row) <= budget for row in even):
         return even
-    return first_fit + [[] for _ in range(num_rows - len(first_fit))]
+    return first_fit
 
 
 def _first_fit(num_tokens: Sequence[int], budget: int) -> list[list[int]]:

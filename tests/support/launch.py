@@ -79,7 +79,7 @@ def command(script: Path, arguments: list[str], processes: int = 1) -> list[str]
 def run(script: Path, arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end."""
     return subprocess.run(
-        command(script, arguments, processes), env=environment(), capture_output=True, text=True, timeout=200
+        command(script, arguments, processes), env=environment(), capture_output=True, text=True, timeout=600
     )
 
 
