@@ -20,7 +20,7 @@ from nemo_mcpo.algorithms.mcpo import MCPOTrainer, num_training_steps
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
 from nemo_mcpo.algorithms.run_log import RunLog, log_directory
 from nemo_mcpo.algorithms.validation import num_validation_prompts
-from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config import Model, RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.data.prepare import prepare_dataset
 from nemo_mcpo.data.prepared import PreparedDataset
@@ -42,12 +42,7 @@ logger = logging.getLogger(__name__)
 def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     """Train as configured; every process of the launch calls it."""
     settings = config.model
-    initialize_parallel(
-        tensor_parallel=settings.tensor_model_parallel_size,
-        pipeline_parallel=settings.pipeline_model_parallel_size,
-        virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
-        seed=settings.seed,
-    )
+    start_processes(settings)
     on_rank_zero(lambda: lock_for_this_process(log_directory(config.exp_manager) / ".lock"))
     objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
     sampling = NegativeSampling.from_config(settings)
@@ -88,6 +83,16 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained) -> None:
     if is_rank_zero():
         print(f"done: {trainer.step} steps; metrics and checkpoints are in {log.directory}", flush=True)
     shut_down()
+
+
+def start_processes(settings: Model) -> None:
+    """The process group and megatron-core's groups, in the configured layout."""
+    initialize_parallel(
+        tensor_parallel=settings.tensor_model_parallel_size,
+        pipeline_parallel=settings.pipeline_model_parallel_size,
+        virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
+        seed=settings.seed,
+    )
 
 
 def open_dataset(config: RunConfig, pretrained: Pretrained, path: str) -> PreparedDataset:

@@ -15,7 +15,8 @@ from nemo_mcpo.benchmarks.workload import Shape
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.backends import BACKENDS
-from nemo_mcpo.trees.backends.flex import branches
+from nemo_mcpo.trees.backends.flex import mask_function
+from nemo_mcpo.trees.backends.sdpa import heads_first
 from nemo_mcpo.trees.params import TreeParams
 
 DENSE = "dense mask"
@@ -64,17 +65,12 @@ def measure_backends(
 def dense(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
     """One call with a boolean mask over the whole row."""
     mask = params.derived(_dense_mask)
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask)[0].transpose(0, 1)
+    return scaled_dot_product_attention(*heads_first(query, key, value), attn_mask=mask)[0].transpose(0, 1)
 
 
 def _dense_mask(params: TreeParams) -> Tensor:
-    tree_S, branch_S = branches(params)
-    index_S = torch.arange(len(tree_S), device=params.device)
-    is_open = (branch_S[None] < 0) | (branch_S[None] == branch_S[:, None])
-    return (index_S[None] <= index_S[:, None]) & (tree_S[None] == tree_S[:, None]) & is_open
+    index_S = torch.arange(params.spans[-1].stop, device=params.device)
+    return mask_function(params)(None, None, index_S[:, None], index_S[None, :])
 
 
 def table(reports: Sequence[dict]) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.algorithms.negatives import ReferencedTrees, prune
 from nemo_mcpo.benchmarks.measure import Measured, Spread, measure, ratio
-from nemo_mcpo.benchmarks.workload import objective_of
+from nemo_mcpo.benchmarks.workload import dpo_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
@@ -41,7 +41,7 @@ def measure_peers(
 
     def take_turns(batch: PreferenceBatch) -> None:
         for name, share_prompts in (("plain", False), ("shared", True)):
-            ours[name].append(measure(partial(our_step, config, model, batch, share_prompts)))
+            ours[name].append(measure(partial(dpo_step, config, model, batch, share_prompts)))
 
     theirs = run_trl(config, directory, batches, batch_size, steps + 1, take_turns)[1:]  # the first warms up
     measured = {"trl": theirs, **{name: runs[1:] for name, runs in ours.items()}}
@@ -63,14 +63,7 @@ def measure_peers(
 def pairs(trees: Sequence[PromptTree]) -> PreferenceBatch:
     """The preferred answer and the last candidate of every tree; references of 0."""
     last = torch.tensor([[len(tree.completions) - 1] for tree in trees])
-    return prune(trees, last, padded_table([[0.0] * len(tree.completions) for tree in trees]))
-
-
-def our_step(config: RunConfig, model: MegatronGPTMCPOModel, batch: PreferenceBatch, share_prompts: bool) -> None:
-    """One optimizer step of DPO."""
-    model.prepare_for_training_step()
-    model.get_loss_and_metrics(batch, objective=objective_of(config, "dpo"), share_prompts=share_prompts)
-    model.finish_training_step(len(batch.trees))
+    return prune(trees, last, ReferencedTrees(trees, None).ref_logps_BK(trees))  # type: ignore[arg-type]
 
 
 def run_trl(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo_mcpo.algorithms.run import open_dataset
+from nemo_mcpo.algorithms.run import open_dataset, start_processes
 from nemo_mcpo.benchmarks import attention, head, peer, scaling, step
 from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig
@@ -17,7 +17,7 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, on_rank_zero, shut_down
+from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero, shut_down
 
 
 def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
@@ -75,7 +75,7 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``head``."""
-    _initialize(config)
+    start_processes(config.model)
     report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, full=arguments.full)
     print(head.table(report))
     shut_down()
@@ -92,7 +92,7 @@ def _say(table: str, *, first: bool) -> None:
 @contextmanager
 def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfig, MegatronGPTMCPOModel]]:
     """Processes and a model that can train; the configuration names the model's directory, where it has one."""
-    _initialize(config)
+    start_processes(config.model)
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
         if directory is not None:
@@ -100,16 +100,6 @@ def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfi
             config = config.model_copy(update={"pretrained_checkpoint": checkpoint})
         yield config, build_model(config, None if directory else arguments.model)
     shut_down()
-
-
-def _initialize(config: RunConfig) -> None:
-    settings = config.model
-    initialize_parallel(
-        tensor_parallel=settings.tensor_model_parallel_size,
-        pipeline_parallel=settings.pipeline_model_parallel_size,
-        virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
-        seed=settings.seed,
-    )
 
 
 def _model_directory(model: str, data: str | None, folder: Path) -> str | None:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_mcpo.benchmarks.cost_model import StepCost
 from nemo_mcpo.benchmarks.measure import Spread, interleave
-from nemo_mcpo.benchmarks.workload import Shape, build_trainer, synthetic_trees, train_step
+from nemo_mcpo.benchmarks.workload import Shape, build_trainer, step_cost, synthetic_trees, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 
@@ -56,10 +55,7 @@ def measure_cases(
             size = config.model.global_batch_size
             trees = synthetic_trees(case.shape, size, 1 + case.candidates, model.architecture.vocab_size, seed=0)
             trainer = build_trainer(changed, model, trees)
-            cost = StepCost(
-                model.architecture, recompute=model.layout.recompute == "full", reuse=model.recording is not None
-            )
-            flops[case] = cost.mcpo(trees, case.negatives)
+            flops[case] = step_cost(model).mcpo(trees, case.negatives)
             programs[str(case)] = partial(train_step, trainer)
         measured = interleave(programs, steps)
         for case in alike:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nemo_mcpo.algorithms.negatives import padded_table, prune
-from nemo_mcpo.benchmarks.cost_model import StepCost, first_completions, peak_flops
+from nemo_mcpo.algorithms.negatives import prune
+from nemo_mcpo.benchmarks.cost_model import first_completions, peak_flops
 from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
-from nemo_mcpo.benchmarks.workload import build_trainer, objective_of, train_step
+from nemo_mcpo.benchmarks.workload import build_trainer, dpo_step, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.records import PromptTree
@@ -28,18 +28,15 @@ def measure_steps(
 ) -> dict[str, object]:
     """Times, tokens and memory of both programs on ``trees``, one global batch a step; every rank calls it."""
     trainer = build_trainer(config, model, trees)
-    dpo = objective_of(config, "dpo")
     size = config.model.global_batch_size
 
     def plain_dpo_step() -> None:
         places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
         batch_trees = [trees[index] for _, index in places]
         batch_trees = [batch_trees[row] for row in model.share([_as_long_as_its_pair(tree) for tree in batch_trees])]
-        references = padded_table([[0.0] * len(tree.completions) for tree in batch_trees])
-        batch = prune(batch_trees, torch.ones(len(batch_trees), 1, dtype=torch.long), references)
-        model.prepare_for_training_step()
-        model.get_loss_and_metrics(batch, objective=dpo, share_prompts=False)
-        model.finish_training_step(size)
+        first = torch.ones(len(batch_trees), 1, dtype=torch.long)
+        batch = prune(batch_trees, first, trainer.train.ref_logps_BK(batch_trees))
+        dpo_step(config, model, batch, share_prompts=False, num_prompts=size)
 
     measured = interleave({"mcpo": partial(train_step, trainer), "plain_dpo": plain_dpo_step}, steps)
     return _report(config, model, trees, measured)
@@ -58,7 +55,7 @@ def _report(
 ) -> dict[str, object]:
     """Averages of the trees are over all of them; one step takes ``global_batch_size``."""
     size, num_negatives = config.model.global_batch_size, config.model.mcpo.num_negatives
-    cost = StepCost(model.architecture, recompute=model.layout.recompute == "full", reuse=model.recording is not None)
+    cost = step_cost(model)
     flops = {
         "mcpo": cost.mcpo(trees, num_negatives) * size / len(trees),
         "plain_dpo": cost.plain_dpo(trees) * size / len(trees),
@@ -82,7 +79,7 @@ def _report(
     }
     peak = peak_flops(str(report["device"]))
     # Utilisation counts what the model needs, without what recompute runs again.
-    needed = StepCost(model.architecture, recompute=False, reuse=model.recording is not None)
+    needed = dataclasses.replace(cost, recompute=False)
     useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():
         report[f"{name}_seconds"] = spread.median

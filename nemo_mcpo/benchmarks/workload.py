@@ -13,13 +13,14 @@ from megatron.core import parallel_state
 
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.benchmarks.cost_model import StepCost
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives import bind_objective
-from nemo_mcpo.records import PromptTree
+from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,25 @@ def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequenc
 def train_step(trainer: MCPOTrainer) -> dict[str, float]:
     """The trainer's next step."""
     return trainer.train_single_step(next(trainer.augment_dataloader()))
+
+
+def dpo_step(
+    config: RunConfig,
+    model: MegatronGPTMCPOModel,
+    batch: PreferenceBatch,
+    share_prompts: bool,
+    num_prompts: int | None = None,
+) -> None:
+    """One optimizer step of DPO on this replica's batch; ``num_prompts`` of all replicas, if there are several."""
+    model.prepare_for_training_step()
+    model.get_loss_and_metrics(batch, objective=objective_of(config, "dpo"), share_prompts=share_prompts)
+    model.finish_training_step(num_prompts or len(batch.trees))
+
+
+def step_cost(model: MegatronGPTMCPOModel) -> StepCost:
+    """The work of this model's steps, as it is set up."""
+    recompute, reuse = model.layout.recompute == "full", model.recording is not None
+    return StepCost(model.architecture, recompute=recompute, reuse=reuse)
 
 
 def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:

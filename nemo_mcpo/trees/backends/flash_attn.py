@@ -12,16 +12,14 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from nemo_mcpo.trees.backends.varlen_layout import varlen_layout
+from nemo_mcpo.trees.backends.varlen_layout import reason_no_varlen_kernel, varlen_arguments
 from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot run, or None."""
-    if device.type != "cuda":
-        return "it needs a GPU"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it computes in bf16 and fp16, not in {dtype}"
+    if reason := reason_no_varlen_kernel(device, dtype):
+        return reason
     return None if importlib.util.find_spec("flash_attn") else "the package flash_attn is not installed"
 
 
@@ -29,14 +27,4 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
     """See ``backends.Backend``."""
     from flash_attn import flash_attn_varlen_func
 
-    layout = params.derived(varlen_layout)
-    return flash_attn_varlen_func(
-        query,
-        layout.gather(key),
-        layout.gather(value),
-        layout.query_offsets,
-        layout.key_offsets,
-        layout.longest_query,
-        layout.longest_key,
-        causal=True,
-    )
+    return flash_attn_varlen_func(*varlen_arguments(query, key, value, params), causal=True)

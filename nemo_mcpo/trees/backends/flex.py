@@ -7,6 +7,7 @@ Any dtype, float32 included, which the flash backends do not take. https://pytor
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -35,17 +36,22 @@ def block_mask(params: TreeParams):
     """FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    tree_S, branch_S = branches(params)
+    num_tokens = params.spans[-1].stop
+    return create_block_mask(mask_function(params), None, None, num_tokens, num_tokens, device=params.device.type)
 
-    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+
+def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tensor], Tensor]:
+    """``allowed(batch, head, query, key)`` of a row, for positions that broadcast; batch and head do not matter."""
+    tree_S, branch_S = _branches(params)
+
+    def allowed(batch: object, head: object, query: Tensor, key: Tensor) -> Tensor:
         is_open = (branch_S[key] < 0) | (branch_S[key] == branch_S[query])
         return (key <= query) & (tree_S[key] == tree_S[query]) & is_open
 
-    num_tokens = len(tree_S)
-    return create_block_mask(allowed, None, None, num_tokens, num_tokens, device=params.device.type)
+    return allowed
 
 
-def branches(params: TreeParams) -> tuple[Tensor, Tensor]:
+def _branches(params: TreeParams) -> tuple[Tensor, Tensor]:
     """int32 ``[S]``: number of a token's tree, and of its completion in the tree, -1 in a prompt."""
     tree_S, branch_S = (np.full(params.spans[-1].stop, -1, np.int32) for _ in range(2))
     for number, span in enumerate(params.spans):

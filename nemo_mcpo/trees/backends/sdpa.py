@@ -20,10 +20,7 @@ def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
     """See ``backends.Backend``."""
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:  # repeating the heads is faster than enable_gqa on CPU
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+    query, key, value = heads_first(query, key, value)
     outputs = []
     for span in params.spans:
         prompt = slice(span.start, span.prompt_stop)
@@ -40,6 +37,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
                 )
             )
     return torch.cat(outputs, dim=2)[0].transpose(0, 1)
+
+
+def heads_first(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``[S, heads, d]``, and ``[S, groups, d]`` twice, as three tensors ``[1, heads, S, d]``."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:  # repeating the heads is faster than enable_gqa on CPU
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    return query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None]
 
 
 def _end_aligned(num_queries: int, num_before: int, device: torch.device) -> Tensor:

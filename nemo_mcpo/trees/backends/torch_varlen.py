@@ -14,16 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mcpo.trees.backends.varlen_layout import varlen_layout
+from nemo_mcpo.trees.backends.varlen_layout import reason_no_varlen_kernel, varlen_arguments
 from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot run, or None."""
-    if device.type != "cuda":
-        return "it needs a GPU"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it computes in bf16 and fp16, not in {dtype}"
+    if reason := reason_no_varlen_kernel(device, dtype):
+        return reason
     found = importlib.util.find_spec("torch.nn.attention.varlen")
     return None if found else f"torch {torch.__version__} has no torch.nn.attention.varlen (2.10 has)"
 
@@ -32,17 +30,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
     """See ``backends.Backend``."""
     from torch.nn.attention.varlen import varlen_attn
 
-    layout = params.derived(varlen_layout)
-    context = varlen_attn(
-        query,
-        layout.gather(key),
-        layout.gather(value),
-        layout.query_offsets,
-        layout.key_offsets,
-        layout.longest_query,
-        layout.longest_key,
-        **_options(),
-    )
+    context = varlen_attn(*varlen_arguments(query, key, value, params), **_options())
     assert isinstance(context, Tensor)  # a tuple only where log-sum-exps were asked for
     return context
 

@@ -13,16 +13,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from nemo_mcpo.trees.backends.varlen_layout import varlen_layout
+from nemo_mcpo.trees.backends.varlen_layout import reason_no_varlen_kernel, varlen_layout
 from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot run, or None."""
-    if device.type != "cuda":
-        return "it needs a GPU"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it computes in bf16 and fp16, not in {dtype}"
+    if reason := reason_no_varlen_kernel(device, dtype):
+        return reason
     return (
         None if importlib.util.find_spec("transformer_engine") else "the package transformer_engine is not installed"
     )

@@ -39,6 +39,31 @@ class VarlenLayout:
         return _Gather.apply(tensor_S, self)
 
 
+def reason_no_varlen_kernel(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no variable-length kernel can run, whichever package it comes from, or None."""
+    if device.type != "cuda":
+        return "it needs a GPU"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it computes in bf16 and fp16, not in {dtype}"
+    return None
+
+
+def varlen_arguments(
+    query: Tensor, key: Tensor, value: Tensor, params: TreeParams
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int]:
+    """What FlashAttention's variable-length kernels take first, in their order."""
+    layout = params.derived(varlen_layout)
+    return (
+        query,
+        layout.gather(key),
+        layout.gather(value),
+        layout.query_offsets,
+        layout.key_offsets,
+        layout.longest_query,
+        layout.longest_key,
+    )
+
+
 def varlen_layout(params: TreeParams) -> VarlenLayout:
     """See ``VarlenLayout``; use it as ``params.derived(varlen_layout)``."""
     query_lengths, key_lengths, gather = [], [], []
