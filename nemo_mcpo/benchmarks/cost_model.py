@@ -53,12 +53,14 @@ class StepCost:
         """Every candidate scored; the preferred completion and ``num_negatives`` trained. The first stand for all."""
         cost = 0.0
         for tree in trees:
+            candidates = dataclasses.replace(tree, completions=tree.completions[1:])
             pruned = first_completions(tree, 1 + num_negatives)
+            cost += self._head(candidates) + self._trained(pruned)
             if self.reuse:  # the head of what is kept runs a second time, its layers do not
-                cost += self._forward(tree) + self._trained(pruned) - self._layers(pruned)
+                cost += self._layers(tree) - self._layers(pruned)
+                cost -= self._attention(pruned) if self.recompute else 0.0
             else:
-                cost += self._forward(dataclasses.replace(tree, completions=tree.completions[1:]))
-                cost += self._trained(pruned)
+                cost += self._layers(candidates)
         return cost
 
     def _trained(self, tree: PromptTree) -> float:
@@ -71,9 +73,13 @@ class StepCost:
         a = self.architecture
         query, key = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
         weights = 2 * a.hidden_size * (query + key) + 3 * a.hidden_size * a.ffn_hidden_size
+        return a.num_layers * 2 * weights * tree.num_tokens + self._attention(tree)
+
+    def _attention(self, tree: PromptTree) -> float:
+        a = self.architecture
         prompt, completions = len(tree.prompt_tokens), np.array([len(c) for c in tree.completions], dtype=float)
         pairs = prompt * (prompt + 1) / 2 + (completions * prompt + completions * (completions + 1) / 2).sum()
-        return a.num_layers * (2 * weights * tree.num_tokens + 4 * query * float(pairs))
+        return a.num_layers * 4 * a.num_attention_heads * a.head_dim * float(pairs)
 
     def _head(self, tree: PromptTree) -> float:
         targets = tree.num_tokens - len(tree.prompt_tokens)

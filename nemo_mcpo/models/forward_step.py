@@ -11,6 +11,7 @@ Replicas do not wait for each other: what all ranks must know is collected once 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ from nemo_mcpo.models.rows import Row, packed_rows, replay_rows
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
-from nemo_mcpo.trees.packing import PlacedTree
+from nemo_mcpo.trees.packing import PlacedTree, scored_columns
 
 RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
@@ -50,17 +51,18 @@ def score_trees(
 
     Args:
         budget: tokens a row.
-        first_column: 1 leaves the preferred completion out.
+        first_column: 1 does not score the preferred completion; its layers run only where they are recorded.
         share_prompts: see ``packed_rows``.
         recording: makes the tape of every row, for ``train_trees``.
 
     Returns:
         float32 ``[b, K]`` on every rank of the replica, nats, 0 in columns that were left out or do not exist; rows.
     """
+    left_out = 0 if recording else first_column
     placed = [
-        PlacedTree(_without_first(tree, first_column), prompt, tuple(range(first_column, len(tree.completions))))
+        PlacedTree(_without_first(tree, left_out), prompt, tuple(range(left_out, len(tree.completions))))
         for prompt, tree in enumerate(trees)
-        if len(tree.completions) > first_column
+        if len(tree.completions) > left_out
     ]
     num_columns = max((len(tree.completions) for tree in trees), default=1)
     table = torch.zeros(len(trees), num_columns, dtype=torch.float32, device=local_device())
@@ -71,6 +73,8 @@ def score_trees(
 
     with torch.no_grad():
         rows = packed_rows(placed, budget, chunks[0].config, recording=recording, share_prompts=share_prompts)
+        if first_column > left_out:
+            rows = [replace(row, batch=scored_columns(row.batch, first_column)) for row in rows]
         run_rows(chunks, rows, collect, forward_only=True)
     return _on_all_stages(table), rows
 

@@ -155,9 +155,10 @@ class MegatronGPTMCPOModel(ModelPT):
 
     def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
         """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""
-        if self.recording is None:
-            return score_trees(self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column)[0]
-        table, self._scored = score_trees(self.wrapped, trees, self.cfg.scoring_tokens, recording=self.recording)
+        table, rows = score_trees(
+            self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column, recording=self.recording
+        )
+        self._scored = rows if self.recording else None
         return table
 
     def collect(self, values: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:

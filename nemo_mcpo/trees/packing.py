@@ -42,6 +42,17 @@ def as_sequences(batch: TreeBatch) -> TreeBatch:
     return replace(batch, spans=spans, positions_S=torch.cat(positions).to(batch.positions_S.device))
 
 
+def scored_columns(batch: TreeBatch, first: int) -> TreeBatch:
+    """The row without the targets of the columns before ``first``, whose completions so get the log-prob 0."""
+    kept_T = batch.column_N[batch.completion_T] >= first
+    return replace(
+        batch,
+        predictor_T=batch.predictor_T[kept_T],
+        target_T=batch.target_T[kept_T],
+        completion_T=batch.completion_T[kept_T],
+    )
+
+
 def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Indices of the items for each rank: longest first, each to the rank with the fewest tokens so far."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]

@@ -48,7 +48,7 @@ def test_steps_by_hand():
     assert two_passes.plain_dpo([tree]) == 3 * 2 * (lengths[0] + lengths[1])
     assert two_passes.mcpo([tree], 1) == 2 * sum(lengths[1:]) + 3 * 2 * (lengths[0] + lengths[1])
     reused = StepCost(architecture, recompute=True, reuse=True)
-    assert reused.mcpo([tree], 2) == 2 * sum(lengths) + 3 * 2 * sum(lengths[:3])
+    assert reused.mcpo([tree], 2) == 2 * sum(lengths[1:]) + 3 * 2 * sum(lengths[:3])
 
 
 def test_first_completions_and_peaks():

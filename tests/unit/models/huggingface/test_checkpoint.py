@@ -93,7 +93,7 @@ def test_wrong_shape_and_dtype(llama):
     edit(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(63)}))
     message = refusal(llama)
     assert "tensor model.norm.weight has the wrong shape" in message
-    assert "got F32 [63], expected F32/BF16/F16 [64]" in message
+    assert "got F32 [63], expected F64/F32/BF16/F16 [64]" in message
     edit(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}))
     assert "got I8 [64]" in refusal(llama)
 
