@@ -101,7 +101,7 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--reuse-scoring", choices=["auto", "true", "false"], default="auto")
         command.add_argument("--attention-backend", default="auto")
         command.add_argument("--micro-batch-tokens", type=int, default=2048)
-        command.add_argument("--scoring-tokens", type=int, default=8192)
+        command.add_argument("--scoring-tokens", type=int, default=2048)
         command.add_argument("--json", type=Path, help="write the results here")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
         if name == "scaling":
