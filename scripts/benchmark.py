@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
@@ -27,6 +28,42 @@ SUBCOMMANDS = {
     "attention": "the attention backends against each other",
     "head": "time and memory of the log-prob head",
 }
+TRAINING = ("step", "peer", "scaling")
+ENGINE_FLAGS: dict[str, dict[str, Any]] = {
+    "--recompute": {"choices": ["none", "selective", "full"], "default": "none"},
+    "--reuse-scoring": {"choices": ["auto", "true", "false"], "default": "auto"},
+    "--attention-backend": {"default": "auto"},
+    "--micro-batch-tokens": {"type": int, "default": 2048},
+    "--scoring-tokens": {"type": int, "default": 2048},
+}
+FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "--shape": (
+        ("step", "attention"),
+        {"action": "append", "default": [], "help": "tokens of prompt x completion, e.g. 250x250"},
+    ),
+    "--data": (("step", "peer"), {"help": "a real file"}),
+    "--format": (("step", "peer"), {"default": "nectar", "help": "of --data (default: nectar)"}),
+    "--model": ((*TRAINING, "attention"), {"default": "25m", "help": "a size (25m) or a Hugging Face directory"}),
+    "--candidates": ((*TRAINING, "attention"), {"type": int, "default": 5}),
+    "--negatives": (TRAINING, {"type": int, "default": 1}),
+    "--prompts": (TRAINING, {"type": int, "default": 8, "help": "a step (default: 8)"}),
+    "--steps": (
+        (*TRAINING, "attention"),
+        {"type": int, "default": 5, "help": "measured turns, after one to warm up (default: 5)"},
+    ),
+    **{flag: (TRAINING, how) for flag, how in ENGINE_FLAGS.items()},
+    "--layouts": (("scaling",), {"action": "store_true", "help": "also two processes: DP2, TP2, PP2"}),
+    "--positions": (("head",), {"type": int, "default": 8192}),
+    "--vocabulary": (("head",), {"type": int, "default": 128256}),
+    "--hidden": (("head",), {"type": int, "default": 512}),
+    "--full": (("head",), {"action": "store_true", "help": "measure logits of the whole row too"}),
+    "--json": (tuple(SUBCOMMANDS), {"type": Path, "help": "write the results here"}),
+    "--set": (
+        tuple(SUBCOMMANDS),
+        {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "any configuration key"},
+    ),
+}
+"""Every flag: the subcommands that read it, and how argparse does."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,10 +86,9 @@ def _layouts(arguments: argparse.Namespace) -> list[dict]:
     """The step at 250x250 in two processes."""
     from nemo_mcpo.benchmarks.scaling import measure_layouts
 
-    flags = ["--shape", "250x250", "--model", arguments.model, "--steps", str(arguments.steps)]
-    for name in ("prompts", "recompute", "negatives", "candidates", "micro_batch_tokens", "scoring_tokens"):
-        flags += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    flags += ["--reuse-scoring", arguments.reuse_scoring, "--attention-backend", arguments.attention_backend]
+    flags = ["--shape", "250x250"]
+    for flag in ("--model", "--steps", "--prompts", "--negatives", "--candidates", *ENGINE_FLAGS):
+        flags += [flag, str(getattr(arguments, flag.lstrip("-").replace("-", "_")))]
     flags += [part for override in arguments.set for part in ("--set", override)]
     reports = []
     for report in measure_layouts(Path(__file__).resolve(), flags):
@@ -87,30 +123,11 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="subcommand", required=True)
     for name, text in SUBCOMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--shape", action="append", default=[], help="tokens of prompt x completion, e.g. 250x250"
-        )
-        command.add_argument("--data", help="a real file instead of shapes")
-        command.add_argument("--format", default="nectar", help="of --data (default: nectar)")
-        command.add_argument("--model", default="25m", help="a size (25m) or a Hugging Face directory")
-        command.add_argument("--candidates", type=int, default=5)
-        command.add_argument("--negatives", type=int, default=1)
-        command.add_argument("--prompts", type=int, default=8, help="a step (default: 8)")
-        command.add_argument("--steps", type=int, default=5, help="measured turns, after one to warm up (default: 5)")
-        command.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
-        command.add_argument("--reuse-scoring", choices=["auto", "true", "false"], default="auto")
-        command.add_argument("--attention-backend", default="auto")
-        command.add_argument("--micro-batch-tokens", type=int, default=2048)
-        command.add_argument("--scoring-tokens", type=int, default=2048)
-        command.add_argument("--json", type=Path, help="write the results here")
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
-        if name == "scaling":
-            command.add_argument("--layouts", action="store_true", help="also two processes: DP2, TP2, PP2")
-        if name == "head":
-            command.add_argument("--positions", type=int, default=8192)
-            command.add_argument("--vocabulary", type=int, default=128256)
-            command.add_argument("--hidden", type=int, default=512)
-            command.add_argument("--full", action="store_true", help="measure logits of the whole row too")
+        for flag, (readers, how) in FLAGS.items():
+            if name in readers:
+                command.add_argument(flag, **how)
+            else:  # the configuration is made of all of them
+                command.set_defaults(**{flag.lstrip("-").replace("-", "_"): how.get("default")})
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +53,17 @@ class DrawnPart:
     kernel: dict[str, torch.Tensor]
 
 
-Step = tuple[list[PromptTree], Iterable[DrawnPart]]
-"""The prompts of an optimizer step, the same on every rank, and this replica's parts of it."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        trees: its prompts, the same on every rank.
+        parts: this replica's share, scored and drawn when it is asked for, once.
+    """
+
+    trees: list[PromptTree]
+    parts: Iterator[DrawnPart]
 
 
 class MCPOTrainer:
@@ -116,7 +125,7 @@ class MCPOTrainer:
         while self.step < self.num_steps:
             places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
             trees = [self.train.dataset[index] for _, index in places]
-            yield trees, self.draw_parts(trees, [epoch for epoch, _ in places])
+            yield Step(trees, self.draw_parts(trees, [epoch for epoch, _ in places]))
 
     def draw_parts(self, trees: list[PromptTree], epochs: list[int]) -> Iterator[DrawnPart]:
         """This replica's prompts with their negatives, part after part."""
@@ -139,11 +148,11 @@ class MCPOTrainer:
 
     def train_single_step(self, step: Step) -> dict[str, float]:
         """One optimizer step over all its parts; returns its metrics."""
-        trees, parts = step
+        trees = step.trees
         self.model.prepare_for_training_step()
         rows: list[int] = []
         tables: list[dict[str, torch.Tensor]] = []
-        for part in parts:
+        for part in step.parts:
             loss_b, metrics = self.model.get_loss_and_metrics(part.batch)
             tokens_b = torch.tensor([float(tree.num_tokens) for tree in part.batch.trees])
             tables.append({"rewards": part.rewards_b, "loss": loss_b, "tokens": tokens_b} | metrics | part.kernel)

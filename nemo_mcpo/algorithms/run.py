@@ -165,10 +165,13 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
                 expected=f"at least {longest}, the longest prompt in {dataset.directory}",
                 cure=f"raise {key}, or lower model.data.max_prompt_length",
             )
-    scored = dataset.tree_lengths
+    whole = dataset.tree_lengths
+    trained = np.minimum(whole, trained_lengths(dataset, config.model.mcpo.num_negatives))
+    recompute, reuse = config.model.activations_checkpoint_granularity, config.model.mcpo.reuse_scoring
     sizes = {
-        "model.micro_batch_tokens": np.minimum(scored, trained_lengths(dataset, config.model.mcpo.num_negatives)),
-        "model.mcpo.scoring_tokens": scored,
+        # Without full recompute, scoring that is reused keeps the products of whole trees.
+        "model.micro_batch_tokens": whole if reuse and recompute != "full" else trained,
+        "model.mcpo.scoring_tokens": whole,
     }
     for key, budget in budgets.items():
         large = int((sizes[key] > budget).sum())

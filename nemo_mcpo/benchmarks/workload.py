@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
 from nemo_mcpo.benchmarks.cost_model import StepCost
-from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
@@ -71,10 +71,12 @@ def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
     """The model of ``pretrained_checkpoint``, or random weights of a named size, ready to train."""
     if size is None:
         pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+        check_architecture(config, pretrained.architecture)
         model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
         model.load_pretrained(pretrained)
     else:
         architecture = tiny_architecture(size, "llama", SIZES[size].vocab_size)
+        check_architecture(config, architecture)
         model = MegatronGPTMCPOModel(model_config(config, architecture))
         _fill_at_random(model, seed=config.model.seed)
     model.setup_training(config, objective_of(config), num_steps=1_000_000)

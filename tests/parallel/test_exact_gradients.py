@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way the engine can take, in every layout, gives the gradient of transformers on separate sequences: float64."""
+"""In float64 every way of the engine, in every layout, gives the gradient of transformers on separate sequences."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,17 @@ def command(script: Path, arguments: list[str], processes: int = 1) -> list[str]
 
 
 def run(script: Path, arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Runs a script to its end."""
-    return subprocess.run(
-        command(script, arguments, processes), env=environment(), capture_output=True, text=True, timeout=600
+    """Runs a script to its end; one that hangs is ended with its processes."""
+    process = subprocess.Popen(
+        command(script, arguments, processes), env=environment(), stdout=PIPE, stderr=PIPE, text=True
     )
+    try:
+        output, errors = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun then ends its workers, which a kill would leave behind
+        process.communicate(timeout=60)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def train(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:

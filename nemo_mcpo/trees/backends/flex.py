@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.params import TreeParams
+
+BLOCK_SIZE = 128
+"""Queries and keys of a block; what FlexAttention's kernels are tuned for."""
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -33,11 +37,51 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
 
 
 def block_mask(params: TreeParams):
-    """FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks, without a mask of S × S on the way."""
+    from torch.nn.attention.flex_attention import BlockMask
 
+    touched_QK, full_QK = attending_blocks(params.spans)
     num_tokens = params.spans[-1].stop
-    return create_block_mask(mask_function(params), None, None, num_tokens, num_tokens, device=params.device.type)
+    return BlockMask.from_kv_blocks(
+        *_listed(touched_QK & ~full_QK, params.device),
+        *_listed(full_QK, params.device),
+        BLOCK_SIZE=BLOCK_SIZE,
+        mask_mod=mask_function(params),
+        seq_lengths=(num_tokens, num_tokens),
+    )
+
+
+def attending_blocks(spans: tuple[TreeSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """bool ``[Q, K]`` twice, by block of queries and block of keys: where any pair attends, and where all pairs do."""
+    starts = np.arange(0, spans[-1].stop, BLOCK_SIZE)
+    stops = starts + BLOCK_SIZE
+    touched, full = (np.zeros((len(starts), len(starts)), bool) for _ in range(2))
+
+    def add(queries: tuple[int, int], keys: tuple[int, int]) -> None:
+        """All queries of one range attend to those keys of another that are not behind them."""
+        rows, columns = (slice(first // BLOCK_SIZE, -(-stop // BLOCK_SIZE)) for first, stop in (queries, keys))
+        last_query = np.minimum(stops[rows], queries[1]) - 1
+        first_key = np.maximum(starts[columns], keys[0])
+        touched[rows, columns] |= last_query[:, None] >= first_key[None, :]
+        inside = (starts[rows] >= queries[0]) & (stops[rows] <= queries[1])
+        seen = (starts[columns] >= keys[0]) & (stops[columns] <= keys[1])
+        behind = starts[rows][:, None] >= stops[columns][None, :] - 1
+        full[rows, columns] |= inside[:, None] & seen[None, :] & behind
+
+    for span in spans:
+        prompt = (span.start, span.prompt_stop)
+        for own in (prompt, *span.completions):
+            add(own, own)
+        if span.completion_stops:
+            add((span.prompt_stop, span.stop), prompt)
+    return touched, full
+
+
+def _listed(blocks_QK: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each block of queries, the count of its blocks of keys ``[1, 1, Q]`` and their numbers ``[1, 1, Q, K]``."""
+    numbers = np.argsort(~blocks_QK, axis=1, kind="stable")
+    counts, numbers = (torch.from_numpy(array.astype(np.int32)) for array in (blocks_QK.sum(1), numbers))
+    return counts[None, None].to(device), numbers[None, None].to(device)
 
 
 def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tensor], Tensor]:

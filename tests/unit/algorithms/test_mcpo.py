@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from nemo_mcpo.algorithms.mcpo import num_training_steps
+from nemo_mcpo.algorithms.mcpo import Step, num_training_steps
 from nemo_mcpo.algorithms.negatives import NotFiniteError
 from tests.support.configs import checked
 from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
@@ -50,12 +50,12 @@ def test_every_line_has_the_promised_metrics(tmp_path, llama_directory):
 
 def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory):
     trainer = small_trainer(tmp_path, llama_directory)
-    trees, parts = next(trainer.augment_dataloader())
-    [part] = parts
-    assert [trees[row].prompt_id for row in part.rows] == [tree.prompt_id for tree in part.batch.trees]
+    step = next(trainer.augment_dataloader())
+    [part] = step.parts
+    assert [step.trees[row].prompt_id for row in part.rows] == [tree.prompt_id for tree in part.batch.trees]
     assert [len(tree.completions) for tree in part.batch.trees] == [2] * 4
     expected = sum(tree.num_tokens for tree in part.batch.trees)
-    assert trainer.train_single_step((trees, [part]))["tokens"] == expected
+    assert trainer.train_single_step(Step(step.trees, iter([part])))["tokens"] == expected
 
 
 def test_one_negative_is_dpo(tmp_path, llama_directory):
