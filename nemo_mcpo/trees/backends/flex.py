@@ -79,9 +79,9 @@ def attending_blocks(spans: tuple[TreeSpan, ...]) -> tuple[np.ndarray, np.ndarra
 
 def _listed(blocks_QK: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """For each block of queries, the count of its blocks of keys ``[1, 1, Q]`` and their numbers ``[1, 1, Q, K]``."""
-    numbers = np.argsort(~blocks_QK, axis=1, kind="stable")
-    counts, numbers = (torch.from_numpy(array.astype(np.int32)) for array in (blocks_QK.sum(1), numbers))
-    return counts[None, None].to(device), numbers[None, None].to(device)
+    counts_Q, numbers_QK = blocks_QK.sum(1), np.argsort(~blocks_QK, axis=1, kind="stable")
+    counts, numbers = (torch.from_numpy(array.astype(np.int32)).to(device) for array in (counts_Q, numbers_QK))
+    return counts[None, None], numbers[None, None]
 
 
 def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tensor], Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nemo_mcpo.records import TreeSpan
-from nemo_mcpo.trees.packing import build_row, pack_into_rows, separate, share_between_ranks
+from nemo_mcpo.trees.packing import build_row, pack_into_rows, scored_columns, separate, share_between_ranks
 from tests.support.trees import place, random_trees
 
 SIZES = [np.random.default_rng(seed).integers(1, 60, size=40).tolist() for seed in range(5)]
@@ -166,3 +166,14 @@ def test_a_row_that_is_too_short_is_refused():
     trees = random_trees([2])
     with pytest.raises(ValueError, match=f"cannot hold trees of {trees[0].num_tokens} tokens"):
         build_row(place(trees), trees[0].num_tokens - 1)
+
+
+def test_columns_that_are_not_scored_have_no_targets():
+    row = build_row(place(random_trees([3, 1, 4], seed=2)), 100)
+    scored = scored_columns(row, 1)
+    assert torch.equal(scored.tokens_S, row.tokens_S) and scored.spans == row.spans
+    kept = [target for target, one in enumerate(row.completion_T.tolist()) if row.column_N[one] >= 1]
+    assert 0 < len(kept) < len(row.target_T)
+    for name in ("predictor_T", "target_T", "completion_T"):
+        assert torch.equal(getattr(scored, name), getattr(row, name)[kept])
+    assert torch.equal(scored_columns(row, 0).target_T, row.target_T)
