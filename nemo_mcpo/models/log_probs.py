@@ -20,8 +20,10 @@ from megatron.core.tensor_parallel.mappings import (
 from torch import Tensor
 
 LOGITS_PER_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Logits alive at once on a rank: few on a CPU, whose caches are small; more on a GPU, where every chunk of the
-backward pass reads and writes the whole weight gradient."""
+"""Logits alive at once on a rank: few on a CPU, whose caches are small."""
+
+FEWEST_POSITIONS = 256
+"""Of a chunk, whatever the vocabulary: every chunk of the backward pass reads and writes the whole weight gradient."""
 
 LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a whole row that are kept for the backward pass if there are no more of them (64 MB; 0.5 GB)."""
@@ -64,29 +66,38 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int, keep: bool) -> Tensor:
         first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         num_real = min(max(vocab_size - first, 0), weight.shape[0])
-        logsumexps, target_logits, kept = [], [], []
-        for rows in _chunks(hidden_TH.shape[0], weight):
-            logits = _logits(hidden_TH[rows], weight, num_real)
-            logsumexps.append(torch.logsumexp(logits, dim=-1))
-            target_logits.append(_pick(logits, target_T[rows] - first, num_real))
-            if keep:
-                kept.append(logits)
-        empty = hidden_TH.new_zeros(0, dtype=_wide(hidden_TH))
-        logsumexp_T, target_logit_T = (torch.cat([empty, *parts]) for parts in (logsumexps, target_logits))
+        buffer, chunks = _buffer_and_chunks(hidden_TH, weight)
+        largest_T, sum_T, target_logit_T = hidden_TH.new_empty(3, len(hidden_TH), dtype=buffer.dtype)
+        kept = []
+        for rows in chunks:
+            out = buffer[: rows.stop - rows.start]
+            logits = _logits(hidden_TH[rows], weight, num_real, torch.empty_like(out) if keep else out)
+            target_logit_T[rows] = _pick(logits, target_T[rows] - first, num_real)
+            largest_T[rows] = _exponentiate(logits)
+            sum_T[rows] = logits.sum(-1)
+            kept += [logits] if keep else []
+        logsumexp_T = largest_T + sum_T.log()
         logsumexp_T, target_logit_T = _over_vocabulary_slices(logsumexp_T, target_logit_T)
-        ctx.save_for_backward(hidden_TH, weight, target_T, logsumexp_T, *kept)
+        ctx.save_for_backward(hidden_TH, weight, target_T, logsumexp_T, largest_T, *kept)
         ctx.first, ctx.num_real = first, num_real
         return target_logit_T - logsumexp_T
 
     @staticmethod
     def backward(ctx, grad_T: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden_TH, weight, target_T, logsumexp_T, *kept = ctx.saved_tensors
+        hidden_TH, weight, target_T, logsumexp_T, largest_T, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
-        for number, rows in enumerate(_chunks(hidden_TH.shape[0], weight)):
-            logits = kept[number] if kept else _logits(hidden_TH[rows], weight, ctx.num_real)
-            # d log p(t) / d logits = onehot(t) − softmax
-            grad_logits = (logits - logsumexp_T[rows, None]).exp_().mul_(-grad_T[rows, None])
+        buffer, chunks = _buffer_and_chunks(hidden_TH, weight)
+        for number, rows in enumerate(chunks):
+            out = buffer[: rows.stop - rows.start]
+            if kept:
+                exponentials = kept[number]
+            else:
+                exponentials = _logits(hidden_TH[rows], weight, ctx.num_real, out)
+                _exponentiate(exponentials)
+            # d log p(t) / d logits = onehot(t) − softmax,  softmax = exponentials · exp(largest − log-sum-exp)
+            factor = -grad_T[rows] * (largest_T[rows] - logsumexp_T[rows]).exp()
+            grad_logits = torch.mul(exponentials, factor[:, None], out=out)
             local = target_T[rows] - ctx.first
             mine = (local >= 0) & (local < ctx.num_real)
             grad_logits[mine, local[mine]] += grad_T[rows][mine]
@@ -104,15 +115,33 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _chunks(num_rows: int, weight: Tensor) -> list[slice]:
-    size = max(1, LOGITS_PER_CHUNK[weight.device.type] // weight.shape[0])
-    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+def _buffer_and_chunks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, list[slice]]:
+    """Room for the logits of a chunk, and the chunks.
+
+    One buffer for all of them: allocated chunk by chunk, logits leave holes in a CPU's heap that the next chunk does
+    not fit into, and memory grows as if all of them were kept.
+    """
+    num_rows = hidden.shape[0]
+    size = min(num_rows, max(FEWEST_POSITIONS, LOGITS_PER_CHUNK[weight.device.type] // weight.shape[0]))
+    buffer = hidden.new_empty(size, weight.shape[0], dtype=_wide(hidden))
+    return buffer, [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size or 1)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, num_real: int) -> Tensor:
-    logits = (hidden @ weight.t()).to(_wide(hidden))
-    logits[:, num_real:] = -torch.inf
-    return logits
+def _logits(hidden: Tensor, weight: Tensor, num_real: int, out: Tensor) -> Tensor:
+    """``out``, filled with the logits; those of padding rows are -inf."""
+    if out.dtype == hidden.dtype:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        out.copy_(hidden @ weight.t())
+    out[:, num_real:] = -torch.inf
+    return out
+
+
+def _exponentiate(logits: Tensor) -> Tensor:
+    """In place ``exp(logits − largest)``; returns the largest of each row, finite where all logits are -inf."""
+    largest = logits.amax(-1).clamp_min_(torch.finfo(logits.dtype).min)
+    logits.sub_(largest[:, None]).exp_()
+    return largest
 
 
 def _pick(logits: Tensor, local_targets: Tensor, num_real: int) -> Tensor:

@@ -45,10 +45,11 @@ def test_a_real_file_and_trl(tmp_path):
 def test_attention_and_head(tmp_path):
     [report], _ = benchmark(tmp_path, "attention", "--shape", "16x8", "--steps", "1", "--model", "1m")
     assert set(report["forward"]) == {"cascade", "sdpa", "dense mask"} == set(report["forward_backward"])
-    sizes = ["--positions", "512", "--vocabulary", "20000", "--hidden", "32"]
+    sizes = ["--positions", "4096", "--vocabulary", "20000", "--hidden", "32"]
     [head], _ = benchmark(tmp_path, "head", *sizes, "--full")
-    assert head["full_logits_bytes"] == 512 * 20000 * 4
-    assert head["chunked"]["extra_bytes"] < head["full"]["extra_bytes"]
+    assert head["full_logits_bytes"] == 4096 * 20000 * 4
+    assert head["full"]["extra_bytes"] > head["full_logits_bytes"]
+    assert head["chunked"]["extra_bytes"] < 0.15 * head["full_logits_bytes"]
 
 
 @pytest.mark.parametrize(

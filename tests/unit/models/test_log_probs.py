@@ -39,9 +39,12 @@ def expected_logps(hidden, weight, vocab_size=REAL):
 
 
 @pytest.mark.parametrize("vocab_size", [REAL, PADDED])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
 @pytest.mark.parametrize("rows_per_chunk", [1, 2, 3, len(TARGETS) - 1, len(TARGETS), 100])
-def test_values_and_gradients(monkeypatch, rows_per_chunk, vocab_size):
+def test_values_and_gradients(monkeypatch, rows_per_chunk, kept, vocab_size):
+    monkeypatch.setattr(log_probs, "FEWEST_POSITIONS", 1)
     monkeypatch.setitem(log_probs.LOGITS_PER_CHUNK, "cpu", rows_per_chunk * PADDED)
+    monkeypatch.setitem(log_probs.LOGITS_KEPT, "cpu", kept)
     hidden, weight = inputs()
     factors = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     found, expected = head(hidden, weight, vocab_size), expected_logps(hidden, weight, vocab_size)
@@ -55,12 +58,15 @@ def test_values_and_gradients(monkeypatch, rows_per_chunk, vocab_size):
 
 
 def test_a_chunk_is_never_empty(monkeypatch):
+    monkeypatch.setattr(log_probs, "FEWEST_POSITIONS", 1)
     monkeypatch.setitem(log_probs.LOGITS_PER_CHUNK, "cpu", PADDED // 2)
     hidden, weight = inputs()
     torch.testing.assert_close(head(hidden, weight), expected_logps(hidden, weight), rtol=0, atol=1e-12)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_gradcheck(monkeypatch, kept):
+    monkeypatch.setitem(log_probs.LOGITS_KEPT, "cpu", kept)
     hidden, weight = inputs()
     with torch.no_grad():
         weight[REAL:] = 0.0
