@@ -50,10 +50,11 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate(directory: Path, problems: list[Problem], items: list) -> tuple[dict[str, object], list[str]]:
     """Scores of one model, and its greedy answers."""
-    from nemo_mcpo.evaluation.answers import Decoding, generate_answers, load_policy
+    from nemo_mcpo.evaluation.answers import Decoding, generate_answers
     from nemo_mcpo.evaluation.exact_match import exact_match
     from nemo_mcpo.evaluation.preference_accuracy import preference_accuracy
     from nemo_mcpo.evaluation.report import Scores
+    from nemo_mcpo.rollouts.generation import load_policy
 
     policy = load_policy(directory)
     greedy = Decoding(temperature=0.0, max_tokens=MAX_TOKENS, batch_size=BATCH_SIZE)

@@ -31,7 +31,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     arguments = parser.parse_args(argv)
-    from nemo_mcpo.evaluation.answers import Decoding, generate_answers, load_policy
+    from nemo_mcpo.evaluation.answers import Decoding, generate_answers
+    from nemo_mcpo.rollouts.generation import load_policy
 
     problems = [Problem.read(json.loads(line)["prompt"]) for line in arguments.prompts.read_text().splitlines()]
     repeated = [problem for problem in problems for _ in range(NUM_SAMPLES)]

@@ -17,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from nemo_mcpo.data.tokenization import encode_answers
-from nemo_mcpo.evaluation.answers import Policy, batches_by_length, prompt_tokens
+from nemo_mcpo.evaluation.answers import prompt_tokens
 from nemo_mcpo.evaluation.intervals import Interval, clustered_rate_interval
+from nemo_mcpo.rollouts.generation import Policy, batches_by_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.evaluation.answers import Policy, load_policy
 from nemo_mcpo.evaluation.arithmetic import draw_problems, work
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
+from nemo_mcpo.rollouts.generation import Policy, load_policy
 
 
 @pytest.fixture(scope="session")

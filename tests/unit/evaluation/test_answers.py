@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from nemo_mcpo.evaluation.answers import Decoding, Policy, batches_by_length, generate_answers, prompt_tokens
+from nemo_mcpo.evaluation.answers import Decoding, generate_answers, prompt_tokens
+from nemo_mcpo.rollouts.generation import Policy
 
 QUESTIONS = ["What is 347+585?", "Hi?", "What is 100+200?", "A rather longer question: what is 999+999?"]
 GREEDY = Decoding(temperature=0.0, max_tokens=8, batch_size=4)
@@ -42,7 +43,3 @@ def test_the_callers_random_numbers_are_left_alone(policy: Policy) -> None:
     torch.manual_seed(11)
     generate_answers(policy, QUESTIONS, Decoding(1.0, 4, batch_size=4, seed=1))
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_batches_hold_every_row_once_and_similar_lengths() -> None:
-    assert list(batches_by_length([5, 1, 3, 1, 9], 2)) == [[1, 3], [2, 0], [4]]

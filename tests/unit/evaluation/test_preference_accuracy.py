@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from nemo_mcpo.data.tokenization import encode_answers
-from nemo_mcpo.evaluation.answers import Policy, prompt_tokens
+from nemo_mcpo.evaluation.answers import prompt_tokens
 from nemo_mcpo.evaluation.arithmetic import draw_problems, work, wrong_answers
 from nemo_mcpo.evaluation.intervals import clustered_rate_interval
 from nemo_mcpo.evaluation.preference_accuracy import RankedAnswers, answer_logps, preference_accuracy
+from nemo_mcpo.rollouts.generation import Policy
 
 PROBLEMS = draw_problems(12, random.Random(8))
 ITEMS = [

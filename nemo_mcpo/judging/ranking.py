@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best of several answers by comparing pairs: each challenger meets the best one so far.
+
+If preferences are transitive and symmetric, L − 1 comparisons find the best of L answers, where all pairs would take
+L (L − 1) / 2. Chen et al. 2024b, as in arXiv 2502.04567, appendix B.1.
+
+>>> scores = [3, 9, 4, 9]
+>>> def higher(first, second):
+...     return "first" if scores[first] > scores[second] else "second" if scores[first] < scores[second] else "tie"
+>>> best_of(4, higher).best
+1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["first", "second", "tie", "unparsable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The outcome for one prompt.
+
+    Attributes:
+        best: number of the winner.
+        verdicts: one a challenger; ``first`` is the best answer so far, ``second`` the challenger.
+    """
+
+    best: int
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def ties(self) -> int:
+        """Comparisons without a winner; the best so far stayed."""
+        return self.verdicts.count("tie")
+
+    @property
+    def failures(self) -> int:
+        """Comparisons without a verdict; the best so far stayed."""
+        return self.verdicts.count("unparsable")
+
+
+def best_of(num_answers: int, compare: Callable[[int, int], Verdict]) -> Ranking:
+    """Compare answer by answer with the best so far; on a tie, or without a verdict, the best so far stays.
+
+    Args:
+        num_answers: L, at least 1.
+        compare: of the numbers of the best so far and of the challenger.
+    """
+    best, verdicts = 0, []
+    for challenger in range(1, num_answers):
+        verdicts.append(compare(best, challenger))
+        if verdicts[-1] == "second":
+            best = challenger
+    return Ranking(best, tuple(verdicts))
+
+
+def both_orders(forward: Verdict, backward: Verdict) -> Verdict:
+    """One verdict from two, the second of which saw the answers in the other order.
+
+    A judge that prefers a place instead of an answer contradicts itself: a tie. A verdict that one order lacks is
+    the other's.
+
+    >>> both_orders("first", "second"), both_orders("first", "first"), both_orders("unparsable", "first")
+    ('first', 'tie', 'second')
+    """
+    turned: dict[Verdict, Verdict] = {"first": "second", "second": "first"}
+    backward = turned.get(backward, backward)
+    if forward == "unparsable" or backward == "unparsable":
+        return backward if forward == "unparsable" else forward
+    return forward if forward == backward else "tie"

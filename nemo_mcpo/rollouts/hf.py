@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine ``hf``: transformers' generation in this process, on CPU or GPU.
+
+The same requests give the same samples: batches are cut from the whole round, one temperature each, prompts of
+similar length together, and each batch is seeded by the keys in it. A batch is the unit of resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+
+from nemo_mcpo.rollouts.generation import Policy, generate_batch, load_policy
+from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
+
+
+class HuggingFaceEngine:
+    """See ``samples.Engine``; ``batch_size`` counts samples."""
+
+    def __init__(self, sampling: Sampling, batch_size: int) -> None:
+        self.sampling, self.batch_size = sampling, batch_size
+        self._policy: Policy | None = None
+
+    def load(self, directory: str) -> None:
+        """See ``samples.Engine``."""
+        self._policy = load_policy(directory)
+
+    def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
+        """See ``samples.Engine``."""
+        if self._policy is None:
+            raise ValueError("load a policy before generating")
+        for batch in cut_batches(requests, self.batch_size):
+            if all(request.key in done for request in batch):
+                continue
+            answers = generate_batch(
+                self._policy,
+                [request.prompt_tokens for request in batch],
+                temperature=batch[0].key.temperature,
+                max_tokens=self.sampling.max_tokens,
+                top_p=self.sampling.top_p,
+                seed=batch_seed(self.sampling.seed, [request.key for request in batch]),
+            )
+            samples = [Sample(request.key, *answer) for request, answer in zip(batch, answers, strict=True)]
+            yield [sample for sample in samples if sample.key not in done]
+
+    def close(self) -> None:
+        """See ``samples.Engine``."""
+        self._policy = None
+
+
+def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[list[SampleRequest]]:
+    """Batches of one temperature, by the prompts' lengths; their order and content do not depend on the input's."""
+    for temperature in sorted({request.key.temperature for request in requests}):
+        same = [request for request in requests if request.key.temperature == temperature]
+        same.sort(key=lambda request: (len(request.prompt_tokens), request.key))
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
+
+
+def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:
+    """A 63-bit number, the same on every machine: of the run and of what is in the batch."""
+    text = repr((run_seed, [tuple(key) for key in keys])).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % 2**63

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of an engine and what comes back: one sample of the policy, under a key that names it for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class SampleKey(NamedTuple):
+    """Names one sample of a run: the ``sample``-th answer to a prompt at a temperature, in a segment."""
+
+    segment: int
+    prompt_id: int
+    temperature: float
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One sample to generate; the prompt's tokens are those that training sees."""
+
+    key: SampleKey
+    prompt_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer.
+
+    Attributes:
+        text: without the end-of-turn token.
+        num_tokens: generated, without the end-of-turn token.
+        finished: the policy ended its turn; False where the limit cut the answer.
+    """
+
+    key: SampleKey
+    text: str
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How every sample is drawn, whatever its temperature.
+
+    Attributes:
+        max_tokens: of an answer.
+        top_p: probability mass that is kept at each token, 1.0 for all.
+        seed: of the run.
+    """
+
+    max_tokens: int
+    top_p: float
+    seed: int
+
+
+class Engine(Protocol):
+    """What generates."""
+
+    def load(self, directory: str) -> None:
+        """Take the policy of a Hugging Face directory."""
+
+    def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
+        """Samples as they finish; what is ``done`` is not generated again.
+
+        ``requests`` are all of a round, done or not, so that an engine which works in batches cuts the same ones
+        after an interruption.
+        """
+
+    def close(self) -> None:
+        """Give back what ``load`` took."""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An append-only store of samples: what was generated stays, whatever is killed when.
+
+    DIR/manifest.json           what the samples are of; a store of something else is refused
+    DIR/samples-00000.jsonl     one JSON object a line, by one writer, synced batch by batch
+    DIR/complete.jsonl          every sample once, sorted by key: there entirely, or not at all
+
+A torn last line is dropped when its writer opens the store again. Where a key stands twice, its last line counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.platform.locks import lock_for_this_process
+from nemo_mcpo.rollouts.samples import Sample, SampleKey
+
+MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
+
+
+class SampleStore:
+    """One writer's view: the samples of all writers so far, and a shard of its own to add to.
+
+    Args:
+        directory: made when it is missing.
+        manifest: what the samples are of, JSON values: checkpoint, prompts, sampling parameters.
+        writer: its number; two processes with one number exclude each other.
+
+    Raises:
+        RolloutError: the store holds samples of something else, or a line that cannot be read.
+    """
+
+    def __init__(self, directory: Path, manifest: Mapping[str, object], writer: int = 0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._shard = directory / f"samples-{writer:05d}.jsonl"
+        lock_for_this_process(directory / f"samples-{writer:05d}.lock")
+        _check_manifest(directory / MANIFEST, dict(manifest))
+        _drop_torn_line(self._shard)
+        self._places: dict[SampleKey, tuple[Path, int]] = {}
+        for shard in sorted(directory.glob("samples-*.jsonl")):
+            for start, sample in _read(shard):
+                self._places[sample.key] = (shard, start)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """A sample from disk; KeyError when there is none."""
+        shard, start = self._places[key]
+        with open(shard, "rb") as file:
+            file.seek(start)
+            return _parse(file.readline(), f"{shard}, byte {start}")
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Add samples; once this returns they survive a power cut.
+
+        Raises:
+            RolloutError: they could not be written; the store is as it was before.
+        """
+        lines = [_line(sample) for sample in samples]
+        start = self._shard.stat().st_size if self._shard.exists() else 0
+        try:
+            with open(self._shard, "ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self._shard, start)
+            raise RolloutError(
+                "samples could not be written",
+                where=str(self._shard),
+                got=error.strerror,
+                cure="make room; the same command then continues after the last whole batch",
+            ) from error
+        for sample, line in zip(samples, lines, strict=True):
+            self._places[sample.key] = (self._shard, start)
+            start += len(line)
+
+    def finish(self, keys: Iterable[SampleKey]) -> Path:
+        """Write these samples, sorted by key, as ``complete.jsonl``; KeyError when one is missing."""
+        complete, temporary = self.directory / COMPLETE, self.directory / f".{COMPLETE}"
+        with open(temporary, "wb") as file:
+            for key in sorted(keys):
+                file.write(_line(self[key]))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(complete)
+        return complete
+
+
+def read_complete(directory: Path) -> Iterator[Sample]:
+    """The samples of a finished store, sorted by key."""
+    path = directory / COMPLETE
+    if not path.exists():
+        raise RolloutError("the samples are not complete", where=str(directory), cure="generate the rest first")
+    return (sample for _, sample in _read(path))
+
+
+def _line(sample: Sample) -> bytes:
+    fields = asdict(sample)
+    return (json.dumps(fields.pop("key")._asdict() | fields, ensure_ascii=False) + "\n").encode()
+
+
+def _parse(line: bytes, where: str) -> Sample:
+    try:
+        fields = json.loads(line)
+        key = SampleKey(*(fields.pop(name) for name in SampleKey._fields))
+        return Sample(key, **fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RolloutError(
+            "not a sample",
+            where=where,
+            got=line[:60].decode(errors="replace"),
+            cure="delete this line: it is generated again",
+        ) from error
+
+
+def _read(path: Path) -> Iterator[tuple[int, Sample]]:
+    """Where each whole line starts, and its sample; what another writer is about to finish is left out."""
+    start = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            yield start, _parse(line, f"{path}:{number}")
+            start += len(line)
+
+
+def _drop_torn_line(shard: Path) -> None:
+    """Cut what follows the last line end: a killed writer's last words."""
+    if not shard.exists():
+        return
+    with open(shard, "r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
+    """Write the manifest of a new store; refuse a store of something else."""
+    manifest = json.loads(json.dumps(manifest))
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        temporary.rename(path)
+    known = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in {**known, **manifest} if known.get(name) != manifest.get(name)]
+    if different:
+        name = different[0]
+        raise RolloutError(
+            f"the store holds samples of another {name}",
+            where=str(path.parent),
+            got=manifest.get(name),
+            expected=known.get(name),
+            cure="choose another directory, or delete this one",
+        )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage that generates: every slot once, repetitions again up to the limit; interruptions change nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.rollouts import store as module
+from nemo_mcpo.rollouts.generate import Plan, generate_samples
+from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from tests.unit.rollouts.samples import Scripted
+
+PLAN = Plan(segment=1, temperatures=(0.6, 1.0), samples=2, redraws=2)
+PROMPTS = {11: (1, 2, 3), 12: (4,), 13: (5, 6)}
+
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch):
+    monkeypatch.setattr(module, "lock_for_this_process", lambda path: None)
+
+
+def varied(key) -> str:
+    """Prompt 11 never repeats; 12 repeats until sample 2; 13 always gives one answer."""
+    return {11: f"{key.temperature} {key.sample}", 12: f"{key.temperature} {key.sample // 2}", 13: "same"}[
+        key.prompt_id
+    ]
+
+
+def test_all_slots_and_their_repetitions(tmp_path):
+    engine = Scripted(varied)
+    done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    kept = list(read_complete(tmp_path))
+    assert [sample.key.prompt_id for sample in kept] == [11] * 4 + [12] * 4 + [13]
+    assert len({(sample.key.prompt_id, sample.text) for sample in kept}) == len(kept) == done.samples
+    # 12: one slot of each temperature again, once. 13: three slots twice.
+    assert (done.redrawn, done.repeated) == (2 + 6, 3)
+    assert len(engine.generated) == len(set(engine.generated)) == 12 + done.redrawn
+    assert done.mean_tokens == sum(len(sample.text) for sample in kept) / len(kept)
+    assert done.unfinished == 0
+
+
+@pytest.mark.parametrize("stop", range(0, 20, 3))
+def test_an_interruption_changes_nothing(tmp_path, stop):
+    whole = generate_samples(Scripted(varied), SampleStore(tmp_path / "whole", {}), PROMPTS, PLAN)
+    generated = []
+
+    def interrupted(key) -> str:
+        if len(generated) == stop:
+            raise KeyboardInterrupt
+        generated.append(key)
+        return varied(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_samples(Scripted(interrupted), SampleStore(tmp_path / "again", {}), PROMPTS, PLAN)
+    store = SampleStore(tmp_path / "again", {})
+    before = len(store)
+    second = Scripted(varied)
+    again = generate_samples(second, store, PROMPTS, PLAN)
+    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert before + len(second.generated) == 20  # nothing in the store was asked for again
+    assert (again.samples, again.repeated) == (whole.samples, whole.repeated)
+
+
+def test_a_finished_store_asks_for_nothing(tmp_path):
+    generate_samples(Scripted(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    engine = Scripted(varied)
+    generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    assert engine.generated == []
