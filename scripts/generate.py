@@ -4,7 +4,7 @@
     python scripts/generate.py --model DIR --data prompts.jsonl --format jsonl --out samples --cache-dir cache \\
         --max-tokens 512 --max-prompt-length 1024
 
-The same command continues where it stopped. DIR/complete.jsonl is there once every sample is.
+The same command continues where it stopped. samples/complete.jsonl is there once every sample is.
 """
 
 from __future__ import annotations

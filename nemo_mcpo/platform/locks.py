@@ -42,8 +42,8 @@ def lock_for_this_process(path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise ConfigError(
-                    "another run is writing to this log directory",
+                    "another run is writing to this directory",
                     where=str(path.parent),
-                    cure="wait for it, stop it, or choose another exp_manager.explicit_log_dir",
+                    cure="wait for it, stop it, or choose another directory (exp_manager.explicit_log_dir when training)",
                 ) from None
             time.sleep(0.2)

@@ -74,7 +74,8 @@ class SampleStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            os.truncate(self._shard, start)
+            if self._shard.exists():
+                os.truncate(self._shard, start)
             raise RolloutError(
                 "samples could not be written",
                 where=str(self._shard),
