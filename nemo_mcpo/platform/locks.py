@@ -44,6 +44,6 @@ def lock_for_this_process(path: Path) -> None:
                 raise ConfigError(
                     "another run is writing to this directory",
                     where=str(path.parent),
-                    cure="wait for it, stop it, or choose another directory (exp_manager.explicit_log_dir when training)",
+                    cure="wait for it, stop it, or choose another directory (training: exp_manager.explicit_log_dir)",
                 ) from None
             time.sleep(0.2)
