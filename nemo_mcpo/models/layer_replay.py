@@ -16,7 +16,7 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor
 
-from nemo_mcpo.models.tape import Result
+from nemo_mcpo.models.tape import Result, as_tuple, select
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class LayerRecording:
     def kernel(self, compute: Callable[[], Result]) -> Result:
         """Compute, and keep the result."""
         result = compute()
-        self.kernels[self._layer_number] = result if isinstance(result, tuple) else (result,)
+        self.kernels[self._layer_number] = as_tuple(result)
         return result
 
     def replay(self, source_S: Tensor, *, sequence_parallel: bool) -> LayerReplay:
@@ -68,5 +68,4 @@ class LayerReplay:
 
     def kernel(self, compute: Callable[[], Result]) -> Result:
         """Read."""
-        selected = tuple(result.index_select(0, self.source_S) for result in self.kernels[self._layer_number])
-        return selected if len(selected) > 1 else selected[0]  # type: ignore[return-value]
+        return select(self.kernels[self._layer_number], self.source_S)

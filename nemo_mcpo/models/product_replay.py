@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nemo_mcpo.models.tape import Result
+from nemo_mcpo.models.tape import Result, as_tuple, select
 
 Results = list[tuple[Tensor, ...]]
 
@@ -48,7 +48,7 @@ class ProductRecording:
         """Compute, and keep the result."""
         result = compute()
         if self._current is not None:
-            results = result if isinstance(result, tuple) else (result,)
+            results = as_tuple(result)
             self._current.append(tuple(one.clone() for one in results) if self.copies else results)
         return result
 
@@ -77,8 +77,7 @@ class ProductReplay:
         """Read; outside of a forward pass (attention that is recomputed in the backward pass) compute."""
         if self._left is None:
             return compute()
-        selected = tuple(result.index_select(0, self.source_S) for result in self._left.pop())
-        return selected if len(selected) > 1 else selected[0]  # type: ignore[return-value]
+        return select(self._left.pop(), self.source_S)
 
 
 class _Products(TorchFunctionMode):

@@ -17,7 +17,7 @@ every layout and schedule.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from megatron.core.transformer.transformer_layer import TransformerLayer
@@ -60,6 +60,17 @@ class TapedTransformerLayer(TransformerLayer):
         if tape is None:
             return compute(*args, **kwargs)
         return tape.run(self.layer_number, lambda: compute(*args, **kwargs)[0]), None
+
+
+def as_tuple(result: Result) -> tuple[Tensor, ...]:
+    """A kernel's result as a recording keeps it."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def select(results: tuple[Tensor, ...], source_S: Tensor) -> Any:
+    """The rows ``source_S`` of a recorded result, in the form in which the kernel gave it."""
+    selected = tuple(result.index_select(0, source_S) for result in results)
+    return selected if len(selected) > 1 else selected[0]
 
 
 def kept_positions(span: TreeSpan, columns: Sequence[int]) -> np.ndarray:
