@@ -7,11 +7,11 @@ similar length together, and each batch is seeded by the keys in it. A batch is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Iterator, Sequence
 
 from nemo_mcpo.rollouts.generation import Policy, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
+from nemo_mcpo.sampling.seeding import seed_from
 
 
 class HuggingFaceEngine:
@@ -59,5 +59,4 @@ def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[
 
 def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:
     """A 63-bit number, the same on every machine: of the run and of what is in the batch."""
-    text = repr((run_seed, [tuple(key) for key in keys])).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % 2**63
+    return seed_from(repr((run_seed, [tuple(key) for key in keys])))

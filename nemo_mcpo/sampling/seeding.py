@@ -28,8 +28,12 @@ import torch
 
 def draw_seed(run_seed: int, epoch: int, prompt_id: int) -> int:
     """A 63-bit number, the same on every machine, process and version of Python."""
-    key = f"{int(run_seed)},{int(epoch)},{int(prompt_id)}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % 2**63
+    return seed_from(f"{int(run_seed)},{int(epoch)},{int(prompt_id)}")
+
+
+def seed_from(text: str) -> int:
+    """A 63-bit number that every machine, process and version of Python makes of this text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % 2**63
 
 
 def draw_generator(run_seed: int, epoch: int, prompt_id: int) -> torch.Generator:
