@@ -65,10 +65,11 @@ def generate_samples(
         keys = [attempt(slot, number, plan.samples) for slot in wanted]
         redrawn += len(keys) if number else 0
         _generate_round(engine, store, prompts, keys, progress)
-        wanted = [slot for own in slots.values() for slot in _chosen(store, own, number + 1, plan).repeated]
+        choices = [_chosen(store, own, number + 1, plan) for own in slots.values()]
+        wanted = [slot for choice in choices for slot in choice.repeated]
         if not wanted:
             break
-    kept = [key for own in slots.values() for key in _chosen(store, own, plan.redraws + 1, plan).kept]
+    kept = [key for choice in choices for key in choice.kept]
     samples = [store[key] for key in kept]
     return Generated(
         path=store.finish(kept),
