@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.report import render_facts
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,8 +66,7 @@ def main(argv: Sequence[str]) -> None:
         "seconds": f"{time.monotonic() - started:.1f}",
         "file": generated.path,
     }
-    width = max(map(len, table)) + 2
-    print("\n".join(f"{name:<{width}}{value}" for name, value in table.items()))
+    print(render_facts(table))
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

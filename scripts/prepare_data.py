@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.report import render_facts
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,8 +47,7 @@ def main(argv: Sequence[str]) -> None:
         "directory": dataset.directory,
         "seconds": f"{time.monotonic() - start:.1f}",
     }
-    width = max(map(len, table)) + 2
-    print("\n".join(f"{name:<{width}}{value}" for name, value in table.items()))
+    print(render_facts(table))
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ ok       psutil  7.2.2  distributed checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FOUND_WIDTH = 44
@@ -31,6 +31,17 @@ class Row:
     reason: str = ""
     cure: str = ""
     required: bool = False
+
+
+def render_facts(facts: Mapping[str, object]) -> str:
+    """Names and values in two columns.
+
+    >>> print(render_facts({"prompts": 3, "tokens": 120}))
+    prompts  3
+    tokens   120
+    """
+    width = max(map(len, facts)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items())
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
