@@ -29,6 +29,8 @@ BASE = [
     "psutil>=5.9",  # megatron-core's distributed checkpoints hang without it
     "tensorboard>=2.16",
     "tqdm>=4.66",
+    "openai>=1.40,<3",  # the client of rollout and judge servers
+    "httpx>=0.27",
 ]
 
 # The container has all of these. Outside it, install them only on a machine with a GPU: with the plain

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to an aligned model on a laptop: a small Llama learns sums from careless answers, MC-PO corrects it.
+"""From nothing to aligned models on a laptop: a small Llama learns sums from careless answers, MC-PO corrects it.
 
 python scripts/quickstart.py --seed 1
 
 The fine-tuning answers forget most carries, so the fine-tuned model forgets them too. MC-PO sees the right answer
-beside wrong ones, and the model starts to carry. Run the same command again to continue where it stopped.
+beside wrong ones, and the model starts to carry. OnMC-PO sees questions only: the model's own answers, ranked by the
+rule of the task, take the place of given ones, three times. Run the same command again to continue where it stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from quickstart_stages import Stage, run_stages
 
 from nemo_mcpo.evaluation.intervals import Interval
-from nemo_mcpo.evaluation.report import Example, Scores, example_lines, score_table, summary
+from nemo_mcpo.evaluation.report import POLICIES, Example, Scores, example_lines, score_table, summary
 from nemo_mcpo.platform.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +51,8 @@ def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list
     """The whole pipeline; each command also works alone."""
     sizes = dict(zip(("sft", "preferences", "evaluation"), sums, strict=True)) if sums else {}
     data = [work / name for name in ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")]
-    initial, sft, mcpo = work / "initial", work / "sft", work / "mcpo"
-    models = {"sft": sft / "huggingface", "mcpo": mcpo / "huggingface"}
+    initial, sft, mcpo, onmcpo = (work / name for name in ("initial", "sft", "mcpo", "onmcpo"))
+    models = {run.name: run / "huggingface" for run in (sft, mcpo, onmcpo)}
     preferences, evaluation = work / "preferences.jsonl", work / "evaluation.json"
     return [
         Stage(
@@ -81,8 +82,16 @@ def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list
             2,
         ),
         export(mcpo),
+        online_training(
+            "align it online (OnMC-PO: generate, judge by the rule, train, 3 times)",
+            data[1],
+            models["sft"],
+            onmcpo,
+            seed,
+        ),
+        export(onmcpo),
         Stage(
-            "evaluate both on held-out sums",
+            "evaluate all on held-out sums",
             script("quickstart_evaluate.py", data=data[2], out=evaluation, **models),
             [evaluation],
         ),
@@ -101,11 +110,28 @@ def training(
     """A training run of two processes: two replicas, or one model in two halves."""
     command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(ROOT / "examples" / "train_gpt_mcpo.py"), "--config-name", config]
-    command += [f"model.data.train={data}", f"pretrained_checkpoint.restore_from_path={model}"]
-    command += [f"exp_manager.explicit_log_dir={log_dir}", f"model.seed={seed}"]
-    command += [f"model.data.cache_dir={log_dir.parent / 'cache'}"]
-    command += [f"model.tensor_model_parallel_size={tensor_parallel}"]
+    command += run_overrides(data, model, log_dir, seed, tensor_parallel)
     return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml")
+
+
+def online_training(title: str, prompts: Path, model: Path, log_dir: Path, seed: int) -> Stage:
+    """An online run; its driver starts two tensor-parallel processes whenever it trains."""
+    command = [PYTHON, str(ROOT / "examples" / "train_gpt_onmcpo.py"), "--config-name", "quickstart_onmcpo"]
+    command += run_overrides(prompts, model, log_dir, seed, 2)
+    return Stage(title, command, [log_dir], config=CONF / "quickstart_onmcpo.yaml")
+
+
+def run_overrides(data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int) -> list[str]:
+    """What every training run is given."""
+    keys = {
+        "model.data.train": data,
+        "pretrained_checkpoint.restore_from_path": model,
+        "exp_manager.explicit_log_dir": log_dir,
+        "model.seed": seed,
+        "model.data.cache_dir": log_dir.parent / "cache",
+        "model.tensor_model_parallel_size": tensor_parallel,
+    }
+    return [f"{key}={value}" for key, value in keys.items()]
 
 
 def export(log_dir: Path) -> Stage:
@@ -118,12 +144,12 @@ def export(log_dir: Path) -> Stage:
 def report(out: Path, seconds: float) -> str:
     """The table and examples; writes ``summary.json``."""
     results = json.loads((out / "evaluation.json").read_text())
-    before, after = (
-        Scores(**{name: Interval(**rate) for name, rate in results[policy].items()}) for policy in ("sft", "mcpo")
-    )
-    (out / "summary.json").write_text(json.dumps(summary(before, after, seconds), indent=1) + "\n")
+    scores = {
+        policy: Scores(**{name: Interval(**rate) for name, rate in results[policy].items()}) for policy in POLICIES
+    }
+    (out / "summary.json").write_text(json.dumps(summary(scores, seconds), indent=1) + "\n")
     examples = [example_lines(Example(**example)) for example in results["examples"]]
-    return "\n".join(["Held-out sums, 95 % intervals:", score_table(before, after), "", *examples, ""])
+    return "\n".join(["Held-out sums, 95 % intervals:", score_table(scores), "", *examples, ""])
 
 
 def next_steps(out: Path, command: Sequence[str]) -> str:
@@ -138,7 +164,8 @@ def next_steps(out: Path, command: Sequence[str]) -> str:
         "the numbers": out / "summary.json",
         "what MC-PO saw": out / "preferences.jsonl",
         "every step": out / "mcpo" / "metrics.jsonl",
-        "the aligned model": out / "mcpo" / "huggingface",
+        "the online loop": out / "onmcpo" / "segments",
+        "the aligned models": out / "onmcpo" / "huggingface",
         "its settings": CONF / "quickstart_mcpo.yaml",
         "every setting": CONF / "gpt_mcpo.yaml",
     }

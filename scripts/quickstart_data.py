@@ -3,7 +3,7 @@
 
 python scripts/quickstart_data.py --out results/quickstart --seed 1
 
-    sft.jsonl                   worked answers of a writer who often forgets to carry; the first response is learned
+    sft.jsonl                   worked answers of a writer who often forgets to carry
     preference_prompts.jsonl    questions only
     evaluation.jsonl            held out, in Nectar's schema: the right answer and six wrong ones, made by the rule
 """
@@ -32,12 +32,8 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     generator = random.Random(arguments.seed)
     problems = iter(draw_problems(arguments.sft + arguments.preferences + arguments.evaluation, generator))
-    # The reader wants two answers to a prompt; fine-tuning learns the first and never reads the second.
     fine_tuning = [
-        {
-            "prompt": problem.question,
-            "responses": [{"text": hurried_work(problem, generator)}, {"text": hurried_work(problem, generator)}],
-        }
+        {"prompt": problem.question, "responses": [{"text": hurried_work(problem, generator)}]}
         for problem in islice(problems, arguments.sft)
     ]
     questions = [{"prompt": problem.question} for problem in islice(problems, arguments.preferences)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 8 of the quickstart: greedy answers and preference accuracy of both models on the held-out sums.
+"""The last stage of the quickstart: greedy answers and preference accuracy of all models on the held-out sums.
 
-python scripts/quickstart_evaluate.py --data evaluation.jsonl --sft DIR --mcpo DIR --out evaluation.json
+python scripts/quickstart_evaluate.py --data evaluation.jsonl --sft DIR --mcpo DIR --onmcpo DIR --out evaluation.json
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nemo_mcpo.evaluation.arithmetic import Problem, is_right
+from nemo_mcpo.evaluation.report import POLICIES
 from nemo_mcpo.platform.command import run_command
 
 MAX_TOKENS = 72
@@ -21,11 +22,11 @@ NUM_EXAMPLES = 2
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluate the two models on the same prompts and the same pairs."""
+    """Evaluate the models on the same prompts and the same pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Nectar's schema; rank 1 is the right answer")
-    parser.add_argument("--sft", type=Path, required=True, help="Hugging Face directory")
-    parser.add_argument("--mcpo", type=Path, required=True, help="Hugging Face directory")
+    for policy in POLICIES:
+        parser.add_argument(f"--{policy}", type=Path, required=True, help="Hugging Face directory")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     from nemo_mcpo.evaluation.preference_accuracy import RankedAnswers
@@ -36,16 +37,19 @@ def main(argv: Sequence[str]) -> None:
         right, *wrong = (answer["answer"] for answer in record["answers"])
         problems.append(Problem.read(record["prompt"]))
         items.append(RankedAnswers(problems[-1].question, right, tuple(wrong)))
-    sft_scores, sft_answers = evaluate(arguments.sft, problems, items)
-    mcpo_scores, mcpo_answers = evaluate(arguments.mcpo, problems, items)
+    scores, answers = {}, {}
+    for policy in POLICIES:
+        scores[policy], answers[policy] = evaluate(getattr(arguments, policy), problems, items)
     examples = [
-        {"question": item.question, "right": item.right, "before": before, "after": after}
-        for item, problem, before, after in zip(items, problems, sft_answers, mcpo_answers, strict=True)
-        if not is_right(problem, before)
+        {
+            "question": item.question,
+            "right": item.right,
+            "answers": {policy: own[row] for policy, own in answers.items()},
+        }
+        for row, (item, problem) in enumerate(zip(items, problems, strict=True))
+        if not is_right(problem, answers["sft"][row])
     ]
-    arguments.out.write_text(
-        json.dumps({"sft": sft_scores, "mcpo": mcpo_scores, "examples": examples[:NUM_EXAMPLES]}, indent=1)
-    )
+    arguments.out.write_text(json.dumps({**scores, "examples": examples[:NUM_EXAMPLES]}, indent=1))
 
 
 def evaluate(directory: Path, problems: list[Problem], items: list) -> tuple[dict[str, object], list[str]]:

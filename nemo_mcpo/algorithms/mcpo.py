@@ -208,12 +208,5 @@ class MCPOTrainer:
         self.model.load_schedule_state(state.schedule)
 
 
-def num_training_steps(config: RunConfig, num_prompts: int) -> int:
-    """Whole global batches in ``max_epochs`` passes, or ``max_steps`` if that is fewer."""
-    steps = config.trainer.mcpo.max_epochs * num_prompts // config.model.global_batch_size
-    limit = config.trainer.mcpo.max_steps
-    return steps if limit < 0 else min(limit, steps)
-
-
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nemo_mcpo.config import SCORE_FREE_SAMPLERS, Model
-from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.records import PreferenceBatch, PromptTree
@@ -26,11 +26,22 @@ class NotFiniteError(NemoMcpoError):
     """A loss, a reward or a gradient is NaN or infinite."""
 
 
+class Trees(Protocol):
+    """Trees by number, of a prepared dataset or of what an online run makes of several."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> PromptTree: ...
+
+    def source(self, index: int) -> str:
+        """Where the tree of row ``index`` (``PromptTree.index``) came from."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReferencedTrees:
-    """Prepared trees and their reference log-probs; without a cache (an objective that reads none) these are 0."""
+    """Trees and their reference log-probs; without a cache (an objective that reads none) these are 0."""
 
-    dataset: PreparedDataset
+    dataset: Trees
     reference: ReferenceCache | None
 
     def ref_logps_BK(self, trees: Sequence[PromptTree]) -> Tensor:

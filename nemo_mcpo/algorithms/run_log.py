@@ -18,18 +18,11 @@ from nemo_mcpo.config import ExpManager, RunConfig
 from nemo_mcpo.platform.distributed import is_rank_zero
 
 
-def log_directory(config: ExpManager) -> Path:
-    """Where a run writes: ``explicit_log_dir``, or ``exp_dir/name``. The same run finds the same directory again."""
-    if config.explicit_log_dir is not None:
-        return Path(config.explicit_log_dir).expanduser().resolve()
-    return (Path(config.exp_dir) / config.name).expanduser().resolve()
-
-
 class RunLog:
     """Writes a step's metrics everywhere they are wanted; only rank 0 writes."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.directory = log_directory(config.exp_manager)
+        self.directory = config.exp_manager.directory
         self.metrics_path = self.directory / "metrics.jsonl"
         self._loggers = _start_experiment(config.exp_manager, self.directory / "nemo")
 

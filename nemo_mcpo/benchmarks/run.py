@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo_mcpo.algorithms.run import open_dataset, start_processes
+from nemo_mcpo.algorithms.run import start_processes
+from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.benchmarks import attention, head, peer, scaling, step
 from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig

@@ -4,6 +4,7 @@
 Checking imports neither torch nor megatron, so a wrong key is reported within a second, before anything is built.
 """
 
+from nemo_mcpo.config.online import Judge, OnlineRunConfig, Rollouts, Server
 from nemo_mcpo.config.parsing import parse_config
 from nemo_mcpo.config.rules import check_architecture
 from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, ExpManager, Model, Optim, RunConfig
@@ -11,9 +12,13 @@ from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, ExpManager, Model, Opti
 __all__ = [
     "SCORE_FREE_SAMPLERS",
     "ExpManager",
+    "Judge",
     "Model",
+    "OnlineRunConfig",
     "Optim",
+    "Rollouts",
     "RunConfig",
+    "Server",
     "check_architecture",
     "parse_config",
 ]

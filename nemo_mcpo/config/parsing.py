@@ -5,36 +5,48 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from nemo_mcpo.config.online import ONLINE_RULES, OnlineRunConfig
 from nemo_mcpo.config.rules import RULES, check_processes
 from nemo_mcpo.config.schema import RunConfig
 from nemo_mcpo.errors import ConfigError
 
+Config = TypeVar("Config", bound=RunConfig)
 
-def parse_config(raw: Mapping[str, object], world_size: int = 1) -> RunConfig:
+
+def parse_config(
+    raw: Mapping[str, object],
+    world_size: int | None = 1,
+    schema: type[Config] = RunConfig,  # type: ignore[assignment]
+) -> Config:
     """Check a plain mapping (resolved YAML) and the combinations in it.
 
     Args:
         raw: nested dictionaries, as ``OmegaConf.to_container(cfg, resolve=True)`` gives them.
-        world_size: number of processes that the launcher started.
+        world_size: number of processes that the launcher started; None for a command that does not train.
+        schema: what the keys are.
 
     Raises:
         ConfigError: for the first offending key: its name, its value, what was expected, the cure.
     """
     try:
-        config = RunConfig.model_validate(raw)
+        config = schema.model_validate(raw)
     except ValidationError as problem:
-        raise _as_config_error(problem) from None
+        raise _as_config_error(problem, schema) from None
     for rule in RULES:
         rule(config)
-    check_processes(config, world_size)
+    if isinstance(config, OnlineRunConfig):
+        for online_rule in ONLINE_RULES:
+            online_rule(config)
+    if world_size is not None:
+        check_processes(config, world_size)
     return config
 
 
-def _as_config_error(problem: ValidationError) -> ConfigError:
+def _as_config_error(problem: ValidationError, schema: type[RunConfig]) -> ConfigError:
     # Of an unknown and a missing key, the unknown one is the mistake: it is usually the missing one misspelt.
     errors = sorted(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
     error = errors[0]
@@ -44,7 +56,7 @@ def _as_config_error(problem: ValidationError) -> ConfigError:
         names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
     key = ".".join(names)
     if error["type"] == "extra_forbidden":
-        section: Any = RunConfig
+        section: Any = schema
         for name in names[:-1]:
             section = section.model_fields[name].annotation
         close = difflib.get_close_matches(names[-1], section.model_fields, n=1)

@@ -6,6 +6,7 @@ Default values live in ``examples/conf/*.yaml`` only: every key below is require
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -24,11 +25,13 @@ def _precision(value: object) -> object:
     )
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys that belong together; an unknown one is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class TrainerMCPO(_Section):
+class TrainerMCPO(Section):
     """``trainer.mcpo``: how long, how often."""
 
     max_epochs: Positive
@@ -42,7 +45,7 @@ class TrainerMCPO(_Section):
     monitor: Literal["val_loss", "val_rewards/accuracy", "val_rewards/margin"]
 
 
-class Trainer(_Section):
+class Trainer(Section):
     """``trainer``: processes and precision."""
 
     num_nodes: Positive
@@ -52,7 +55,7 @@ class Trainer(_Section):
     mcpo: TrainerMCPO
 
 
-class ExpManager(_Section):
+class ExpManager(Section):
     """``exp_manager``: NeMo's keys for the log directory and loggers."""
 
     explicit_log_dir: str | None
@@ -66,14 +69,20 @@ class ExpManager(_Section):
     create_mlflow_logger: bool
     mlflow_logger_kwargs: dict[str, object] | None
 
+    @property
+    def directory(self) -> Path:
+        """Where a run writes: ``explicit_log_dir``, or ``exp_dir/name``; the same run finds it again."""
+        path = Path(self.exp_dir) / self.name if self.explicit_log_dir is None else Path(self.explicit_log_dir)
+        return path.expanduser().resolve()
 
-class PretrainedCheckpoint(_Section):
+
+class PretrainedCheckpoint(Section):
     """``pretrained_checkpoint``: the initial policy, which is also the reference."""
 
     restore_from_path: str
 
 
-class MCPO(_Section):
+class MCPO(Section):
     """``model.mcpo``: the algorithm."""
 
     objective: Literal["mcpo", "dpo", "sft"]
@@ -88,7 +97,7 @@ class MCPO(_Section):
     reuse_scoring: bool | Literal["auto"]
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """``model.optim.sched``: the learning rate over steps."""
 
     name: Literal["constant", "CosineAnnealing", "LinearAnnealing", "InverseSquareRootAnnealing"]
@@ -96,7 +105,7 @@ class Schedule(_Section):
     min_lr: Annotated[float, Field(ge=0.0)]
 
 
-class Optim(_Section):
+class Optim(Section):
     """``model.optim``: AdamW with states sharded over data-parallel ranks."""
 
     name: Literal["adamw"]
@@ -107,7 +116,7 @@ class Optim(_Section):
     sched: Schedule
 
 
-class Data(_Section):
+class Data(Section):
     """``model.data``: files and limits, in tokens."""
 
     train: str
@@ -121,7 +130,7 @@ class Data(_Section):
     cache_dir: str
 
 
-class Model(_Section):
+class Model(Section):
     """``model``: layout, batch, algorithm, optimizer, data."""
 
     global_batch_size: Positive
@@ -141,7 +150,7 @@ class Model(_Section):
     data: Data
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run; the root of every YAML in ``examples/conf``."""
 
     trainer: Trainer

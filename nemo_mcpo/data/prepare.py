@@ -73,6 +73,7 @@ def prepare_dataset(
     max_candidates: int | None,
     cache_dir: str,
     progress: bool,
+    min_answers: int = 2,
 ) -> PreparedDataset:
     """Opens the prepared dataset of ``data``, which is built first when it is not there yet.
 
@@ -87,13 +88,14 @@ def prepare_dataset(
         max_candidates: answers kept after the preferred one; None = all.
         cache_dir: where prepared datasets live.
         progress: show a progress bar.
+        min_answers: a record with fewer is dropped; 0 = read prompts alone, whatever answers there are.
     """
     _check_limits(data_format, max_prompt_length, max_length, max_candidates)
     check_exists(data)
     chat = None if data_format == "tokens" else load_chat_tokenizer(tokenizer_dir or "")
     limits = _Limits(vocab_size or _vocab_size(tokenizer_dir, chat), max_prompt_length, max_length)
     dropped_ranks = DROP_RANKS.get(data_format, ()) if drop_ranks is None else drop_ranks
-    options = {"drop_ranks": sorted(set(dropped_ranks)), "max_candidates": max_candidates}
+    options = {"drop_ranks": sorted(set(dropped_ranks)), "max_candidates": max_candidates, "min_answers": min_answers}
     recipe = {
         "data": content_hash(data),
         "format": data_format,
@@ -162,15 +164,15 @@ def _fill(
         seconds = max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(f"{writer.num_tokens / seconds / 1e3:.0f}k tokens/s", refresh=False)
 
-    records = FORMATS[recipe["format"]](
-        data, drop_ranks=recipe["drop_ranks"], max_candidates=recipe["max_candidates"], on_drop=drop
-    )
+    rules = {name: recipe[name] for name in ("drop_ranks", "max_candidates", "min_answers")}
+    records = FORMATS[recipe["format"]](data, **rules, on_drop=drop)
     for rows in _tokenised(records, chat, limits):
         write(rows)
     if not len(writer):
         got = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common()) or "no records"
         cure = "check model.data.format and the file's content"
-        raise DataError("no usable record", where=data, got=got, expected="a prompt with two answers", cure=cure)
+        expected = f"a prompt with {recipe['min_answers']} answers" if recipe["min_answers"] else "a prompt"
+        raise DataError("no usable record", where=data, got=got, expected=expected, cure=cure)
     writer.finish(recipe, dropped=dropped, truncated_prompts=cut["prompts"], truncated_answers=cut["answers"])
 
 

@@ -165,7 +165,7 @@ class PreparedWriter:
         self._completion_offsets.append(self._completion_offsets[-1] + len(completions))
         self._prompt_ids.append(_prompt_id([len(sequence) for sequence in sequences], tokens))
         known = [score for score in scores if score is not None]
-        scored = len(known) == len(completions)
+        scored = 0 < len(known) == len(completions)
         self._has_scores |= scored
         self._scores.extend(known if scored else [float("nan")] * len(completions))
         encoded = source.encode()

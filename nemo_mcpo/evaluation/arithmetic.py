@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from nemo_mcpo.records import Message
+
 COLUMNS = ("ones", "tens", "hundreds")
 FORGET_CARRY = 0.6
 """How often the writer of the fine-tuning answers forgets a carry: the mistake that MC-PO is to remove."""
@@ -136,6 +138,12 @@ def score(problem: Problem, text: str) -> float:
     """Minus the distance from the sum; an answer without a final number is as far off as can be."""
     found = final_number(text)
     return float(-FARTHEST if found is None else -min(abs(found - problem.answer), FARTHEST))
+
+
+def judge_answer(conversation: Sequence[Message], text: str) -> float:
+    """The rule as a judge: the right way first, then a right number, then wrong ones by their distance."""
+    problem = Problem.read(conversation[-1].content)
+    return 1.0 if text == work(problem) else score(problem, text)
 
 
 def nectar_record(problem: Problem, answers: Sequence[str], sampled: Sequence[str] = ()) -> dict[str, object]:

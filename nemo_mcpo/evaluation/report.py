@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two policies on the same held-out prompts: a table for people, a summary for programs.
+"""Policies on the same held-out prompts: a table for people, a summary for programs.
 
-{"sft": {"exact_match": {"mean", "low", "high"}, "preference_accuracy": {…}}, "mcpo": {…}, "seconds": …}
+{"sft": {"exact_match": {"mean", "low", "high"}, "preference_accuracy": {…}}, "mcpo": {…}, "onmcpo": {…}, "seconds": …}
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nemo_mcpo.evaluation.intervals import Interval
@@ -19,32 +20,38 @@ class Scores:
     preference_accuracy: Interval
 
 
+POLICIES = {"sft": "SFT", "mcpo": "MC-PO", "onmcpo": "OnMC-PO"}
+"""Names in files, and in tables for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One held-out prompt and what each policy answers."""
+    """One held-out prompt and what each policy answers, by its name in files."""
 
     question: str
     right: str
-    before: str
-    after: str
+    answers: Mapping[str, str]
 
 
-def summary(before: Scores, after: Scores, seconds: float) -> dict[str, object]:
+def summary(scores: Mapping[str, Scores], seconds: float) -> dict[str, object]:
     """The content of ``summary.json``; ``seconds`` of the whole quickstart."""
-    return {"sft": asdict(before), "mcpo": asdict(after), "seconds": round(seconds, 1)}
+    return {**{policy: asdict(own) for policy, own in scores.items()}, "seconds": round(seconds, 1)}
 
 
-def score_table(before: Scores, after: Scores) -> str:
-    """Before and after, in percent, with intervals."""
-    rows = [f"{'':<26}{'after SFT':<24}after MC-PO"]
-    for title, field in (("exact match", "exact_match"), ("preference accuracy", "preference_accuracy")):
-        rows.append(f"{title:<26}{_percent(getattr(before, field)):<24}{_percent(getattr(after, field))}".rstrip())
-    return "\n".join(rows)
+def score_table(scores: Mapping[str, Scores]) -> str:
+    """A line a policy, in percent, with intervals."""
+    fields = {"exact match": "exact_match", "preference accuracy": "preference_accuracy"}
+    rows = [f"{'':<10}" + "".join(f"{title:<24}" for title in fields)]
+    for policy, own in scores.items():
+        rates = "".join(f"{_percent(getattr(own, name)):<24}" for name in fields.values())
+        rows.append(f"{POLICIES[policy]:<10}{rates}")
+    return "\n".join(row.rstrip() for row in rows)
 
 
 def example_lines(example: Example) -> str:
-    """A prompt, the right answer, and both answers."""
-    return f"{example.question}\n  right  {example.right}\n  SFT    {example.before}\n  MC-PO  {example.after}"
+    """A prompt, the right answer, and the policies' answers."""
+    answers = {"right": example.right} | {POLICIES[policy]: text for policy, text in example.answers.items()}
+    return "\n".join([example.question, *(f"  {name:<8} {text}" for name, text in answers.items())])
 
 
 def _percent(rate: Interval) -> str:

@@ -13,6 +13,7 @@ L (L − 1) / 2. Chen et al. 2024b, as in arXiv 2502.04567, appendix B.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,13 @@ class Ranking:
         """Comparisons without a verdict; the best so far stayed."""
         return self.verdicts.count("unparsable")
 
+    @property
+    def win_rate(self) -> float:
+        """Share of the winner's own comparisons that it won, a tie counts half; NaN when it was in none."""
+        own = self.verdicts[max(self.best - 1, 0) :]  # it entered as a challenger, or is the first answer
+        points = [{"first": 1.0, "second": 1.0, "tie": 0.5}[verdict] for verdict in own if verdict != "unparsable"]
+        return sum(points) / len(points) if points else math.nan
+
 
 def best_of(num_answers: int, compare: Callable[[int, int], Verdict]) -> Ranking:
     """Compare answer by answer with the best so far; on a tie, or without a verdict, the best so far stays.
@@ -67,8 +75,13 @@ def both_orders(forward: Verdict, backward: Verdict) -> Verdict:
     >>> both_orders("first", "second"), both_orders("first", "first"), both_orders("unparsable", "first")
     ('first', 'tie', 'second')
     """
-    turned: dict[Verdict, Verdict] = {"first": "second", "second": "first"}
-    backward = turned.get(backward, backward)
+    backward = exchanged(backward)
     if forward == "unparsable" or backward == "unparsable":
         return backward if forward == "unparsable" else forward
     return forward if forward == backward else "tie"
+
+
+def exchanged(verdict: Verdict) -> Verdict:
+    """The verdict as if the answers had been shown in the other order."""
+    others: dict[Verdict, Verdict] = {"first": "second", "second": "first"}
+    return others.get(verdict, verdict)

@@ -32,6 +32,11 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
             cure="give a run's log directory or one of its checkpoints",
         )
     pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
+    return export_pretrained(pretrained, out, dtype)
+
+
+def export_pretrained(pretrained: Pretrained, out: Path, dtype: str | None = None) -> Path:
+    """The same for whatever a run may start from: it gets what inference servers read."""
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=0)
     config = {
         "architecture": asdict(pretrained.architecture),
@@ -59,6 +64,8 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
 
 
 def trained_precision(pretrained: Pretrained) -> str:
-    """The ``trainer.precision`` of the run, so that nothing is rounded before the export's own dtype."""
+    """Of the run that saved it, or of the files, so that nothing is rounded before the export's own dtype."""
+    if not pretrained.is_distributed:
+        return "bf16" if pretrained.architecture.dtype == "bfloat16" else "32"
     state = json.loads((pretrained.weights / CHECKPOINT_MARK).read_text())
     return state["identity"]["trainer.precision"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
 
@@ -25,3 +26,11 @@ def select_accelerator(name: str) -> None:
                 got=name,
                 cure="run scripts/doctor.py to see why, or set trainer.accelerator=auto",
             )
+
+
+def count_gpus() -> int:
+    """GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])

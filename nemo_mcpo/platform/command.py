@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mcpo.config import RunConfig, parse_config
+from nemo_mcpo.config.parsing import Config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
 
@@ -49,7 +50,7 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
 
 def _fail(message: str, code: int) -> None:
     """Report and leave; at once when there are other ranks: while they wait, an orderly shutdown can hang."""
-    rank = os.environ.get("RANK", "0")
+    rank = own_rank()
     if rank != "0" and code == ConfigError.exit_code:  # every rank finds the same mistake in the configuration
         _leave_after_rank_zero(code)
     print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
@@ -70,6 +71,11 @@ def _leave_at_once(code: int) -> None:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)
+
+
+def own_rank() -> str:
+    """This process's number among those of its launch; ``0`` without a launcher."""
+    return os.environ.get("RANK", "0")
 
 
 def world_size_from_environment() -> int:
@@ -94,13 +100,21 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def load_run_config(argv: Sequence[str], *, config_dir: Path, config_name: str, world_size: int) -> RunConfig:
+def load_run_config(
+    argv: Sequence[str],
+    *,
+    config_dir: Path,
+    config_name: str,
+    world_size: int | None,
+    schema: type[Config] = RunConfig,  # type: ignore[assignment]
+) -> Config:
     """Compose the YAML with the overrides and check it, without importing torch.
 
     Args:
         argv: Hydra overrides, ``--config-path`` and ``--config-name``.
         config_dir, config_name: where to look when they are not given.
-        world_size: number of processes that the launcher started.
+        world_size: number of processes that the launcher started; None for a command that does not train.
+        schema: what the keys are.
 
     Raises:
         ConfigError: a file that is not there, an override or a key that is wrong.
@@ -132,7 +146,7 @@ def load_run_config(argv: Sequence[str], *, config_dir: Path, config_name: str, 
             got=" ".join(str(problem).split()),
             cure="check --config-path, --config-name and the overrides",
         ) from None
-    return parse_config(_without_missing(container), world_size)
+    return parse_config(_without_missing(container), world_size, schema)
 
 
 def _without_missing(node: Any) -> Any:
@@ -148,5 +162,6 @@ def _plain(override: str) -> str:
         raise ConfigError(
             "not an override", where="command line", got=override, expected="key=value", cure="write key=value"
         )
-    is_group = "/" in override.split("=")[0] or override.split("=")[0] in ("model",)
+    key = override.split("=")[0]
+    is_group = "/" in key or "@" in key or key == "model"
     return override if override[0] in "+~" or is_group else f"++{override}"

@@ -26,21 +26,22 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock_for_this_process(path: Path) -> None:
+def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECONDS) -> None:
     """Take an exclusive lock that ends with this process.
 
     Raises:
-        ConfigError: another process holds it; what a killed run leaves behind is waited for.
+        ConfigError: another process holds it, ``patience_seconds`` long: what a killed run leaves behind ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # never closed: the lock lives as long as it is open
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
+                os.close(descriptor)
                 raise ConfigError(
                     "another run is writing to this directory",
                     where=str(path.parent),

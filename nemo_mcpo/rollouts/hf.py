@@ -34,7 +34,7 @@ class HuggingFaceEngine:
                 continue
             answers = generate_batch(
                 self._policy,
-                [request.prompt_tokens for request in batch],
+                [request.prompt.tokens for request in batch],
                 temperature=batch[0].key.temperature,
                 max_tokens=self.sampling.max_tokens,
                 top_p=self.sampling.top_p,
@@ -52,7 +52,7 @@ def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[
     """Batches of one temperature, by the prompts' lengths; their order and content do not depend on the input's."""
     for temperature in sorted({request.key.temperature for request in requests}):
         same = [request for request in requests if request.key.temperature == temperature]
-        same.sort(key=lambda request: (len(request.prompt_tokens), request.key))
+        same.sort(key=lambda request: (len(request.prompt.tokens), request.key))
         for start in range(0, len(same), batch_size):
             yield same[start : start + batch_size]
 

@@ -7,6 +7,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from nemo_mcpo.records import Message
+
 
 class SampleKey(NamedTuple):
     """Names one sample of a run: the ``sample``-th answer to a prompt at a temperature, in a segment."""
@@ -18,11 +20,19 @@ class SampleKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is answered: the tokens that training sees, and the words, which only servers that take no tokens need."""
+
+    tokens: tuple[int, ...]
+    conversation: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One sample to generate; the prompt's tokens are those that training sees."""
+    """One sample to generate."""
 
     key: SampleKey
-    prompt_tokens: tuple[int, ...]
+    prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +43,14 @@ class Sample:
         text: without the end-of-turn token.
         num_tokens: generated, without the end-of-turn token.
         finished: the policy ended its turn; False where the limit cut the answer.
+        problem: why there is no answer; such a sample is drawn again like a repetition.
     """
 
     key: SampleKey
     text: str
     num_tokens: int
     finished: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ A torn last line is dropped when its writer opens the store again. Where a key s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.platform.locks import lock_for_this_process
+from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_whole
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
 
 MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
@@ -36,12 +35,9 @@ class SampleStore:
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, object], writer: int = 0) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._shard = directory / f"samples-{writer:05d}.jsonl"
-        lock_for_this_process(directory / f"samples-{writer:05d}.lock")
+        self._shard = AppendLog(directory / f"samples-{writer:05d}.jsonl")
         _check_manifest(directory / MANIFEST, dict(manifest))
-        _drop_torn_line(self._shard)
         self._places: dict[SampleKey, tuple[Path, int]] = {}
         for shard in sorted(directory.glob("samples-*.jsonl")):
             for start, sample in _read(shard):
@@ -67,34 +63,15 @@ class SampleStore:
             RolloutError: they could not be written; the store is as it was before.
         """
         lines = [_line(sample) for sample in samples]
-        start = self._shard.stat().st_size if self._shard.exists() else 0
-        try:
-            with open(self._shard, "ab") as file:
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            if self._shard.exists():
-                os.truncate(self._shard, start)
-            raise RolloutError(
-                "samples could not be written",
-                where=str(self._shard),
-                got=error.strerror,
-                cure="make room; the same command then continues after the last whole batch",
-            ) from error
+        start = self._shard.append(lines)
         for sample, line in zip(samples, lines, strict=True):
-            self._places[sample.key] = (self._shard, start)
+            self._places[sample.key] = (self._shard.path, start)
             start += len(line)
 
     def finish(self, keys: Iterable[SampleKey]) -> Path:
         """Write these samples, sorted by key, as ``complete.jsonl``; KeyError when one is missing."""
-        complete, temporary = self.directory / COMPLETE, self.directory / f".{COMPLETE}"
-        with open(temporary, "wb") as file:
-            for key in sorted(keys):
-                file.write(_line(self[key]))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(complete)
+        complete = self.directory / COMPLETE
+        write_whole(complete, b"".join(_line(self[key]) for key in sorted(keys)))
         return complete
 
 
@@ -126,32 +103,16 @@ def _parse(line: bytes, where: str) -> Sample:
 
 
 def _read(path: Path) -> Iterator[tuple[int, Sample]]:
-    """Where each whole line starts, and its sample; what another writer is about to finish is left out."""
-    start = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            yield start, _parse(line, f"{path}:{number}")
-            start += len(line)
-
-
-def _drop_torn_line(shard: Path) -> None:
-    """Cut what follows the last line end: a killed writer's last words."""
-    if not shard.exists():
-        return
-    with open(shard, "r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+    """Where each whole line starts, and its sample."""
+    for number, (start, line) in enumerate(read_lines(path), start=1):
+        yield start, _parse(line, f"{path}:{number}")
 
 
 def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     """Write the manifest of a new store; refuse a store of something else."""
     manifest = json.loads(json.dumps(manifest))
     if not path.exists():
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        temporary.rename(path)
+        write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
     known = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in {**known, **manifest} if known.get(name) != manifest.get(name)]
     if different:

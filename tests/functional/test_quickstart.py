@@ -34,22 +34,29 @@ def sums(file: Path) -> set[frozenset[str]]:
 @pytest.mark.parallel
 def test_miniature(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
-    options = ("--seed", "5", "--sums", "96", "64", "20")
+    options = ("--seed", "5", "--sums", "96", "96", "20")
     said = quickstart(out, *options)
-    for words in ("[1/8]", "[8/8]", "exact match", "preference accuracy", "Where to look next", "--nproc-per-node=2"):
+    for words in (
+        "[1/10]",
+        "[10/10]",
+        "exact match",
+        "preference accuracy",
+        "Where to look",
+        "--nproc-per-node=2",
+    ):
         assert words in said
     content = json.loads((out / "summary.json").read_text())
-    assert list(content) == ["sft", "mcpo", "seconds"]
-    for policy in ("sft", "mcpo"):
+    assert list(content) == ["sft", "mcpo", "onmcpo", "seconds"]
+    for policy in ("sft", "mcpo", "onmcpo"):
         for rate in ("exact_match", "preference_accuracy"):
             values = content[policy][rate]
             assert 0 <= values["low"] <= values["mean"] <= values["high"] <= 1
-    assert [len((out / name).read_text().splitlines()) for name in FILES] == [96, 64, 20]
+    assert [len((out / name).read_text().splitlines()) for name in FILES] == [96, 96, 20]
     first = json.loads((out / "mcpo" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(1.0986, abs=1e-4)  # log(1 + M) with M = 2: the policy is its reference
     assert first["kernel/ess"] == pytest.approx(5.0, abs=1e-4)  # of six candidates rank 2 is dropped
     again = quickstart(out, *options)
-    assert again.count("finished before") == 8
+    assert again.count("finished before") == 10
     assert json.loads((out / "summary.json").read_text()) == content
 
 

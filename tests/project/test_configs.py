@@ -16,12 +16,15 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from nemo_mcpo.config import RunConfig
-from tests.support.configs import CONF, MANDATORY, ROOT, compose
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
+from tests.support.configs import CONF, MANDATORY, ROOT, compose, compose_online
 
 BASE = "gpt_mcpo"
+ONLINE = "onmcpo"
+DEFAULTS = {BASE: "", "gpt_onmcpo": "", "trtllm": "rollouts.server judge.server"}
+"""Files with the default of a key: from their root, or for the sections that include them."""
 MAX_OVERLAY_LINES = 20
-OVERLAYS = sorted(path for path in CONF.rglob("*.yaml") if path.stem != BASE)
+OVERLAYS = sorted(path for path in CONF.rglob("*.yaml") if path.stem not in DEFAULTS)
 RUNS = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PROCESSES = 8
@@ -38,12 +41,15 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-KEYS = list(keys(RunConfig))
+KEYS = list(keys(OnlineRunConfig))
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_loads(name):
-    config = compose(name=name, world_size=PROCESSES)
+    if ONLINE in name:
+        config = compose_online("judge.server.model=judge", name=name)
+    else:
+        config = compose(name=name, world_size=PROCESSES)
     assert isinstance(config, RunConfig)
     assert config.pretrained_checkpoint.restore_from_path == MANDATORY[1].split("=")[1]
 
@@ -62,17 +68,37 @@ def test_overlays_are_short(path):
     assert len(path.read_text().splitlines()) <= MAX_OVERLAY_LINES
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_has_its_default_in_the_base_file(key):
-    base = OmegaConf.to_container(OmegaConf.load(CONF / f"{BASE}.yaml"), resolve=False)
-    for part in key.split("."):
-        assert part in base, f"{key} is not in {BASE}.yaml"
-        base = base[part]
+def defaults() -> list[str]:
+    """The dotted key of every default, as often as it stands in a file."""
+
+    def leaves(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict) and node:
+            for name, value in node.items():
+                yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix.removesuffix(".")
+
+    found = []
+    for path in CONF.rglob("*.yaml"):
+        if path.stem in DEFAULTS:
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            content.pop("defaults", None)
+            for section in DEFAULTS[path.stem].split() or [""]:
+                found += leaves(content, f"{section}." if section else "")
+    return found
 
 
-def test_the_base_file_explains_every_group_of_keys():
-    commented = [line for line in (CONF / f"{BASE}.yaml").read_text().splitlines() if "  # " in line]
-    assert len(commented) >= len(KEYS) // 2
+def test_every_key_has_one_default():
+    # An overlay of the base file gives its runs a name of their own.
+    assert sorted(set(KEYS)) == sorted(set(defaults()))
+    assert [key for key in KEYS if defaults().count(key) != 1] == ["exp_manager.name"]
+
+
+@pytest.mark.parametrize("name", [BASE, "gpt_onmcpo"])
+def test_the_base_files_explain_their_keys(name):
+    lines = [line for line in (CONF / f"{name}.yaml").read_text().splitlines() if not line.startswith("#")]
+    leaves = [line for line in lines if ":" in line and not line.rstrip().endswith(":")]
+    assert len([line for line in leaves if "  # " in line]) >= len(leaves) // 2
 
 
 def attributes_read() -> set[str]:
@@ -102,7 +128,7 @@ def test_no_key_has_a_default_in_the_schema():
 
     optional = [
         f"{section.__name__}.{name}"
-        for section in sections(RunConfig)
+        for section in sections(OnlineRunConfig)
         for name, field in section.model_fields.items()
         if not field.is_required()
     ]

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nemo_mcpo.config import RunConfig, parse_config
+from nemo_mcpo.config import OnlineRunConfig, RunConfig, parse_config
 from nemo_mcpo.platform.command import load_run_config
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +23,34 @@ def compose(*overrides: str, name: str = "tiny_cpu", world_size: int = 1) -> Run
     return load_run_config([*MANDATORY, *overrides], config_dir=CONF, config_name=name, world_size=world_size)
 
 
+def compose_online(*overrides: str, name: str = "quickstart_onmcpo") -> OnlineRunConfig:
+    """The same for an online run."""
+    argv = [*MANDATORY, *overrides]
+    return load_run_config(argv, config_dir=CONF, config_name=name, world_size=None, schema=OnlineRunConfig)
+
+
 @cache
 def _tiny() -> dict[str, Any]:
     return compose().model_dump()
 
 
+@cache
+def _online() -> dict[str, Any]:
+    return compose_online().model_dump()
+
+
+def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
+    """``quickstart_onmcpo`` with dotted keys changed."""
+    return parse_config(_changed(_online(), changes), None, OnlineRunConfig)
+
+
 def mapping(changes: Mapping[str, object] | None = None) -> dict[str, Any]:
     """``tiny_cpu`` as nested dictionaries, with dotted keys changed."""
-    raw = copy.deepcopy(_tiny())
+    return _changed(_tiny(), changes)
+
+
+def _changed(raw: dict[str, Any], changes: Mapping[str, object] | None) -> dict[str, Any]:
+    raw = copy.deepcopy(raw)
     for key, value in (changes or {}).items():
         *sections, name = key.split(".")
         node = raw

@@ -66,8 +66,9 @@ def overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child process: one thread, this repository first."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """The environment of a child process: one thread, this repository first, and the rule of the tests."""
+    own = [str(ROOT), str(ROOT / "tests" / "support")]
+    paths = os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 

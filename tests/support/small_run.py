@@ -10,8 +10,9 @@ import numpy as np
 
 from nemo_mcpo.algorithms.checkpointing import TrainerState
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import NegativeSampling
-from nemo_mcpo.algorithms.run import checked_num_steps, open_dataset, with_reference
+from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.algorithms.run import reference_of
+from nemo_mcpo.algorithms.run_data import open_dataset, whole_run
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
@@ -77,16 +78,17 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
         write_tokens(directory / "data.jsonl")
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     objective = bind_objective(config.model.mcpo.objective, config.model.mcpo.model_dump())
-    train = open_dataset(config, pretrained, config.model.data.train)
-    num_steps = checked_num_steps(config, train)
+    data = whole_run(config, pretrained)
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
-    referenced = with_reference(config, model, train, "weights", range(len(train)))
+    referenced = ReferencedTrees(
+        data.trees, reference_of(config, model, data.dataset, "weights", range(len(data.dataset)))
+    )
     validation = None
     if config.model.data.validation:
         held_out = open_dataset(config, pretrained, config.model.data.validation)
-        validation = with_reference(config, model, held_out, "weights", range(len(held_out)))
-    model.setup_training(config, objective, num_steps)
+        validation = ReferencedTrees(held_out, reference_of(config, model, held_out, "weights", range(len(held_out))))
+    model.setup_training(config, objective, data.num_steps)
     records = Records()
     return MCPOTrainer(
         config,
@@ -95,7 +97,7 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
         NegativeSampling.from_config(config.model),
         referenced,
         validation,
-        num_steps,
+        data.num_steps,
         records,
         records,
         identity={},

@@ -15,10 +15,10 @@ from nemo_mcpo.records import PreferenceRecord
 __all__ = ["DROP_RANKS", "FORMATS", "Dropped"]
 
 FORMATS: dict[str, Callable[..., Iterator[PreferenceRecord]]] = {
-    "nectar": nectar.read,
-    "ultrafeedback": ultrafeedback.read,
-    "jsonl": jsonl.read,
-    "tokens": tokens.read,
+    "nectar": nectar.FORMAT.read,
+    "ultrafeedback": ultrafeedback.FORMAT.read,
+    "jsonl": jsonl.FORMAT.read,
+    "tokens": tokens.FORMAT.read,
 }
 
 DROP_RANKS: dict[str, tuple[int, ...]] = {"nectar": (2,)}

@@ -32,15 +32,23 @@ def checked_prompt(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     return turns
 
 
-def parse_pair(row: Row) -> tuple[tuple[Message, ...], list[Answer]]:
-    """``chosen`` and ``rejected``: two texts, two answer messages, or two whole conversations with the same prompt."""
-    sides = [_split_answer(require(row, name, (str, list))) for name in ("chosen", "rejected")]
-    contexts, texts = zip(*sides, strict=True)
-    if contexts[0] != contexts[1]:
+def pair_prompt(row: Row) -> tuple[Message, ...]:
+    """The prompt that ``chosen`` and ``rejected`` share, in them or beside them."""
+    (context, _), (other, _) = _sides(row)
+    if context != other:
         raise BadRecordError("chosen and rejected have different prompts")
-    prompt = checked_prompt(contexts[0]) if contexts[0] else parse_prompt(row.get("prompt"))
+    return checked_prompt(context) if context else parse_prompt(row.get("prompt"))
+
+
+def pair_answers(row: Row) -> list[Answer]:
+    """``chosen`` and ``rejected``: two texts, two answer messages, or two whole conversations with the same prompt."""
     scores = [row.get("score_chosen"), row.get("score_rejected")]
-    return prompt, [Answer(text, score=score, listed=True) for text, score in zip(texts, scores, strict=True)]
+    texts = [text for _, text in _sides(row)]
+    return [Answer(text, score=score, listed=True) for text, score in zip(texts, scores, strict=True)]
+
+
+def _sides(row: Row) -> list[tuple[tuple[Message, ...], str]]:
+    return [_split_answer(require(row, name, (str, list))) for name in ("chosen", "rejected")]
 
 
 def _split_answer(value: str | list[Any]) -> tuple[tuple[Message, ...], str]:

@@ -10,22 +10,14 @@ Message(role='user', content='1+1?')
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
 
 from nemo_mcpo.data.formats.conversation import checked_prompt
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Dropped, checked_text, read_records, require
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, checked_text, require
 from nemo_mcpo.data.formats.rows import Row
-from nemo_mcpo.records import Message, PreferenceRecord
+from nemo_mcpo.records import Message
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-def read(
-    data: str, *, drop_ranks: Sequence[int], max_candidates: int | None, on_drop: Callable[[Dropped], None]
-) -> Iterator[PreferenceRecord]:
-    columns = [frozenset({"prompt", "answers"})]
-    return read_records(data, _parse, columns, drop_ranks=drop_ranks, max_candidates=max_candidates, on_drop=on_drop)
 
 
 def parse_dialogue(text: str) -> tuple[Message, ...]:
@@ -41,11 +33,22 @@ def parse_dialogue(text: str) -> tuple[Message, ...]:
     return checked_prompt(tuple(turns))
 
 
-def _parse(row: Row) -> tuple[tuple[Message, ...], list[Answer]]:
-    prompt = parse_dialogue(require(row, "prompt", str))
-    return prompt, [_answer(answer) for answer in require(row, "answers", list)]
+def _prompt(row: Row) -> tuple[Message, ...]:
+    return parse_dialogue(require(row, "prompt", str))
+
+
+def _answers(row: Row) -> list[Answer]:
+    return [_answer(answer) for answer in require(row, "answers", list)]
 
 
 def _answer(answer: Row) -> Answer:
     text = require(answer, "answer", str)
     return Answer(text, require(answer, "rank", (int, float)), answer.get("score"))
+
+
+FORMAT = Format(
+    _prompt,
+    _answers,
+    columns=(frozenset({"prompt", "answers"}),),
+    prompt_columns=(frozenset({"prompt"}),),
+)

@@ -47,37 +47,52 @@ class Answer:
     listed: bool = False
 
 
-def read_records(
-    data: str,
-    parse: Callable[[Row], tuple[Prompt, Sequence[Answer]]],
-    columns: Sequence[frozenset[str]],
-    *,
-    drop_ranks: Sequence[int],
-    max_candidates: int | None,
-    on_drop: Callable[[Dropped], None],
-) -> Iterator[PreferenceRecord]:
-    """Streams the records of ``data``; its first row must have all of one of the sets of ``columns``."""
-    first = True
-    for source, row in read_rows(data):
-        if first and not any(names <= row.keys() for names in columns):
-            expected = " or ".join(", ".join(sorted(names)) for names in columns)
-            cure = "check model.data.format, or rename the columns"
-            raise DataError("not the format's columns", where=source, got=list(row), expected=expected, cure=cure)
-        first = False
-        try:
-            prompt, answers = parse(row)
-            responses = order_answers(answers, drop_ranks, max_candidates)
-        except BadRecordError as error:
-            on_drop(Dropped(source, error.reason, error.detail))
-            continue
-        yield PreferenceRecord(source, prompt, responses)
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the rows of one public format are read.
+
+    Attributes:
+        prompt, answers: of a row; raise BadRecordError where it cannot be used.
+        columns: sets of columns, of which the first row must have one.
+        prompt_columns: the same, where only prompts are read.
+    """
+
+    prompt: Callable[[Row], Prompt]
+    answers: Callable[[Row], Sequence[Answer]]
+    columns: tuple[frozenset[str], ...]
+    prompt_columns: tuple[frozenset[str], ...]
+
+    def read(
+        self,
+        data: str,
+        *,
+        drop_ranks: Sequence[int],
+        max_candidates: int | None,
+        on_drop: Callable[[Dropped], None],
+        min_answers: int = 2,
+    ) -> Iterator[PreferenceRecord]:
+        """Streams the records of ``data`` that have ``min_answers``; with 0, prompts alone."""
+        accepted, first = self.columns if min_answers else self.prompt_columns, True
+        for source, row in read_rows(data):
+            if first and not any(names <= row.keys() for names in accepted):
+                expected = " or ".join(", ".join(sorted(names)) for names in accepted)
+                cure = "check model.data.format, or rename the columns"
+                raise DataError("not the format's columns", where=source, got=list(row), expected=expected, cure=cure)
+            first = False
+            try:
+                prompt, answers = self.prompt(row), self.answers(row) if min_answers else []
+                responses = order_answers(answers, drop_ranks, max_candidates, min_answers) if min_answers else ()
+            except BadRecordError as error:
+                on_drop(Dropped(source, error.reason, error.detail))
+                continue
+            yield PreferenceRecord(source, prompt, responses)
 
 
 def order_answers(
-    answers: Sequence[Answer], drop_ranks: Sequence[int], max_candidates: int | None
+    answers: Sequence[Answer], drop_ranks: Sequence[int], max_candidates: int | None, min_answers: int = 2
 ) -> tuple[Response, ...]:
     """Best first: by rank, else by score, else as listed; ``drop_ranks`` applies where the file has ranks."""
-    _check_number(len(answers), "")
+    _check_number(len(answers), min_answers, "")
     scores = [None if answer.score is None else finite_score(answer.score) for answer in answers]
     order = list(range(len(answers)))
     if any(answer.rank is not None for answer in answers):
@@ -85,11 +100,11 @@ def order_answers(
         if len(set(ranks)) < len(ranks):
             raise BadRecordError("duplicate ranks", sorted(ranks))
         order = sorted((i for i in order if ranks[i] not in drop_ranks), key=ranks.__getitem__)
-        _check_number(len(order), f"after dropping ranks {list(drop_ranks)}")
+        _check_number(len(order), min_answers, f"after dropping ranks {list(drop_ranks)}")
     elif not answers[0].listed and (known := [score for score in scores if score is not None]):
         if len(known) < len(scores):
             raise BadRecordError("score missing for some answers", scores)
-        if len(set(known)) == 1:
+        if len(set(known)) == 1 < len(known):
             raise BadRecordError("all scores equal", known[0])
         order.sort(key=lambda i: -known[i])  # stable: equal scores stay in the file's order
     if max_candidates is not None:
@@ -120,8 +135,8 @@ def checked_text(text: str) -> str:
     return text.strip()
 
 
-def _check_number(number: int, detail: str) -> None:
-    if number < 2:
+def _check_number(number: int, least: int, detail: str) -> None:
+    if number < least:
         raise BadRecordError("one answer" if number else "no answers", detail)
 
 

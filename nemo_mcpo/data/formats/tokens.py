@@ -6,29 +6,24 @@ Nothing is added: neither a template nor an end-of-turn token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Dropped, read_records, require
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, require
 from nemo_mcpo.data.formats.rows import Row
-from nemo_mcpo.records import PreferenceRecord
 
 
-def read(
-    data: str, *, drop_ranks: Sequence[int], max_candidates: int | None, on_drop: Callable[[Dropped], None]
-) -> Iterator[PreferenceRecord]:
-    columns = [frozenset({"prompt_ids", "responses"})]
-    return read_records(data, _parse, columns, drop_ranks=drop_ranks, max_candidates=max_candidates, on_drop=on_drop)
-
-
-def _parse(row: Row) -> tuple[tuple[int, ...], list[Answer]]:
+def _prompt(row: Row) -> tuple[int, ...]:
     prompt = _ids(require(row, "prompt_ids", list), "prompt_ids")
     if not prompt:
         raise BadRecordError("empty prompt")
+    return prompt
+
+
+def _answers(row: Row) -> list[Answer]:
     responses = require(row, "responses", list)
-    return prompt, [Answer(_ids(require(r, "ids", list), "ids"), r.get("rank"), r.get("score")) for r in responses]
+    return [Answer(_ids(require(r, "ids", list), "ids"), r.get("rank"), r.get("score")) for r in responses]
 
 
 def _ids(values: list[Any], name: str) -> tuple[int, ...]:
@@ -39,3 +34,11 @@ def _ids(values: list[Any], name: str) -> tuple[int, ...]:
     if ids.ndim != 1 or ids.dtype.kind != "i":
         raise BadRecordError("not the format's structure", f"{name}: not a list of 64-bit whole numbers")
     return tuple(values)
+
+
+FORMAT = Format(
+    _prompt,
+    _answers,
+    columns=(frozenset({"prompt_ids", "responses"}),),
+    prompt_columns=(frozenset({"prompt_ids"}),),
+)

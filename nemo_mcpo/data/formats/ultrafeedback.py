@@ -6,26 +6,20 @@ Cui et al., 2023; https://huggingface.co/datasets/openbmb/UltraFeedback and Hugg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
-from nemo_mcpo.data.formats.conversation import parse_pair, parse_prompt
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Dropped, read_records, require
+from nemo_mcpo.data.formats.conversation import pair_answers, pair_prompt, parse_prompt
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, require
 from nemo_mcpo.data.formats.rows import Row
-from nemo_mcpo.records import Message, PreferenceRecord
+from nemo_mcpo.records import Message
 
 
-def read(
-    data: str, *, drop_ranks: Sequence[int], max_candidates: int | None, on_drop: Callable[[Dropped], None]
-) -> Iterator[PreferenceRecord]:
-    columns = [frozenset({"instruction", "completions"}), frozenset({"chosen", "rejected"})]
-    return read_records(data, _parse, columns, drop_ranks=drop_ranks, max_candidates=max_candidates, on_drop=on_drop)
+def _prompt(row: Row) -> tuple[Message, ...]:
+    return parse_prompt(require(row, "instruction", str)) if "instruction" in row else pair_prompt(row)
 
 
-def _parse(row: Row) -> tuple[tuple[Message, ...], list[Answer]]:
+def _answers(row: Row) -> list[Answer]:
     if "completions" not in row:
-        return parse_pair(row)
-    prompt = parse_prompt(require(row, "instruction", str))
-    return prompt, [_answer(completion) for completion in require(row, "completions", list)]
+        return pair_answers(row)
+    return [_answer(completion) for completion in require(row, "completions", list)]
 
 
 def _answer(completion: Row) -> Answer:
@@ -33,3 +27,11 @@ def _answer(completion: Row) -> Answer:
     if completion.get("overall_score") is None:
         raise BadRecordError("score missing for some answers")
     return Answer(text, score=completion["overall_score"])
+
+
+FORMAT = Format(
+    _prompt,
+    _answers,
+    columns=(frozenset({"instruction", "completions"}), frozenset({"chosen", "rejected"})),
+    prompt_columns=(frozenset({"instruction"}), frozenset({"chosen", "rejected"})),
+)

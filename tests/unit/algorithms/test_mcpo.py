@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from nemo_mcpo.algorithms.mcpo import Step, num_training_steps
+from nemo_mcpo.algorithms.mcpo import Step
 from nemo_mcpo.algorithms.negatives import NotFiniteError
+from nemo_mcpo.algorithms.run_data import num_training_steps
 from tests.support.configs import checked
 from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
 

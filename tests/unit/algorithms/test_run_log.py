@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nemo_mcpo.algorithms.run_log import RunLog, log_directory
+from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.config import RunConfig
 from tests.support.configs import checked
 
@@ -35,8 +35,8 @@ def test_where_a_run_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     named = {"exp_manager.explicit_log_dir": None, "exp_manager.exp_dir": "results", "exp_manager.name": "first"}
-    assert log_directory(checked(named).exp_manager) == tmp_path / "results" / "first"
-    assert log_directory(config(Path("~/run")).exp_manager) == tmp_path / "home" / "run"
+    assert checked(named).exp_manager.directory == tmp_path / "results" / "first"
+    assert config(Path("~/run")).exp_manager.directory == tmp_path / "home" / "run"
 
 
 def test_lines_keep_every_digit_and_missing_values_are_null(tmp_path):

@@ -5,11 +5,11 @@ from nemo_mcpo.evaluation.intervals import Interval
 from nemo_mcpo.evaluation.report import Example, Scores, example_lines, score_table, summary
 
 BEFORE = Scores(Interval(0.303, 0.268, 0.341), Interval(0.844, 0.832, 0.856))
-AFTER = Scores(Interval(0.915, 0.89, 0.935), Interval(0.999, 0.997, 1.0))
+SCORES = {"sft": BEFORE, "mcpo": Scores(Interval(0.915, 0.89, 0.935), Interval(0.999, 0.997, 1.0))}
 
 
 def test_summary_has_exactly_this_form() -> None:
-    content = json.loads(json.dumps(summary(BEFORE, AFTER, 312.345)))
+    content = json.loads(json.dumps(summary(SCORES, 312.345)))
     rate = {"mean": 0.303, "low": 0.268, "high": 0.341}
     assert list(content) == ["sft", "mcpo", "seconds"]
     assert content["sft"]["exact_match"] == rate
@@ -20,12 +20,13 @@ def test_summary_has_exactly_this_form() -> None:
 
 
 def test_table() -> None:
-    assert score_table(BEFORE, AFTER).splitlines() == [
-        "                          after SFT               after MC-PO",
-        "exact match                30.3 %  (26.8–34.1)     91.5 %  (89.0–93.5)",
-        "preference accuracy        84.4 %  (83.2–85.6)     99.9 %  (99.7–100.0)",
+    assert score_table(SCORES).splitlines() == [
+        "          exact match             preference accuracy",
+        "SFT        30.3 %  (26.8–34.1)     84.4 %  (83.2–85.6)",
+        "MC-PO      91.5 %  (89.0–93.5)     99.9 %  (99.7–100.0)",
     ]
 
 
 def test_example() -> None:
-    assert example_lines(Example("Q", "a", "b", "c")) == "Q\n  right  a\n  SFT    b\n  MC-PO  c"
+    lines = example_lines(Example("Q", "a", {"sft": "b", "onmcpo": "c"})).splitlines()
+    assert lines == ["Q", "  right    a", "  SFT      b", "  OnMC-PO  c"]

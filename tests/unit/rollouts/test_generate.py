@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.rollouts import store as module
+from nemo_mcpo.rollouts import append_log as module
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
+from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
 from tests.unit.rollouts.samples import Scripted
 
 PLAN = Plan(segment=1, temperatures=(0.6, 1.0), samples=2, redraws=2)
-PROMPTS = {11: (1, 2, 3), 12: (4,), 13: (5, 6)}
+PROMPTS = {11: Prompt((1, 2, 3)), 12: Prompt((4,)), 13: Prompt((5, 6))}
 
 
 @pytest.fixture(autouse=True)
 def no_locks(monkeypatch):
-    monkeypatch.setattr(module, "lock_for_this_process", lambda path: None)
+    monkeypatch.setattr(module, "lock_for_this_process", lambda path, patience: None)
 
 
 def varied(key) -> str:

@@ -7,12 +7,12 @@ import pytest
 
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches
-from nemo_mcpo.rollouts.samples import SampleKey, SampleRequest, Sampling
+from nemo_mcpo.rollouts.samples import Prompt, SampleKey, SampleRequest, Sampling
 from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=12, top_p=1.0, seed=5)
 REQUESTS = [
-    SampleRequest(SampleKey(0, prompt, temperature, sample), tuple(range(1, 2 + prompt)))
+    SampleRequest(SampleKey(0, prompt, temperature, sample), Prompt(tuple(range(1, 2 + prompt))))
     for prompt in (1, 2, 3)
     for temperature in (0.6, 1.0)
     for sample in range(2)

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts import store as module
+from nemo_mcpo.rollouts import append_log as module
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
 from tests.unit.rollouts.samples import sample
@@ -21,7 +21,7 @@ SHARD = "samples-00000.jsonl"
 @pytest.fixture(autouse=True)
 def no_locks(monkeypatch):
     """Locks last as long as the process, and these tests open one store several times."""
-    monkeypatch.setattr(module, "lock_for_this_process", lambda path: None)
+    monkeypatch.setattr(module, "lock_for_this_process", lambda path, patience: None)
 
 
 def test_samples_come_back(tmp_path):

@@ -8,10 +8,16 @@ from nemo_mcpo.records import PreferenceRecord
 
 
 def read(
-    data_format: str, data: str, *, drop_ranks: tuple[int, ...] = (), max_candidates: int | None = None
+    data_format: str,
+    data: str,
+    *,
+    drop_ranks: tuple[int, ...] = (),
+    max_candidates: int | None = None,
+    min_answers: int = 2,
 ) -> tuple[list[PreferenceRecord], list[Dropped]]:
     dropped: list[Dropped] = []
-    records = FORMATS[data_format](data, drop_ranks=drop_ranks, max_candidates=max_candidates, on_drop=dropped.append)
+    rules = {"drop_ranks": drop_ranks, "max_candidates": max_candidates, "min_answers": min_answers}
+    records = FORMATS[data_format](data, **rules, on_drop=dropped.append)
     return list(records), dropped
 
 

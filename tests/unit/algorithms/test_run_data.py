@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from nemo_mcpo.algorithms.run import check_budgets, open_dataset, trained_lengths
+from nemo_mcpo.algorithms.run_data import check_budgets, open_dataset, trained_lengths
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.small_run import small_config

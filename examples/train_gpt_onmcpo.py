@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a policy with OnMC-PO: it writes its own candidates, a judge ranks them, segment after segment.
+
+    python examples/train_gpt_onmcpo.py model.data.train=FILE pretrained_checkpoint.restore_from_path=DIR \
+        exp_manager.explicit_log_dir=results/online judge.server.model=DIR
+
+This command starts every stage and the training processes on this machine; killed, it continues where it stopped. A
+scheduler can place the stages itself, one after the other, with the same overrides and a segment's number:
+
+    python examples/train_gpt_onmcpo.py … --stage export --segment 0
+    python scripts/generate.py … --segment 0
+    python scripts/judge.py … --segment 0
+    torchrun --nproc-per-node=8 examples/train_gpt_onmcpo.py … --stage train --segment 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nemo_mcpo.algorithms.online_command import online_config, stage_command
+from nemo_mcpo.algorithms.online_driver import drive
+from nemo_mcpo.algorithms.onmcpo import STAGES
+from nemo_mcpo.platform.command import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Drive the whole run, or run one stage of it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--stage", choices=STAGES)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.stage is not None:
+        stage_command(rest, arguments.stage)
+        return
+    script = [sys.executable, __file__, *rest]
+    drive(online_config(rest), lambda stage, segment: [*script, "--stage", stage, "--segment", str(segment)])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines of an online run: the same overrides for the whole run and for one of its stages."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.platform.accelerator import select_accelerator
+from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
+from nemo_mcpo.platform.report import render_facts
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "examples" / "conf"
+
+
+def online_config(argv: Sequence[str], *, trains: bool = False) -> OnlineRunConfig:
+    """The checked configuration of overrides; ``trains``: for this launch's processes."""
+    return load_run_config(
+        argv,
+        config_dir=CONFIG_DIR,
+        config_name="gpt_onmcpo",
+        world_size=world_size_from_environment() if trains else None,
+        schema=OnlineRunConfig,
+    )
+
+
+def stage_command(argv: Sequence[str], stage: str) -> None:
+    """Run one stage of the segment that ``--segment`` names (0 by default), and print its facts."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--segment", type=int, default=0)
+    arguments, overrides = parser.parse_known_args(argv)
+    config = online_config(overrides, trains=stage == "train")
+    select_accelerator(config.trainer.accelerator)
+    # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
+    from nemo_mcpo.algorithms.online_stages import run_stage
+    from nemo_mcpo.platform.distributed import is_rank_zero
+
+    facts = run_stage(config, arguments.segment, stage)
+    if is_rank_zero():
+        print(render_facts({name.replace("_", " "): f"{value:.6g}" for name, value in facts.items()}), flush=True)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives an online run on one machine: every stage in processes of its own, those that were killed once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
+from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config.rules import check_processes
+from nemo_mcpo.errors import ConfigError, NemoMcpoError
+from nemo_mcpo.platform.accelerator import count_gpus
+from nemo_mcpo.platform.launch import run_processes
+from nemo_mcpo.platform.locks import lock_for_this_process
+
+CommandOf = Callable[[str, int], list[str]]
+"""From a stage and a segment to program and arguments."""
+
+
+class StageFailedError(NemoMcpoError):
+    """A stage ended with an error, which it has reported itself."""
+
+    def __init__(self, exit_code: int, stage: str, segment: int) -> None:
+        super().__init__(
+            f"segment {segment}: {stage} failed",
+            got=f"exit code {exit_code}",
+            cure="see its message above; the same command then continues",
+        )
+        self.exit_code = exit_code if exit_code > 0 else 1
+
+
+def drive(config: OnlineRunConfig, command_of: CommandOf) -> None:
+    """Every stage of every segment that is not finished."""
+    processes = num_processes(config)
+    run = OnlineRun(config)
+    lock_for_this_process(run.directory / ".driver.lock")
+    for segment in range(config.onmcpo.segments):
+        for stage in STAGES:
+            name = f"segment {segment + 1}/{config.onmcpo.segments}: {stage}"
+            facts = run.finished(segment, stage)
+            if facts is None:
+                print(name, flush=True)
+                facts = _run_stage(run, segment, stage, command_of, processes if stage == "train" else 1)
+            print(f"{name}, {facts['seconds']:.0f} s", flush=True)
+        print(segment_line(run, segment), flush=True)
+
+
+def num_processes(config: OnlineRunConfig) -> int:
+    """Training processes on this machine: one a GPU, or one model replica on a CPU."""
+    if config.trainer.num_nodes > 1:
+        raise ConfigError(
+            "one command drives one machine",
+            where="trainer.num_nodes",
+            got=config.trainer.num_nodes,
+            expected=1,
+            cure="let the scheduler start each stage: --stage export|generate|judge|train --segment N",
+        )
+    model = config.model
+    replica = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
+    gpus = 0 if config.trainer.accelerator == "cpu" else count_gpus()
+    count = (gpus or replica) if config.trainer.devices == "auto" else config.trainer.devices
+    check_processes(config, count)
+    return count
+
+
+def _run_stage(run: OnlineRun, segment: int, stage: str, command_of: CommandOf, processes: int) -> Facts:
+    """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it."""
+    for _ in range(run.config.onmcpo.restarts + 1):
+        code = run_processes(command_of(stage, segment), processes)
+        facts = run.finished(segment, stage)
+        if code == 0 and facts is not None:
+            return facts
+        if code >= 0:
+            break
+        print(f"{stage} was ended by signal {-code}; it continues where it stopped", flush=True)
+    raise StageFailedError(code, stage, segment)
+
+
+def segment_line(run: OnlineRun, segment: int) -> str:
+    """What became of a segment's answers, and where its time went."""
+    facts = {stage: run.finished(segment, stage) or {} for stage in STAGES}
+    generated, judged, trained = facts["generate"], facts["judge"], facts["train"]
+    seconds = {stage: facts[stage]["seconds"] for stage in ("export", "generate", "judge")}
+    seconds |= {part: trained[f"{part}_seconds"] for part in ("reference", "train")}
+    drawn = generated["samples"] + generated["redrawn"]
+    return (
+        f"  {generated['samples']:.0f} answers to {generated['prompts']:.0f} prompts, {generated['mean_tokens']:.0f} "
+        f"tokens each ({generated['tokens_per_second']:.0f} tokens/s); {generated['samples'] / drawn:.0%} of the "
+        f"draws kept, {generated['repeated']:.0f} repeated, {generated['failed']:.0f} failed, "
+        f"{generated['unfinished']:.0f} cut\n"
+        f"  chosen beats the mean candidate {judged['win_rate']:.1%}; {judged['ties']:.0f} ties, "
+        f"{judged['failures']:.0f} without a verdict, {judged['without_choice']:.0f} prompts without a choice\n"
+        f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
+    )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of a segment, each a function of the run and the segment's number; all can be killed and run again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from nemo_mcpo.algorithms.onmcpo import Facts, OnlineRun
+from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, segment_data, segment_of
+from nemo_mcpo.config import OnlineRunConfig, check_architecture
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.data.prompts import read_conversations
+from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.judging.cache import VerdictCache
+from nemo_mcpo.judging.judgement import Judge
+from nemo_mcpo.judging.rank import rank_answers, write_ranked
+from nemo_mcpo.judging.rule import RuleJudge, load_rule
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.pretrained import Pretrained, newest_checkpoint, open_pretrained
+from nemo_mcpo.rollouts.generate import Plan, generate_samples
+from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, Sampling
+from nemo_mcpo.rollouts.store import SampleStore, read_complete
+
+
+def run_stage(config: OnlineRunConfig, segment: int, stage: str) -> Facts:
+    """One stage of one segment, unless it is finished; of ``train``, every process of the launch calls it."""
+    run = OnlineRun(config)
+    return run.run(segment, stage, lambda: STAGES[stage](run, segment))
+
+
+def initial_model(config: OnlineRunConfig) -> Pretrained:
+    """The policy that the run starts from, checked against the configuration."""
+    pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+    check_architecture(config, pretrained.architecture)
+    return pretrained
+
+
+def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
+    """The weights at the segment's start: the initial model's, or the newest checkpoint's."""
+    from nemo_mcpo.models.export_checkpoint import export_pretrained
+
+    source = initial_model(run.config)
+    if segment:
+        source = open_pretrained(str(newest_checkpoint(run.directory)), run.config.model.data.cache_dir)
+    export_pretrained(source, run.files(segment).policy)
+    return {}
+
+
+def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
+    """Samples of the segment's policy."""
+    rollouts, files = run.config.rollouts, run.files(segment)
+    prompts = segment_prompts(run, segment, with_words=rollouts.engine == "openai")
+    plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
+    sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
+    manifest = {
+        "policy": hash_weights(files.policy),
+        "plan": asdict(plan),
+        "sampling": asdict(sampling),
+    }
+    store = SampleStore(files.samples, manifest)
+    engine = build_engine(run, segment, sampling)
+    try:
+        engine.load(str(files.policy))
+        facts = asdict(generate_samples(engine, store, dict(prompts), plan, progress=True))
+    finally:
+        engine.close()
+    del facts["path"]
+    return {"prompts": len(prompts)} | facts
+
+
+def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
+    """The segment's training data: its samples, best first."""
+    files = run.files(segment)
+    prompts = segment_prompts(run, segment, with_words=True)
+    answers: dict[int, list[Sample]] = defaultdict(list)
+    for sample in read_complete(files.samples):
+        answers[sample.key.prompt_id].append(sample)
+    grouped = [answers[prompt_id] for prompt_id, _ in prompts]
+    asked = [prompt for _, prompt in prompts]
+    judge = build_judge(run, segment)
+    try:
+        judgements = rank_answers(judge, asked, grouped, progress=True)
+    finally:
+        judge.close()
+    return asdict(write_ranked(files.ranked, load_chat_tokenizer(str(files.policy)), asked, grouped, judgements))
+
+
+def train_segment(run: OnlineRun, segment: int) -> Mapping[str, float]:
+    """The segment's steps."""
+    from nemo_mcpo.algorithms.run import run_mcpo
+
+    seconds = run_mcpo(run.config, initial_model(run.config), segment_data(segment, run.files(segment)))
+    return {f"{part}_seconds": value for part, value in seconds.items()}
+
+
+STAGES: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
+    "export": export_policy,
+    "generate": generate_answers,
+    "judge": judge_answers,
+    "train": train_segment,
+}
+
+
+def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> list[tuple[int, Prompt]]:
+    """The prompts that the segment's steps consume and their ids, in the order of their first use."""
+    config = run.config
+    prompts = open_prompts(config, initial_model(config))
+    rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
+    words = conversations_of(config, prompts, rows) if with_words else {}
+    trees = [prompts[row] for row in rows]
+    return [
+        (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(row, ())))
+        for row, tree in zip(rows, trees, strict=True)
+    ]
+
+
+def conversations_of(config: OnlineRunConfig, prompts: PreparedDataset, rows: list[int]) -> dict[int, tuple]:
+    """The words of prompts by row."""
+    sources = {row: prompts.source(row) for row in rows}
+    found = read_conversations(config.model.data.train, config.model.data.format, sources.values())
+    return {row: found[source] for row, source in sources.items()}
+
+
+def build_engine(run: OnlineRun, segment: int, sampling: Sampling) -> Engine:
+    """``rollouts.engine``."""
+    rollouts = run.config.rollouts
+    if rollouts.engine == "hf":
+        from nemo_mcpo.rollouts.hf import HuggingFaceEngine
+
+        return HuggingFaceEngine(sampling, rollouts.batch_size)
+    from nemo_mcpo.rollouts.openai_engine import OpenAIEngine
+
+    return OpenAIEngine(sampling, rollouts.server, run.files(segment).directory / "logs" / "generate")
+
+
+def build_judge(run: OnlineRun, segment: int) -> Judge:
+    """``judge.kind``."""
+    settings = run.config.judge
+    if settings.kind == "rule":
+        return RuleJudge(load_rule(settings.rule or ""))
+    cache = VerdictCache(Path(run.config.model.data.cache_dir).expanduser() / "verdicts")
+    if settings.kind == "reward_model":
+        from nemo_mcpo.judging.reward_model import RewardModelJudge
+
+        return RewardModelJudge(settings.reward_model or "", settings.batch_size, cache)
+    from nemo_mcpo.judging.language_model import LanguageModelJudge
+
+    return LanguageModelJudge(settings, cache, run.files(segment).directory / "logs" / "judge")

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run trains on: which trees, for how many steps; refuses data that cannot fill a batch or a row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemo_mcpo.algorithms.negatives import Trees
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.data.order import PromptStream
+from nemo_mcpo.data.prepare import prepare_dataset
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.models.pretrained import Pretrained
+from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero
+from nemo_mcpo.sampling import check_chain
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The training data of one call of a run.
+
+    Attributes:
+        trees: by the numbers that the run's order of prompts uses.
+        dataset: which holds them; reference log-probs are kept beside it.
+        used: its rows that this call trains.
+        fingerprint: of the data and tokenizer, the same in every call of the run.
+        num_steps: of the whole run, for the learning rate.
+        first_step, last_step: the share of this call, counted from 0.
+    """
+
+    trees: Trees
+    dataset: PreparedDataset
+    used: Sequence[int]
+    fingerprint: str
+    num_steps: int
+    first_step: int
+    last_step: int
+
+
+OpenData = Callable[[Any, Pretrained], RunData]
+"""From a configuration and the initial model to the data of a call."""
+
+
+def whole_run(config: RunConfig, pretrained: Pretrained) -> RunData:
+    """The data of an offline run: a file of ranked answers, trained from the first step to the last."""
+    dataset = open_dataset(config, pretrained, config.model.data.train)
+    check_batch(config, dataset)
+    check_candidates(config, dataset)
+    check_budgets(config, dataset)
+    num_steps = num_training_steps(config, len(dataset))
+    order = PromptStream(len(dataset), config.model.seed, config.model.data.shuffle)
+    used = [index for _, index in order.take(0, num_steps * config.model.global_batch_size)]
+    return RunData(dataset, dataset, used, dataset.fingerprint, num_steps, 0, num_steps)
+
+
+def num_training_steps(config: RunConfig, num_prompts: int) -> int:
+    """Whole global batches in ``max_epochs`` passes, or ``max_steps`` if that is fewer."""
+    steps = config.trainer.mcpo.max_epochs * num_prompts // config.model.global_batch_size
+    limit = config.trainer.mcpo.max_steps
+    return steps if limit < 0 else min(limit, steps)
+
+
+def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes: Any) -> PreparedDataset:
+    """The prepared dataset of a file; rank 0 makes it when it is missing.
+
+    ``changes`` are arguments of ``prepare_dataset`` that differ from the configuration's.
+    """
+    data = config.model.data
+    options: dict[str, Any] = {
+        "data_format": data.format,
+        "tokenizer_dir": str(pretrained.files),
+        "vocab_size": pretrained.architecture.vocab_size,
+        "max_prompt_length": data.max_prompt_length,
+        "max_length": data.max_length,
+        "drop_ranks": data.drop_ranks,
+        "max_candidates": data.max_candidates,
+        "min_answers": 1 if config.model.mcpo.objective == "sft" else 2,
+        "cache_dir": data.cache_dir,
+        "progress": True,
+    } | changes
+    return PreparedDataset(on_rank_zero(lambda: prepare_dataset(data=path, **options).directory))
+
+
+def check_batch(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Refuse data that cannot fill a batch."""
+    size = config.model.global_batch_size
+    if len(dataset) < size:
+        raise DataError(
+            "fewer prompts than one global batch",
+            where=config.model.data.train,
+            got=f"{len(dataset)} usable prompts",
+            expected=f"at least model.global_batch_size={size}",
+            cure=f"lower model.global_batch_size, or see what was dropped and why in {dataset.dropped_path}",
+        )
+
+
+def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Refuse data that cannot offer any negative; say how many prompts have fewer than they should."""
+    negatives = config.model.mcpo.num_negatives
+    candidates = dataset.num_completions - 1
+    check_chain(config.model.mcpo.chain_steps, config.model.mcpo.chain_candidates, int(candidates.max()))
+    if negatives and not config.model.mcpo.replacement:
+        short = int((candidates < negatives).sum())
+        if short == len(dataset):
+            raise ConfigError(
+                "no prompt has this many candidates",
+                where="model.mcpo.num_negatives",
+                got=negatives,
+                expected=f"at most {int(candidates.max())}",
+                cure="lower num_negatives or drop fewer ranks",
+            )
+        if short and is_rank_zero():
+            logger.warning(
+                "%d of %d prompts have fewer than %d candidates: they train with those they have",
+                short,
+                len(dataset),
+                negatives,
+            )
+
+
+def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Refuse token budgets that a single prompt exceeds; say how many trees will have a larger row of their own."""
+    budgets = {
+        "model.micro_batch_tokens": config.model.micro_batch_tokens,
+        "model.mcpo.scoring_tokens": config.model.mcpo.scoring_tokens,
+    }
+    longest = int(dataset.prompt_lengths.max())
+    for key, budget in budgets.items():
+        if budget < longest:
+            raise ConfigError(
+                "the token budget of a row is smaller than one prompt",
+                where=key,
+                got=budget,
+                expected=f"at least {longest}, the longest prompt in {dataset.directory}",
+                cure=f"raise {key}, or lower model.data.max_prompt_length",
+            )
+    whole = dataset.tree_lengths
+    trained = np.minimum(whole, trained_lengths(dataset, config.model.mcpo.num_negatives))
+    recompute, reuse = config.model.activations_checkpoint_granularity, config.model.mcpo.reuse_scoring
+    sizes = {
+        # Without full recompute, scoring that is reused keeps the products of whole trees.
+        "model.micro_batch_tokens": whole if reuse and recompute != "full" else trained,
+        "model.mcpo.scoring_tokens": whole,
+    }
+    for key, budget in budgets.items():
+        large = int((sizes[key] > budget).sum())
+        if large and is_rank_zero():
+            message = "up to %d of %d prompts with their answers exceed %s=%d: each gets a longer row of its own"
+            logger.warning(message, large, len(dataset), key, budget)
+
+
+def trained_lengths(dataset: PreparedDataset, num_negatives: int) -> np.ndarray:
+    """Tokens of each prompt, its preferred answer and ``num_negatives`` of its longest, int64 ``[rows]``: a bound."""
+    first = dataset.completion_offsets[:-1]
+    preferred = dataset.completion_lengths[first]
+    longest = np.maximum.reduceat(dataset.completion_lengths, first)
+    return dataset.prompt_lengths + preferred + num_negatives * longest

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segment of an online run answers, and what it trains on.
+
+The run's order of prompts is that of an offline run on the same file: segment after segment, each takes those that its
+own steps consume, and trains them with the answers of the policy that it started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemo_mcpo.algorithms.run_data import (
+    OpenData,
+    RunData,
+    check_batch,
+    check_budgets,
+    check_candidates,
+    num_training_steps,
+    open_dataset,
+)
+from nemo_mcpo.algorithms.segments import Segment, SegmentFiles, split_steps
+from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.data.order import PromptStream
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.models.pretrained import Pretrained
+from nemo_mcpo.records import PromptTree
+
+
+class SegmentTrees:
+    """Trees of a segment's answers, by the numbers of their prompts in the run.
+
+    Args:
+        answers: rows in the order of ``prompts``.
+        prompts: numbers of the segment's prompts.
+        num_prompts: of the run.
+    """
+
+    def __init__(self, answers: PreparedDataset, prompts: Sequence[int], num_prompts: int) -> None:
+        self._answers, self._num_prompts = answers, num_prompts
+        self._rows = {prompt: row for row, prompt in enumerate(prompts)}
+
+    def __len__(self) -> int:
+        return self._num_prompts
+
+    def __getitem__(self, index: int) -> PromptTree:
+        return self._answers[self._rows[index]]
+
+    def source(self, index: int) -> str:
+        """See ``negatives.Trees``."""
+        return self._answers.source(index)
+
+
+def open_prompts(config: OnlineRunConfig, pretrained: Pretrained) -> PreparedDataset:
+    """The prompts of ``model.data.train``, without whatever answers they have there."""
+    prompts = open_dataset(config, pretrained, config.model.data.train, min_answers=0, drop_ranks=())
+    check_batch(config, prompts)
+    return prompts
+
+
+def segment_of(config: OnlineRunConfig, prompts: PreparedDataset, number: int) -> Segment:
+    """The ``number``-th segment of the run."""
+    return split_steps(num_training_steps(config, len(prompts)), config.onmcpo.segments)[number]
+
+
+def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segment) -> list[int]:
+    """Rows of ``prompts`` that the segment's steps consume, each once, in the order of their first use."""
+    order = PromptStream(len(prompts), config.model.seed, config.model.data.shuffle)
+    size = config.model.global_batch_size
+    places = order.take(segment.first_step * size, (segment.last_step - segment.first_step) * size)
+    return list(dict.fromkeys(index for _, index in places))
+
+
+def segment_data(number: int, files: SegmentFiles) -> OpenData:
+    """How the training of a segment opens its data."""
+
+    def open_data(config: OnlineRunConfig, pretrained: Pretrained) -> RunData:
+        prompts = open_prompts(config, pretrained)
+        segment = segment_of(config, prompts, number)
+        rows = prompts_of(config, prompts, segment)
+        answers = open_dataset(
+            config, pretrained, str(files.ranked), data_format="tokens", tokenizer_dir=None, drop_ranks=()
+        )
+        _check_same_prompts(prompts, rows, answers)
+        check_candidates(config, answers)
+        check_budgets(config, answers)
+        return RunData(
+            trees=SegmentTrees(answers, rows, len(prompts)),
+            dataset=answers,
+            used=range(len(answers)),
+            fingerprint=prompts.fingerprint,
+            num_steps=num_training_steps(config, len(prompts)),
+            first_step=segment.first_step,
+            last_step=segment.last_step,
+        )
+
+    return open_data
+
+
+def _check_same_prompts(prompts: PreparedDataset, rows: Sequence[int], answers: PreparedDataset) -> None:
+    """The file of answers was written for these very prompts, one line each."""
+    same = len(rows) == len(answers)
+    same = same and all(
+        np.array_equal(prompts[index].prompt_tokens, answers[row].prompt_tokens) for row, index in enumerate(rows)
+    )
+    if not same:
+        raise RolloutError(
+            "the ranked answers are not to the prompts of this segment",
+            where=str(answers.recipe.get("data", answers.directory)),
+            got=f"{len(answers)} prompts",
+            expected=f"{len(rows)} prompts in the order of training",
+            cure="delete the segment's ranked.jsonl and judge.json: it is judged again",
+        )

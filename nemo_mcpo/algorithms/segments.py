@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segments of an online run: which steps each trains, and where its files are.
+
+<log_dir>/segments/0/policy-0/       the weights that segment 0 starts from, a Hugging Face directory
+                     samples/        what they answer
+                     ranked.jsonl    the answers, best first, as token ids
+                     logs/           of servers that were started
+                     export.json, generate.json, judge.json, train.json    finished stages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_mcpo.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps ``first_step`` … ``last_step - 1`` of a run, counted from 0."""
+
+    number: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFiles:
+    """Where a segment's stages write and read."""
+
+    directory: Path
+
+    @property
+    def policy(self) -> Path:
+        # The name differs by segment: servers list a model by the name of its directory.
+        return self.directory / f"policy-{self.directory.name}"
+
+    @property
+    def samples(self) -> Path:
+        return self.directory / "samples"
+
+    @property
+    def ranked(self) -> Path:
+        return self.directory / "ranked.jsonl"
+
+
+def split_steps(num_steps: int, num_segments: int) -> list[Segment]:
+    """Segments whose numbers of steps differ by at most one.
+
+    >>> [(part.first_step, part.last_step) for part in split_steps(8, 3)]
+    [(0, 2), (2, 5), (5, 8)]
+    """
+    if num_segments > num_steps:
+        raise ConfigError(
+            "more segments than steps",
+            where="onmcpo.segments",
+            got=num_segments,
+            expected=f"at most {num_steps}",
+            cure="lower onmcpo.segments or train longer",
+        )
+    starts = [number * num_steps // num_segments for number in range(num_segments + 1)]
+    return [Segment(number, *starts[number : number + 2]) for number in range(num_segments)]

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys that an online run (OnMC-PO) has beside those of every run; their defaults are in ``gpt_onmcpo.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nemo_mcpo.config.schema import Fraction, NonNegative, Positive, RunConfig, Section
+from nemo_mcpo.errors import ConfigError
+
+Temperature = Annotated[float, Field(gt=0.0, le=2.0)]
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
+class OnMCPO(Section):
+    """``onmcpo``: the loop."""
+
+    segments: Positive
+    restarts: NonNegative
+
+
+class Server(Section):
+    """``rollouts.server`` and ``judge.server``: programs with OpenAI's interface, running or started by us."""
+
+    urls: list[str]
+    model: str | None
+    api_key_env: str | None
+    concurrency: Positive
+    timeout_seconds: Seconds
+    retry_seconds: Seconds
+    launcher: Literal["trtllm", "transformers"]
+    command: Annotated[list[str], Field(min_length=1)]
+    arguments: list[str]
+    replicas: Positive
+    ready_seconds: Seconds
+    tensor_parallel_size: Positive
+    pipeline_parallel_size: Positive
+    max_batch_size: Positive
+    max_num_tokens: Positive
+    max_seq_len: Positive
+    kv_cache_fraction: Fraction
+    kv_cache_dtype: Literal["auto", "fp8"]
+
+
+class Rollouts(Section):
+    """``rollouts``: how the policy's answers are drawn."""
+
+    engine: Literal["hf", "openai"]
+    temperatures: Annotated[list[Temperature], Field(min_length=1)]
+    samples: Positive
+    redraws: NonNegative
+    top_p: Fraction
+    max_tokens: Positive
+    batch_size: Positive
+    server: Server
+
+
+class Judge(Section):
+    """``judge``: what finds the best answer."""
+
+    kind: Literal["openai", "rule", "reward_model"]
+    rule: str | None
+    reward_model: str | None
+    both_orders: bool
+    attempts: Positive
+    max_tokens: Positive
+    batch_size: Positive
+    server: Server
+
+
+class OnlineRunConfig(RunConfig):
+    """A whole online run."""
+
+    onmcpo: OnMCPO
+    rollouts: Rollouts
+    judge: Judge
+
+    @property
+    def num_samples(self) -> int:
+        """Answers asked for a prompt."""
+        return len(self.rollouts.temperatures) * self.rollouts.samples
+
+
+def check_rollouts(config: OnlineRunConfig) -> None:
+    """Raise ConfigError where the rollouts do not fit the data or the objective."""
+    data, rollouts = config.model.data, config.rollouts
+    room = data.max_length - data.max_prompt_length
+    if rollouts.max_tokens > room:
+        raise ConfigError(
+            "answers would be cut before they are trained on",
+            where="rollouts.max_tokens",
+            got=rollouts.max_tokens,
+            expected=f"at most {room}, model.data.max_length less model.data.max_prompt_length",
+            cure="lower it or raise model.data.max_length",
+        )
+    if len(set(rollouts.temperatures)) < len(rollouts.temperatures):
+        raise ConfigError(
+            "the same temperature twice",
+            where="rollouts.temperatures",
+            got=rollouts.temperatures,
+            cure="list each once and raise rollouts.samples",
+        )
+    needed = 1 + (1 if config.model.mcpo.replacement else config.model.mcpo.num_negatives)
+    if config.num_samples < needed:
+        raise ConfigError(
+            "fewer answers than the objective needs",
+            where="rollouts.samples",
+            got=f"{len(rollouts.temperatures)} temperatures x {rollouts.samples}",
+            expected=f"at least {needed} in all: the preferred one and model.mcpo.num_negatives",
+            cure="raise rollouts.samples or lower model.mcpo.num_negatives",
+        )
+    if config.model.mcpo.sampler == "given":
+        raise ConfigError(
+            "a policy's own answers have no given rejected one",
+            where="model.mcpo.sampler",
+            got="given",
+            expected="mc_kernel, random, max or min",
+            cure="set model.mcpo.sampler=mc_kernel",
+        )
+
+
+def check_judge(config: OnlineRunConfig) -> None:
+    """Raise ConfigError where the kind of judge lacks what it needs."""
+    judge = config.judge
+    needed = {
+        "rule": ("judge.rule", judge.rule, "judge.rule=my_package.rules:score"),
+        "reward_model": ("judge.reward_model", judge.reward_model, "judge.reward_model=DIR"),
+        "openai": ("judge.server.model", judge.server.model, "judge.server.model=DIR, or the name that servers know"),
+    }
+    key, value, example = needed[judge.kind]
+    if value is None:
+        raise ConfigError(f"the {judge.kind} judge is missing", where=key, cure=f"set {example}")
+    if judge.rule is not None and judge.rule.count(":") != 1:
+        raise ConfigError(
+            "not the name of a function",
+            where="judge.rule",
+            got=judge.rule,
+            expected="module:function",
+            cure="write it like my_package.rules:score",
+        )
+
+
+ONLINE_RULES = (check_rollouts, check_judge)

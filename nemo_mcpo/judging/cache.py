@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a judge said, for ever: an interrupted round asks for what is missing, another run asks for nothing twice.
+
+    DIR/verdicts-00000.jsonl    {"key": hash of the judge and all that it saw, "value": …}, by one writer
+
+A verdict is found by what was asked, so that it does not matter which run, segment or prompt asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from threading import Lock
+
+from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.rollouts.append_log import AppendLog, read_lines
+
+MAX_WRITERS = 64
+
+
+class VerdictCache:
+    """JSON values by what was asked; threads may share one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._log = _first_free_log(directory)
+        self._lock = Lock()
+        self._values: dict[str, object] = {}
+        for path in sorted(directory.glob("verdicts-*.jsonl")):
+            for number, (_, line) in enumerate(read_lines(path), start=1):
+                self._remember(line, f"{path}:{number}")
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, *asked: object) -> object | None:
+        """The value that was stored for this, or None."""
+        return self._values.get(key_of(asked))
+
+    def put(self, value: object, *asked: object) -> None:
+        """Store a value; once this returns it survives a power cut."""
+        key = key_of(asked)
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._log.append([line.encode()])
+            self._values[key] = value
+
+    def _remember(self, line: bytes, where: str) -> None:
+        try:
+            entry = json.loads(line)
+            self._values[entry["key"]] = entry["value"]
+        except (ValueError, KeyError, TypeError) as error:
+            got = line[:60].decode(errors="replace")
+            cure = "delete this line: it is asked for again"
+            raise RolloutError("not a verdict", where=where, got=got, cure=cure) from error
+
+
+def key_of(asked: tuple[object, ...]) -> str:
+    """Hash of JSON values."""
+    return hashlib.blake2b(json.dumps(asked, ensure_ascii=False).encode(), digest_size=16).hexdigest()
+
+
+def _first_free_log(directory: Path) -> AppendLog:
+    """The first file that no other run writes to at the moment."""
+    for number in range(MAX_WRITERS):
+        try:
+            return AppendLog(directory / f"verdicts-{number:05d}.jsonl", patience_seconds=0.0)
+        except ConfigError:
+            continue
+    raise RolloutError("too many runs write verdicts", where=str(directory), expected=f"at most {MAX_WRITERS}")

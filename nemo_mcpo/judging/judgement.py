@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a judge is asked and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nemo_mcpo.records import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with the different answers to judge, at least two.
+
+    Attributes:
+        number: its place in the list that is judged.
+        conversation: ends with a user turn.
+    """
+
+    number: int
+    conversation: tuple[Message, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The outcome for one question.
+
+    Attributes:
+        order: numbers of its answers, best first; those that the judge finds as good as the best one are left out,
+            as they are no negatives.
+        scores: of all answers, higher is better; None where pairs were compared.
+        win_rate: of the best answer against the others that it met, a tie counts half; NaN when it met none.
+        ties: comparisons without a winner; with scores, answers as good as the best one.
+        failures: comparisons without a verdict; the best so far stayed.
+        comparisons: that have a verdict, ties too.
+        first_place: of these, for the answer that was shown first.
+    """
+
+    order: tuple[int, ...]
+    win_rate: float
+    scores: tuple[float, ...] | None = None
+    ties: int = 0
+    failures: int = 0
+    comparisons: int = 0
+    first_place: int = 0
+
+
+class Judge(Protocol):
+    """Finds the best answer to every question."""
+
+    def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
+        """Numbers and judgements as they finish."""
+
+    def close(self) -> None:
+        """Give back what it took."""
+
+
+def by_scores(scores: Sequence[float]) -> Judgement:
+    """The highest score wins, the first of equal ones; answers with the winner's score are left out.
+
+    >>> by_scores([1.0, 3.0, 2.0, 3.0]).order
+    (1, 2, 0)
+    """
+    best = max(range(len(scores)), key=lambda number: (scores[number], -number))
+    others = [number for number in range(len(scores)) if scores[number] < scores[best]]
+    others.sort(key=lambda number: (-scores[number], number))
+    ties = len(scores) - 1 - len(others)
+    return Judgement((best, *others), (len(others) + ties / 2) / (len(scores) - 1), tuple(scores), ties)

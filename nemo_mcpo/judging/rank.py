@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage that judges: from the samples of a segment to its training data, best answer first.
+
+A prompt whose answers leave no choice keeps its place in its batch with its answer twice: equal answers have equal
+rewards, so that it adds nothing to the gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from tqdm import tqdm
+
+from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
+from nemo_mcpo.judging.judgement import Judge, Judgement, Question
+from nemo_mcpo.rollouts.append_log import write_whole
+from nemo_mcpo.rollouts.samples import Prompt, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What a segment's judge found.
+
+    Attributes:
+        prompts: in the file.
+        without_choice: prompts with one answer, or none that the judge finds worse than its best.
+        win_rate: of the best answers against the others that they met, a tie counts half.
+        ties, failures: comparisons without a winner, and without a verdict.
+        first_place: share of the verdicts for the answer that was shown first; NaN without places.
+    """
+
+    prompts: int
+    without_choice: int
+    win_rate: float
+    ties: int
+    failures: int
+    first_place: float
+
+
+def rank_answers(
+    judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sample]], progress: bool
+) -> list[Judgement | None]:
+    """A judgement of every prompt with two answers or more; None for the others."""
+    questions = [
+        Question(number, prompt.conversation, tuple(sample.text for sample in own))
+        for number, (prompt, own) in enumerate(zip(prompts, answers, strict=True))
+        if len(own) > 1
+    ]
+    found: list[Judgement | None] = [None] * len(prompts)
+    with tqdm(total=len(questions), desc="judge", unit="prompt", disable=not progress) as bar:
+        for number, judgement in judge.judge(questions):
+            found[number] = judgement
+            bar.update()
+    return found
+
+
+def write_ranked(
+    path: Path,
+    chat: ChatTokenizer,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Sample]],
+    judgements: Sequence[Judgement | None],
+) -> Ranked:
+    """Write the data, in the format ``tokens``: there entirely, or not at all."""
+    lines = (
+        json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement))}) + "\n"
+        for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
+    )
+    write_whole(path, "".join(lines).encode())
+    known = [judgement for judgement in judgements if judgement is not None]
+    rates = [judgement.win_rate for judgement in known if not math.isnan(judgement.win_rate)]
+    comparisons = sum(judgement.comparisons for judgement in known)
+    return Ranked(
+        prompts=len(prompts),
+        without_choice=len(prompts) - sum(len(judgement.order) > 1 for judgement in known),
+        win_rate=fmean(rates) if rates else math.nan,
+        ties=sum(judgement.ties for judgement in known),
+        failures=sum(judgement.failures for judgement in known),
+        first_place=sum(judgement.first_place for judgement in known) / comparisons if comparisons else math.nan,
+    )
+
+
+def _responses(
+    chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None
+) -> Iterator[dict[str, object]]:
+    """Answers as token ids, best first; one that the limit cut has no end of turn."""
+    order = judgement.order if judgement is not None else range(min(1, len(answers)))
+    chosen = [answers[number] for number in order]
+    encoded = encode_answers(chat, [sample.text for sample in chosen]) or [[chat.end_of_turn]]
+    for ids, sample in zip(encoded, chosen, strict=False):
+        if not sample.finished and len(ids) > 1:
+            ids.pop()
+    scores = None if judgement is None or judgement.scores is None else [judgement.scores[n] for n in order]
+    if len(encoded) == 1:
+        encoded, scores = encoded * 2, None
+    for rank, ids in enumerate(encoded, start=1):
+        response: dict[str, object] = {"ids": ids, "rank": rank}
+        yield response if scores is None else response | {"score": scores[rank - 1]}

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge ``reward_model``: a Hugging Face sequence-classification model with one output scores every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.judging.cache import VerdictCache
+from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+
+
+class RewardModelJudge:
+    """See ``judgement.Judge``.
+
+    Args:
+        directory: safetensors weights and a tokenizer with the chat template that the model was trained with.
+        batch_size: answers at a time.
+        cache: of scores.
+    """
+
+    def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:
+        self.batch_size, self.cache = batch_size, cache
+        self.identity = hash_weights(Path(directory))
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            cure = "give a directory that AutoModelForSequenceClassification loads"
+            raise CheckpointError(
+                "no usable reward model", where="judge.reward_model", got=str(error)[:150], cure=cure
+            ) from error
+        if model.config.num_labels != 1:
+            raise CheckpointError(
+                "the reward model has several outputs",
+                where="judge.reward_model",
+                got=model.config.num_labels,
+                expected="one: the reward",
+                cure="give a reward model, not a classifier",
+            )
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
+        """See ``judgement.Judge``."""
+        for question in questions:
+            texts = [self._render(question, answer) for answer in question.answers]
+            missing = [text for text in dict.fromkeys(texts) if self.cache.get(self.identity, text) is None]
+            for start in range(0, len(missing), self.batch_size):
+                batch = missing[start : start + self.batch_size]
+                for text, score in zip(batch, self._scores(batch), strict=True):
+                    self.cache.put(score, self.identity, text)
+            yield question.number, by_scores([self.cache.get(self.identity, text) for text in texts])  # type: ignore[misc]
+
+    def _render(self, question: Question, answer: str) -> str:
+        turns = [asdict(turn) for turn in question.conversation] + [{"role": "assistant", "content": answer}]
+        return self.tokenizer.apply_chat_template(turns, tokenize=False)
+
+    @torch.inference_mode()
+    def _scores(self, texts: list[str]) -> list[float]:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        batch = self.tokenizer(
+            texts, return_tensors="pt", padding=True, truncation=limit is not None, max_length=limit,
+            add_special_tokens=False,
+        )  # fmt: skip
+        device = self.model.device
+        logits = self.model(
+            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+        ).logits
+        return logits[:, 0].float().tolist()
+
+    def close(self) -> None:
+        """See ``judgement.Judge``."""
+        del self.model

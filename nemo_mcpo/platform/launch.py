@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the processes of a program on this machine and wait for them, as torchrun does, but keep their exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+
+from nemo_mcpo.platform.children import start_child, stop_child
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 1.0
+
+
+def run_processes(command: Sequence[str], count: int) -> int:
+    """Run ``count`` processes of a command to their end; 0, or the exit code of one that failed.
+
+    A negative code is the number of the signal that ended a process. When one fails the others are ended; none
+    outlives this process.
+    """
+    environment = os.environ | (_rendezvous(count) if count > 1 else {})
+    processes: list[subprocess.Popen] = []
+    try:
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+            processes.append(start_child(command, environment=environment | own))
+        codes = _codes(processes)
+        while None in codes and not any(codes):
+            time.sleep(_POLL_SECONDS)
+            codes = _codes(processes)
+        if any(codes):
+            time.sleep(_GRACE_SECONDS)  # a process that was killed takes others with it: find the cause
+        return min((code for code in _codes(processes) if code), default=0)
+    finally:
+        for process in processes:
+            stop_child(process)
+
+
+def _codes(processes: Sequence[subprocess.Popen]) -> list[int | None]:
+    """Exit codes, None of those that still run."""
+    return [process.poll() for process in processes]
+
+
+def _rendezvous(count: int) -> dict[str, str]:
+    """Where the processes meet, and their share of the cores."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": threads,
+    }

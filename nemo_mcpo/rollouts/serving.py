@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers of a stage: running ones as they are, or our own, started together and stopped at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from nemo_mcpo.config import Server
+from nemo_mcpo.rollouts.client import ServerPool
+from nemo_mcpo.rollouts.launchers import COMMANDS, server_environment, trtllm_files
+from nemo_mcpo.rollouts.server_process import ServerProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model behind one or more servers.
+
+    Attributes:
+        pool: asks them.
+        model: the name that requests give.
+        own: those that we started.
+    """
+
+    pool: ServerPool
+    model: str
+    own: tuple[ServerProcess, ...]
+
+    def restart_dead(self) -> None:
+        """Start servers of our own again that ended; requests to them are tried again meanwhile."""
+        for server in self.own:
+            server.restart_if_dead()
+
+    def num_requests(self) -> int:
+        """Requests that may be in flight."""
+        return self.pool.settings.concurrency * len(self.pool.urls)
+
+    def close(self) -> None:
+        self.pool.close()
+        for server in self.own:
+            server.stop()
+
+
+def open_serving(settings: Server, model: str, logs: Path) -> Serving:
+    """Take the running servers, or start some for ``model`` (a directory) and wait until they are ready."""
+    if settings.urls:
+        return Serving(ServerPool(settings.urls, settings), model, ())
+    own: list[ServerProcess] = []
+    try:
+        for replica in range(settings.replicas):
+            own.append(_start(settings, model, replica, logs))
+        for server in own:
+            server.wait_until_ready(settings.ready_seconds)
+    except BaseException:
+        for server in own:
+            server.stop()
+        raise
+    return Serving(ServerPool([server.url for server in own], settings), model, tuple(own))
+
+
+@contextmanager
+def serving(settings: Server, model: str, logs: Path) -> Iterator[Serving]:
+    """``open_serving`` for the length of a block."""
+    opened = open_serving(settings, model, logs)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _start(settings: Server, model: str, replica: int, logs: Path) -> ServerProcess:
+    logs.mkdir(parents=True, exist_ok=True)
+    gpus = None
+    if settings.launcher == "trtllm":
+        size = settings.tensor_parallel_size * settings.pipeline_parallel_size
+        gpus = range(replica * size, (replica + 1) * size)
+        options = trtllm_files(logs, settings)
+        settings = settings.model_copy(update={"arguments": [*settings.arguments, *options]})
+    command = partial(COMMANDS[settings.launcher], model, settings=settings)
+    return ServerProcess(command, server_environment(gpus), logs / f"server-{replica}.log")

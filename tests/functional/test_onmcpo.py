@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""examples/train_gpt_onmcpo.py: the whole loop, killed at any moment and started again, and on bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import command, environment, metrics, run, without_time, write_inputs
+from tests.support.online import FAKE_SERVER, TRAIN_ONLINE, drawn_keys, online_overrides, ranked, verdict_keys
+
+pytestmark = pytest.mark.functional
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs) -> Path:
+    """An uninterrupted run."""
+    directory = inputs / "whole"
+    done = run(TRAIN_ONLINE, online_overrides(inputs, directory))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "segment 3/3: train" in done.stdout and "chosen beats the mean candidate" in done.stdout
+    return directory
+
+
+def test_three_segments_are_one_run(whole):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert [line["consumed_prompts"] for line in lines] == [4 * step for step in range(1, 7)]
+    assert lines[0]["rewards/margin"] == 0.0  # the policy is its reference
+    assert any(line["rewards/margin"] != 0.0 for line in lines[2:])  # in later segments it no longer is
+    keys = drawn_keys(whole)
+    assert len(keys) == len(set(keys))
+    for segment in range(3):
+        own = {key[1] for key in keys if key[0] == segment}
+        assert len(own) == 8  # two steps of four prompts
+        assert len((whole / "segments" / str(segment) / "ranked.jsonl").read_text().splitlines()) == 8
+
+
+def test_the_longest_answer_is_preferred(whole):
+    for content in ranked(whole):
+        for line in map(json.loads, content.splitlines()):
+            assert [answer["rank"] for answer in line["responses"]] == list(range(1, 1 + len(line["responses"])))
+            scores = [answer["score"] for answer in line["responses"] if "score" in answer]
+            assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("stage", ["generate", "train"])
+def test_killed_and_started_again(inputs, whole, tmp_path, stage):
+    """The driver is killed: nothing that it started outlives it, and the same command goes on."""
+    arguments = online_overrides(inputs, tmp_path / "run")
+    process = subprocess.Popen(command(TRAIN_ONLINE, arguments), env=environment(), stdout=subprocess.DEVNULL)
+    sign = {"generate": "segments/1/samples/samples-00000.jsonl", "train": "segments/1/judge.json"}[stage]
+    while process.poll() is None and not (tmp_path / "run" / sign).exists():
+        time.sleep(0.02)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = run(TRAIN_ONLINE, arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert without_time(metrics(tmp_path / "run")) == without_time(metrics(whole))
+    assert ranked(tmp_path / "run") == ranked(whole)
+    keys = drawn_keys(tmp_path / "run")
+    assert len(keys) == len(set(keys))
+
+
+def test_a_killed_stage_is_started_again(inputs, whole, tmp_path):
+    arguments = online_overrides(inputs, tmp_path / "run")
+    process = subprocess.Popen(command(TRAIN_ONLINE, arguments), env=environment(), stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "metrics.jsonl").exists():
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert "ended by signal 9" in output
+    assert without_time(metrics(tmp_path / "run")) == without_time(metrics(whole))
+
+
+@pytest.mark.parallel
+def test_tensor_parallel_training_and_servers(inputs, tmp_path):
+    """Two servers answer, one judges, two processes train; the servers are started for their stage."""
+    program = f"[{sys.executable},{FAKE_SERVER}]"
+    arguments = online_overrides(
+        inputs,
+        tmp_path / "run",
+        **{
+            "server@rollouts.server": "transformers",
+            "server@judge.server": "transformers",
+            "onmcpo__segments": 2,
+            "trainer__mcpo__max_steps": 2,
+            "model__tensor_model_parallel_size": 2,
+            "rollouts__engine": "openai",
+            "rollouts__server__command": program,
+            "rollouts__server__replicas": 2,
+            "judge__kind": "openai",
+            "judge__server__model": "judge-of-the-test",
+            "judge__server__command": program,
+            "judge__server__arguments": "[--judge]",
+        },
+    )
+    done = run(TRAIN_ONLINE, arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+    verdicts = verdict_keys(tmp_path / "run-cache")
+    assert len(verdicts) == len(set(verdicts)) > 0
+    facts = json.loads((tmp_path / "run" / "segments" / "0" / "judge.json").read_text())
+    assert facts["failures"] == 0 and 0.0 < facts["first_place"] < 1.0
+    assert subprocess.run(["pgrep", "-f", str(FAKE_SERVER)], capture_output=True).stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"onmcpo__segments": 7}, "onmcpo.segments: more segments than steps"),
+        ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
+        ({"judge__rule": "length_rule:absent"}, "judge.rule: there is no such function"),
+        ({"trainer__num_nodes": 2}, "trainer.num_nodes: one command drives one machine"),
+    ],
+)
+def test_bad_configurations(inputs, tmp_path, changes, message):
+    done = run(TRAIN_ONLINE, online_overrides(inputs, tmp_path / "run", **changes))
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr
+
+
+def test_another_run_in_the_same_directory_is_refused(inputs, whole):
+    done = run(TRAIN_ONLINE, online_overrides(inputs, whole, rollouts__redraws=1))
+    assert done.returncode == 2
+    assert "rollouts.redraws: this run was started with another value" in done.stderr
+
+
+def test_a_stage_out_of_turn_is_refused(inputs, tmp_path):
+    done = run(TRAIN_ONLINE, [*online_overrides(inputs, tmp_path / "run"), "--stage", "judge", "--segment", "0"])
+    assert done.returncode == 1
+    assert "generate is not finished" in done.stderr

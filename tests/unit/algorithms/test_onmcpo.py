@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state machine: stages in their order, each once, and only of the run that was started."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.algorithms import online_driver
+from nemo_mcpo.algorithms.online_driver import StageFailedError, drive
+from nemo_mcpo.algorithms.onmcpo import STAGES, OnlineRun
+from nemo_mcpo.errors import ConfigError, RolloutError
+from tests.support.configs import online
+
+NAMES = (
+    "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
+    "without_choice reference_seconds train_seconds"
+)
+FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
+
+
+def config(tmp_path, **changes):
+    keys = {"exp_manager.explicit_log_dir": str(tmp_path), "onmcpo.segments": 2}
+    return online(keys | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_stages_in_their_order_and_once(tmp_path):
+    run = OnlineRun(config(tmp_path))
+    done = []
+    for segment in range(2):
+        for stage in STAGES:
+            for later in STAGES[STAGES.index(stage) + 1 :]:
+                with pytest.raises(RolloutError, match="is not finished"):
+                    run.run(segment, later, dict)
+            for _ in range(2):
+                facts = run.run(segment, stage, lambda here=(segment, stage): done.append(here) or {"a": 1.5})
+                assert facts["a"] == 1.5 and facts["seconds"] >= 0
+    assert done == [(segment, stage) for segment in range(2) for stage in STAGES]
+    assert OnlineRun(config(tmp_path)).finished(1, "train") is not None
+
+
+def test_a_failed_stage_is_not_finished(tmp_path):
+    run = OnlineRun(config(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        run.run(0, "export", lambda: {"a": 1 / 0})
+    assert run.finished(0, "export") is None
+
+
+@pytest.mark.parametrize("segment", [-1, 2])
+def test_no_such_segment(tmp_path, segment):
+    with pytest.raises(ConfigError, match="no such segment"):
+        OnlineRun(config(tmp_path)).run(segment, "export", dict)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rollouts.samples", 3), ("onmcpo.segments", 3), ("judge.both_orders", True), ("model.seed", 5)],
+)
+def test_another_run_is_refused(tmp_path, key, value):
+    OnlineRun(config(tmp_path))
+    with pytest.raises(ConfigError, match=f"{key}: this run was started with another value"):
+        OnlineRun(config(tmp_path, **{key: value}))
+
+
+@pytest.mark.parametrize("key", ["rollouts.batch_size", "rollouts.server.replicas", "onmcpo.restarts"])
+def test_where_and_how_fast_may_change(tmp_path, key):
+    OnlineRun(config(tmp_path))
+    OnlineRun(config(tmp_path, **{key: 7}))
+
+
+class Launcher:
+    """Runs stages by marking them as finished; the exit codes come from a list, then they are 0."""
+
+    def __init__(self, run: OnlineRun, codes: list[int]) -> None:
+        self.run, self.codes, self.calls = run, codes, []
+
+    def __call__(self, command: list[str], count: int) -> int:
+        stage, segment = command
+        self.calls.append((int(segment), stage, count))
+        code = self.codes.pop(0) if self.codes else 0
+        if code == 0:
+            self.run.run(int(segment), stage, lambda: FACTS)
+        return code
+
+
+def driven(tmp_path, monkeypatch, codes, **changes) -> Launcher:
+    settings = config(tmp_path, **changes)
+    launcher = Launcher(OnlineRun(settings), codes)
+    monkeypatch.setattr(online_driver, "run_processes", launcher)
+    monkeypatch.setattr(online_driver, "lock_for_this_process", lambda path: None)
+    drive(settings, lambda stage, segment: [stage, str(segment)])
+    return launcher
+
+
+def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
+    changes = {"model__tensor_model_parallel_size": 2}
+    calls = driven(tmp_path, monkeypatch, [], **changes).calls
+    assert calls == [(s, stage, 2 if stage == "train" else 1) for s in range(2) for stage in STAGES]
+    said = capsys.readouterr().out
+    assert "segment 2/2: train" in said and said.count("chosen beats the mean candidate") == 2
+    assert driven(tmp_path, monkeypatch, [], **changes).calls == []
+
+
+def test_what_a_signal_ended_is_started_again(tmp_path, monkeypatch):
+    calls = driven(tmp_path, monkeypatch, [0, -9, -15, 0]).calls
+    assert [stage for _, stage, _ in calls[:5]] == ["export", "generate", "generate", "generate", "judge"]
+
+
+@pytest.mark.parametrize(("codes", "exit_code"), [([2], 2), ([1], 1), ([-9] * 4, 1)])
+def test_errors_are_not_tried_again(tmp_path, monkeypatch, codes, exit_code):
+    with pytest.raises(StageFailedError, match="segment 0: export failed") as raised:
+        driven(tmp_path, monkeypatch, codes)
+    assert raised.value.exit_code == exit_code

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts without answers: their tokens from the prepared dataset, their words from the file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nemo_mcpo.data.formats import FORMATS
+from nemo_mcpo.data.prompts import read_conversations
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message
+from tests.unit.data.formats.reading import read
+
+ONE = {"answer": "yes", "rank": 1.0}
+ROWS = {
+    "nectar": [
+        {"prompt": "\n\nHuman: Hi"},
+        {"prompt": "\n\nHuman: Ho \n\nAssistant:", "answers": [ONE]},
+    ],
+    "ultrafeedback": [{"instruction": "Hi"}, {"instruction": "Ho", "completions": []}],
+    "jsonl": [{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Ho"}], "responses": []}],
+}
+
+
+def write(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_prompts_alone(tmp_path, name):
+    data = write(tmp_path / "data.jsonl", ROWS[name])
+    records, dropped = read(name, data, min_answers=0)
+    assert [record.prompt for record in records] == [(Message("user", "Hi"),), (Message("user", "Ho"),)]
+    assert [record.responses for record in records] == [(), ()]
+    assert dropped == []
+
+
+def test_pairs_have_prompts_too(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"prompt": "Hi", "chosen": "a", "rejected": "b"}])
+    for name in ("jsonl", "ultrafeedback"):
+        records, _ = read(name, data, min_answers=0)
+        assert records[0].prompt == (Message("user", "Hi"),)
+
+
+def test_tokens_have_prompts_too(tmp_path):
+    records, dropped = read("tokens", write(tmp_path / "data.jsonl", [{"prompt_ids": [1, 2]}]), min_answers=0)
+    assert (records[0].prompt, records[0].responses, dropped) == ((1, 2), (), [])
+
+
+def test_one_answer_is_enough_where_one_is_asked_for(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"prompt": "Hi", "responses": [{"text": "a", "score": 1.0}]}])
+    assert len(read("jsonl", data, min_answers=1)[0]) == 1
+    records, dropped = read("jsonl", data)
+    assert records == [] and dropped[0].reason == "one answer"
+
+
+def test_words_of_some_records(tmp_path):
+    rows = [{"prompt": f"Question {number}"} for number in range(5)] + [{"prompt": ""}]
+    data = write(tmp_path / "data.jsonl", rows)
+    assert read_conversations(data, "jsonl", [f"{data}:2", f"{data}:5"]) == {
+        f"{data}:2": (Message("user", "Question 1"),),
+        f"{data}:5": (Message("user", "Question 4"),),
+    }
+
+
+def test_token_ids_have_no_words(tmp_path):
+    with pytest.raises(DataError, match="have no words"):
+        read_conversations(write(tmp_path / "data.jsonl", [{"prompt_ids": [1]}]), "tokens", [])
+    assert "tokens" in FORMATS

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From samples to training data: the order, the tokens, and prompts that leave no choice."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.judging.judgement import Judgement, by_scores
+from nemo_mcpo.judging.rank import rank_answers, write_ranked
+from nemo_mcpo.judging.rule import RuleJudge
+from nemo_mcpo.models.huggingface.tiny import make_tiny_model
+from nemo_mcpo.records import Message
+from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey
+from tests.support.launch import write_preferences
+
+PROMPTS = [Prompt((1, 2, number), (Message("user", f"Question {number}"),)) for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    write_preferences(directory / "data.jsonl")
+    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
+    return load_chat_tokenizer(str(directory / "model"))
+
+
+def answers(*texts: str, finished: bool = True) -> list[Sample]:
+    return [Sample(SampleKey(0, 0, 1.0, number), text, len(text), finished) for number, text in enumerate(texts)]
+
+
+ANSWERS = [answers("red", "red blue", "red blue seven"), answers("sum"), [], answers("not", "sum", finished=False)]
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_ranked_by_a_rule(tmp_path, chat):
+    judge = RuleJudge(lambda conversation, answer: len(answer))
+    judgements = rank_answers(judge, PROMPTS, ANSWERS, progress=False)
+    assert judgements == [by_scores([3, 8, 14]), None, None, by_scores([3, 3])]
+    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+    lines = read(tmp_path / "ranked.jsonl")
+    assert [line["prompt_ids"] for line in lines] == [[1, 2, number] for number in range(4)]
+    texts = [[chat.tokenizer.decode(answer["ids"]) for answer in line["responses"]] for line in lines]
+    end = chat.tokenizer.decode([chat.end_of_turn])
+    assert texts[0] == [f"red blue seven{end}", f"red blue{end}", f"red{end}"]
+    assert texts[1] == [f"sum{end}"] * 2
+    assert texts[2] == [end] * 2
+    assert texts[3] == ["not"] * 2  # the limit cut it, so that it does not end its turn
+    assert [answer["score"] for answer in lines[0]["responses"]] == [14.0, 8.0, 3.0]
+    assert [[answer["rank"] for answer in line["responses"]] for line in lines] == [[1, 2, 3], [1, 2], [1, 2], [1, 2]]
+    assert (found.prompts, found.without_choice, found.win_rate, found.ties) == (4, 3, 0.75, 1)
+    assert math.isnan(found.first_place)
+
+
+def test_places_and_failures_are_counted(tmp_path, chat):
+    judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=1, first_place=1), None, None, None]
+    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+    assert (found.failures, found.first_place) == (1, 1.0)
+    assert "score" not in read(tmp_path / "ranked.jsonl")[0]["responses"][0]

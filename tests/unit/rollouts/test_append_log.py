@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A log keeps what was appended, drops what was torn, and is as before when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.rollouts import append_log as module
+from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_whole
+
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch):
+    monkeypatch.setattr(module, "lock_for_this_process", lambda path, patience: None)
+
+
+def test_lines_and_where_they_start(tmp_path):
+    log = AppendLog(tmp_path / "new" / "a.jsonl")
+    assert log.append([b"one\n", b"two\n"]) == 0
+    assert log.append([b"three\n"]) == 8
+    assert list(read_lines(log.path)) == [(0, b"one\n"), (4, b"two\n"), (8, b"three\n")]
+
+
+def test_a_torn_line_goes_when_its_writer_comes_back(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one\ntwo\nthr")
+    assert [line for _, line in read_lines(path)] == [b"one\n", b"two\n"]  # a reader leaves it to its writer
+    assert path.read_bytes().endswith(b"thr")
+    AppendLog(path).append([b"four\n"])
+    assert path.read_bytes() == b"one\ntwo\nfour\n"
+
+
+def full_disk(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
+    log = AppendLog(tmp_path / "a.jsonl")
+    log.append([b"one\n"])
+    monkeypatch.setattr(module.os, "fsync", full_disk)
+    with pytest.raises(RolloutError, match="No space left") as raised:
+        log.append([b"two\n", b"three\n"])
+    assert "make room" in str(raised.value)
+    assert log.path.read_bytes() == b"one\n"
+
+
+def test_a_whole_file_or_none(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, b"first")
+    write_whole(path, b"second")
+    monkeypatch.setattr(module.os, "fsync", full_disk)
+    with pytest.raises(RolloutError, match="No space left"):
+        write_whole(path, b"third")
+    assert path.read_bytes() == b"second"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests find a server that works, wait for one that does not yet, and give up with a reason."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from threading import Barrier
+
+import pytest
+
+from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.platform.workers import in_threads
+from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat, complete
+from tests.support.configs import online
+from tests.support.fake_server import Behaviour, fake_server, words_of
+
+BODY = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_tokens": 5}
+
+
+def settings(**changes):
+    keys = {"retry_seconds": 5.0, "timeout_seconds": 5.0} | changes
+    return online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
+
+
+def ask_chat(client) -> Reply:
+    return chat(client, "m", [{"role": "user", "content": "Hi"}], **BODY)
+
+
+def test_chat_and_tokens():
+    with fake_server(Behaviour(words_of, takes_tokens=True, finish="length")) as url:
+        pool = ServerPool([url], settings())
+        assert pool.ask(ask_chat).finished is False
+        reply = pool.ask(lambda client: complete(client, "m", [1, 2], **BODY))
+        assert len(reply.text.split()) == 6
+        pool.close()
+
+
+def test_many_requests_go_to_the_least_busy_server():
+    """Each of two servers answers only when two requests are with it: four at once must be two and two."""
+    with ExitStack() as stack:
+        behaviours = []
+        for _ in range(2):
+            barrier = Barrier(2, timeout=5.0)
+            behaviours.append(Behaviour(lambda body, barrier=barrier: f"{barrier.wait()}"))
+        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+        pool = ServerPool(urls, settings())
+        replies = [reply for some in in_threads(lambda _: pool.ask(ask_chat), range(4), 4) for reply in some]
+        assert sorted(reply.text for reply in replies) == ["0", "0", "1", "1"]
+        assert [len(behaviour.requests) for behaviour in behaviours] == [2, 2]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 408])
+def test_a_server_that_recovers(status):
+    answers = iter([(status, "{}"), (status, "busy"), "fine"])
+    with fake_server(Behaviour(lambda body: next(answers))) as url:
+        assert ServerPool([url], settings()).ask(ask_chat) == Reply("fine", True)
+
+
+def test_another_server_takes_over():
+    with fake_server(Behaviour(words_of)) as url:
+        dead = "http://127.0.0.1:9/v1"
+        pool = ServerPool([dead, url], settings())
+        started = time.monotonic()
+        assert all(pool.ask(ask_chat).finished for _ in range(5))
+        assert time.monotonic() - started < 4.0
+
+
+def test_no_server_answers():
+    pool = ServerPool(["http://127.0.0.1:9/v1"], settings(retry_seconds=0.3))
+    with pytest.raises(RolloutError, match="no server answers") as raised:
+        pool.ask(ask_chat)
+    assert "APIConnectionError" in str(raised.value) and "http://127.0.0.1:9/v1" in str(raised.value)
+
+
+def test_a_slow_server_is_given_up():
+    slow = Behaviour(lambda body: time.sleep(1.0) or "late")
+    with fake_server(slow) as url, pytest.raises(RolloutError, match="APITimeoutError"):
+        ServerPool([url], settings(timeout_seconds=0.2, retry_seconds=0.3)).ask(ask_chat)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, json.dumps({"error": {"message": "the prompt is longer than 4096 tokens"}})),
+        (404, "no such model"),
+        (200, "<html>garbage</html>"),
+        (200, '{"choices": []}'),
+    ],
+)
+def test_refusals_are_not_tried_again(answer):
+    behaviour = Behaviour(lambda body: answer, takes_tokens=True)
+    with fake_server(behaviour) as url:
+        pool = ServerPool([url], settings())
+        with pytest.raises(RefusedError):
+            pool.ask(ask_chat)
+        with pytest.raises(RefusedError):
+            pool.ask(lambda client: complete(client, "m", [1, 2], **BODY))
+        assert len(behaviour.requests) == 2
+
+
+def test_the_key_is_read_from_the_environment(monkeypatch):
+    with pytest.raises(ConfigError, match=r"server.api_key_env: the variable is not set .got NO_SUCH_KEY"):
+        ServerPool(["http://127.0.0.1:9/v1"], settings(api_key_env="NO_SUCH_KEY"))
+    monkeypatch.setenv("A_KEY", "secret")
+    pool = ServerPool(["http://127.0.0.1:9/v1"], settings(api_key_env="A_KEY"))
+    assert [client.api_key for _, client in pool.each(lambda client: client)] == ["secret"]
