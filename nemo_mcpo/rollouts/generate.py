@@ -79,8 +79,8 @@ def generate_samples(
         if not wanted:
             break
     kept = [key for choice in choices for key in choice.kept]
-    last = [store[attempt(slot, plan.redraws, plan.samples)] for slot in wanted]
-    problems = [sample.problem for sample in last if sample.problem]
+    last = [_drawn(store, slot, plan.redraws + 1, plan)[-1] for slot in wanted]
+    problems = [store[key].problem for key in last if store[key].problem]
     if len(problems) > MAX_FAILED * len(slots) * plan.samples * len(plan.temperatures):
         raise RolloutError(
             "too many samples have no answer",
@@ -122,6 +122,11 @@ def _generate_round(
 
 def _chosen(store: SampleStore, slots: Sequence[SampleKey], attempts: int, plan: Plan) -> Choice:
     """``duplicates.choose`` on what the store has."""
-    draws = [attempt(slot, number, plan.samples) for slot in slots for number in range(attempts)]
-    texts = {key: sample.text for key in draws if key in store and not (sample := store[key]).problem}
+    draws = [store[key] for slot in slots for key in _drawn(store, slot, attempts, plan)]
+    texts = {sample.key: sample.text for sample in draws if not sample.problem}
     return choose(slots, texts, attempts, plan.samples)
+
+
+def _drawn(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> list[SampleKey]:
+    """The draws of a slot that were made so far."""
+    return [key for number in range(attempts) if (key := attempt(slot, number, plan.samples)) in store]

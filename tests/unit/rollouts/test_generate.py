@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from nemo_mcpo.rollouts import append_log as module
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.rollouts import append_log as module, generate as stage
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
@@ -67,3 +70,34 @@ def test_a_finished_store_asks_for_nothing(tmp_path):
     engine = Scripted(varied)
     generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
     assert engine.generated == []
+
+
+class Failing(Scripted):
+    """Answers to odd prompts fail, and one new answer makes an earlier choice a repetition."""
+
+    def generate(self, requests, done):
+        for samples in super().generate(requests, done):
+            yield [replace(s, text="", problem="refused") if s.key.prompt_id % 2 else s for s in samples]
+
+
+def test_samples_without_an_answer_are_drawn_again_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "MAX_FAILED", 1.0)
+    engine = Failing(varied)
+    done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    assert {sample.key.prompt_id for sample in read_complete(tmp_path)} == {12}
+    assert (done.failed, done.repeated) == (8, 0)
+    assert done.redrawn == 2 + 2 * 8
+
+
+def test_too_many_samples_without_an_answer_end_the_stage(tmp_path):
+    with pytest.raises(RolloutError, match="too many samples have no answer .got 8 failed, the last one: refused"):
+        generate_samples(Failing(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    assert not (tmp_path / "complete.jsonl").exists()
+
+
+def test_a_late_repetition_of_a_slot_that_was_never_drawn_again(tmp_path):
+    """Slot 0.6/1 repeats 0.6/0 and then gives what 1.0/0 has already given, which was not drawn again."""
+    texts = {(0.6, 0): "a", (0.6, 1): "a", (0.6, 3): "a", (0.6, 5): "b", (1.0, 0): "b", (1.0, 1): "c"}
+    engine = Scripted(lambda key: texts[key.temperature, key.sample])
+    done = generate_samples(engine, SampleStore(tmp_path, {}), {11: Prompt((1,))}, PLAN)
+    assert (done.samples, done.repeated, done.failed) == (3, 1, 0)
