@@ -142,5 +142,6 @@ def _last_words(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 400))
         parts = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    bars = [part for part in parts if "it/s" in part or "step/s" in part or "answer/s" in part or "prompt/s" in part]
+    units = ("it/s", "step/s", "answer/s", "prompt/s", "sample/s")
+    bars = [part for part in parts if any(unit in part for unit in units)]
     return bars[-1].split("|")[-1].strip() if bars else ""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +39,9 @@ def stage_command(argv: Sequence[str], stage: str) -> None:
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero
 
+    if stage != "train":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through what ends the servers
     facts = run_stage(config, arguments.segment, stage)
     if is_rank_zero():
-        print(render_facts({name.replace("_", " "): f"{value:.6g}" for name, value in facts.items()}), flush=True)
+        known = {name.replace("_", " "): f"{value:.6g}" for name, value in facts.items() if value is not None}
+        print(render_facts(known), flush=True)

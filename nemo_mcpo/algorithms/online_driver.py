@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
+from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.locks import lock_for_this_process
+
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a stage that was asked to end."""
 
 CommandOf = Callable[[str, int], list[str]]
 """From a stage and a segment to program and arguments."""
@@ -31,7 +40,9 @@ class StageFailedError(NemoMcpoError):
 
 def drive(config: OnlineRunConfig, command_of: CommandOf) -> None:
     """Every stage of every segment that is not finished."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through the `finally` that ends the children
     processes = num_processes(config)
+    check_programs(config)
     run = OnlineRun(config)
     lock_for_this_process(run.directory / ".driver.lock")
     for segment in range(config.onmcpo.segments):
@@ -63,6 +74,33 @@ def num_processes(config: OnlineRunConfig) -> int:
     return count
 
 
+def check_programs(config: OnlineRunConfig) -> None:
+    """Raise ConfigError for what would be missed hours later: programs, keys, the rule."""
+    used = {
+        "rollouts.server": config.rollouts.server if config.rollouts.engine == "openai" else None,
+        "judge.server": config.judge.server if config.judge.kind == "openai" else None,
+    }
+    for section, server in used.items():
+        if server is None:
+            continue
+        if server.api_key_env and server.api_key_env not in os.environ:
+            cure = f"export {server.api_key_env}"
+            raise ConfigError(
+                "the variable is not set", where=f"{section}.api_key_env", got=server.api_key_env, cure=cure
+            )
+        if not server.urls and shutil.which(server.command[0]) is None:
+            raise ConfigError(
+                "there is no such program",
+                where=f"{section}.command",
+                got=server.command[0],
+                cure="give its path in the environment where it is installed, or urls of running servers",
+            )
+    if config.judge.kind == "rule":
+        load_rule(config.judge.rule or "")
+    if config.judge.kind == "reward_model" and not Path(config.judge.reward_model or "").is_dir():
+        raise ConfigError("there is no such directory", where="judge.reward_model", got=config.judge.reward_model)
+
+
 def _run_stage(run: OnlineRun, segment: int, stage: str, command_of: CommandOf, processes: int) -> Facts:
     """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it."""
     for _ in range(run.config.onmcpo.restarts + 1):
@@ -70,9 +108,9 @@ def _run_stage(run: OnlineRun, segment: int, stage: str, command_of: CommandOf, 
         facts = run.finished(segment, stage)
         if code == 0 and facts is not None:
             return facts
-        if code >= 0:
+        if code >= 0 and code != TERMINATED:
             break
-        print(f"{stage} was ended by signal {-code}; it continues where it stopped", flush=True)
+        print(f"{stage} was ended by signal {TERMINATED - 128 if code > 0 else -code}; it continues", flush=True)
     raise StageFailedError(code, stage, segment)
 
 
@@ -82,13 +120,19 @@ def segment_line(run: OnlineRun, segment: int) -> str:
     generated, judged, trained = facts["generate"], facts["judge"], facts["train"]
     seconds = {stage: facts[stage]["seconds"] for stage in ("export", "generate", "judge")}
     seconds |= {part: trained[f"{part}_seconds"] for part in ("reference", "train")}
-    drawn = generated["samples"] + generated["redrawn"]
+    drawn = sum(generated[name] or 0 for name in ("samples", "repeated", "failed", "redrawn"))
     return (
         f"  {generated['samples']:.0f} answers to {generated['prompts']:.0f} prompts, {generated['mean_tokens']:.0f} "
         f"tokens each ({generated['tokens_per_second']:.0f} tokens/s); {generated['samples'] / drawn:.0%} of the "
         f"draws kept, {generated['repeated']:.0f} repeated, {generated['failed']:.0f} failed, "
         f"{generated['unfinished']:.0f} cut\n"
-        f"  chosen beats the mean candidate {judged['win_rate']:.1%}; {judged['ties']:.0f} ties, "
-        f"{judged['failures']:.0f} without a verdict, {judged['without_choice']:.0f} prompts without a choice\n"
+        f"  chosen beats the mean candidate {_share(judged['win_rate'])}; {judged['ties']:.0f} ties, "
+        f"{judged['failures']:.0f} without a verdict, {_share(judged['first_place'])} for the first place, "
+        f"{judged['without_choice']:.0f} prompts without a choice\n"
         f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
     )
+
+
+def _share(value: float | None) -> str:
+    """A rate in percent; nothing where there is none."""
+    return "–" if value is None else f"{value:.1%}"

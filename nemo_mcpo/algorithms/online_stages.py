@@ -14,6 +14,7 @@ from nemo_mcpo.config import OnlineRunConfig, check_architecture
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.data.prompts import read_conversations
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judge
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
@@ -22,13 +23,16 @@ from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import Pretrained, newest_checkpoint, open_pretrained
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, Sampling
-from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
+
+PROMPTS = "prompts"
+"""The name of the prompts' fingerprint in a manifest of samples."""
 
 
 def run_stage(config: OnlineRunConfig, segment: int, stage: str) -> Facts:
     """One stage of one segment, unless it is finished; of ``train``, every process of the launch calls it."""
     run = OnlineRun(config)
-    return run.run(segment, stage, lambda: STAGES[stage](run, segment))
+    return run.run(segment, stage, lambda: WORK[stage](run, segment))
 
 
 def initial_model(config: OnlineRunConfig) -> Pretrained:
@@ -52,11 +56,12 @@ def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
 def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     """Samples of the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
-    prompts = segment_prompts(run, segment, with_words=rollouts.engine == "openai")
+    fingerprint, prompts = segment_prompts(run, segment, with_words=rollouts.engine == "openai")
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
     manifest = {
         "policy": hash_weights(files.policy),
+        PROMPTS: fingerprint,
         "plan": asdict(plan),
         "sampling": asdict(sampling),
     }
@@ -74,18 +79,28 @@ def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
 def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     """The segment's training data: its samples, best first."""
     files = run.files(segment)
-    prompts = segment_prompts(run, segment, with_words=True)
+    fingerprint, prompts = segment_prompts(run, segment, with_words=True)
+    _check_prompts(files.samples, fingerprint)
     answers: dict[int, list[Sample]] = defaultdict(list)
     for sample in read_complete(files.samples):
         answers[sample.key.prompt_id].append(sample)
-    grouped = [answers[prompt_id] for prompt_id, _ in prompts]
-    asked = [prompt for _, prompt in prompts]
+    different = dict(prompts)  # a prompt that stands twice in the data is judged once
     judge = build_judge(run, segment)
     try:
-        judgements = rank_answers(judge, asked, grouped, progress=True)
+        grouped = [answers[prompt_id] for prompt_id in different]
+        found = rank_answers(judge, list(different.values()), grouped, progress=True)
     finally:
         judge.close()
-    return asdict(write_ranked(files.ranked, load_chat_tokenizer(str(files.policy)), asked, grouped, judgements))
+    judgements = dict(zip(different, found, strict=True))
+    return asdict(
+        write_ranked(
+            files.ranked,
+            load_chat_tokenizer(str(files.policy)),
+            [prompt for _, prompt in prompts],
+            [answers[prompt_id] for prompt_id, _ in prompts],
+            [judgements[prompt_id] for prompt_id, _ in prompts],
+        )
+    )
 
 
 def train_segment(run: OnlineRun, segment: int) -> Mapping[str, float]:
@@ -96,7 +111,7 @@ def train_segment(run: OnlineRun, segment: int) -> Mapping[str, float]:
     return {f"{part}_seconds": value for part, value in seconds.items()}
 
 
-STAGES: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
+WORK: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
     "export": export_policy,
     "generate": generate_answers,
     "judge": judge_answers,
@@ -104,17 +119,30 @@ STAGES: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
 }
 
 
-def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> list[tuple[int, Prompt]]:
-    """The prompts that the segment's steps consume and their ids, in the order of their first use."""
+def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[str, list[tuple[int, Prompt]]]:
+    """Fingerprint of the run's prompts; those that the segment's steps consume, and their ids, in order of use."""
     config = run.config
     prompts = open_prompts(config, initial_model(config))
     rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
     words = conversations_of(config, prompts, rows) if with_words else {}
     trees = [prompts[row] for row in rows]
-    return [
+    return prompts.fingerprint, [
         (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(row, ())))
         for row, tree in zip(rows, trees, strict=True)
     ]
+
+
+def _check_prompts(samples: Path, fingerprint: str) -> None:
+    """The samples answer the prompts of this configuration."""
+    known = read_manifest(samples).get(PROMPTS)
+    if known != fingerprint:
+        raise RolloutError(
+            "the samples answer other prompts",
+            where=str(samples),
+            got=fingerprint,
+            expected=known,
+            cure="restore model.data.train and the keys that decide its tokens, or start a new run",
+        )
 
 
 def conversations_of(config: OnlineRunConfig, prompts: PreparedDataset, rows: list[int]) -> dict[int, tuple]:

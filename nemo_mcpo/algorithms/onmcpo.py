@@ -24,10 +24,12 @@ from nemo_mcpo.algorithms.segments import SegmentFiles
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.command import own_rank
+from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.rollouts.append_log import write_whole
 
 STAGES = ("export", "generate", "judge", "train")
-PLACEMENT_KEYS = {"server", "batch_size"}
+IDENTITY = "onmcpo.json"
+HOW = {"server", "batch_size", "attempts"}
 """Keys of ``rollouts`` and ``judge`` that decide where and how fast, not what."""
 
 Facts = dict[str, float]
@@ -63,9 +65,12 @@ class OnlineRun:
             return known
         self.check_turn(segment, stage)
         started = time.monotonic()
+        if own_rank() == "0":
+            lock_for_this_process(self.files(segment).directory / f".{stage}.lock")
         facts = dict(work())
         facts["seconds"] = time.monotonic() - started
         if own_rank() == "0":
+            self._write(self.directory / IDENTITY, self._known() | identity_of(self.config, stage))
             self._write(self._mark(segment, stage), facts)
         return facts
 
@@ -89,39 +94,45 @@ class OnlineRun:
 
     def _write(self, path: Path, content: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+        # JSON has no NaN, the one value that does not equal itself.
+        values = {name: None if value != value else value for name, value in content.items()}
+        write_whole(path, [(json.dumps(values, indent=1) + "\n").encode()])
+
+    def _known(self) -> dict[str, object]:
+        path = self.directory / IDENTITY
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def _check_identity(self) -> None:
-        """Write what the run is, or refuse to continue another."""
-        path = self.directory / "onmcpo.json"
-        identity = run_identity(self.config)
-        if not path.exists():
-            self._write(path, identity)
-        known = json.loads(path.read_text())
-        for name, now in identity.items():
-            if known.get(name) != now:
-                raise ConfigError(
-                    "this run was started with another value",
-                    where=name,
-                    got=now,
-                    expected=known.get(name),
-                    cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
-                )
+        """Refuse to continue another run: a key is free until a stage that reads it is finished."""
+        known = self._known()
+        for stage in STAGES:
+            for name, now in identity_of(self.config, stage).items():
+                if name in known and known[name] != now:
+                    raise ConfigError(
+                        "this run was started with another value",
+                        where=name,
+                        got=now,
+                        expected=known[name],
+                        cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
+                    )
 
 
-def run_identity(config: OnlineRunConfig) -> dict[str, object]:
-    """What must stay the same for every stage to belong to one run; training checks more, for itself."""
-    keys: dict[str, object] = {
-        "model.data.train": config.model.data.train,
-        "pretrained_checkpoint.restore_from_path": config.pretrained_checkpoint.restore_from_path,
-        "model.seed": config.model.seed,
-        "model.global_batch_size": config.model.global_batch_size,
-        "trainer.mcpo.max_epochs": config.trainer.mcpo.max_epochs,
-        "trainer.mcpo.max_steps": config.trainer.mcpo.max_steps,
-        "onmcpo.segments": config.onmcpo.segments,
-        "judge.server.model": config.judge.server.model,
-    }
-    for section, settings in (("rollouts", config.rollouts), ("judge", config.judge)):
-        values = settings.model_dump(exclude=PLACEMENT_KEYS)
-        keys |= {f"{section}.{name}": value for name, value in values.items()}
-    return keys
+def identity_of(config: OnlineRunConfig, stage: str) -> dict[str, object]:
+    """What must stay the same once a stage is finished; training checks more, for itself."""
+    if stage == "export":
+        return {"pretrained_checkpoint.restore_from_path": config.pretrained_checkpoint.restore_from_path}
+    if stage == "generate":
+        prompts = config.model.data.model_dump(include={"train", "format", "shuffle", "max_prompt_length"})
+        length = config.trainer.mcpo.model_dump(include={"max_epochs", "max_steps"})
+        return {
+            "model.seed": config.model.seed,
+            "model.global_batch_size": config.model.global_batch_size,
+            "onmcpo.segments": config.onmcpo.segments,
+            **{f"model.data.{name}": value for name, value in prompts.items()},
+            **{f"trainer.mcpo.{name}": value for name, value in length.items()},
+            **{f"rollouts.{name}": value for name, value in config.rollouts.model_dump(exclude=HOW).items()},
+        }
+    if stage == "judge":
+        judge = config.judge.model_dump(exclude=HOW | {"max_tokens"})
+        return {"judge.server.model": config.judge.server.model} | {f"judge.{name}": judge[name] for name in judge}
+    return {}

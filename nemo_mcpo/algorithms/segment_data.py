@@ -83,7 +83,7 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
         answers = open_dataset(
             config, pretrained, str(files.ranked), data_format="tokens", tokenizer_dir=None, drop_ranks=()
         )
-        _check_same_prompts(prompts, rows, answers)
+        _check_same_prompts(prompts, rows, answers, files)
         check_candidates(config, answers)
         check_budgets(config, answers)
         return RunData(
@@ -99,7 +99,9 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
     return open_data
 
 
-def _check_same_prompts(prompts: PreparedDataset, rows: Sequence[int], answers: PreparedDataset) -> None:
+def _check_same_prompts(
+    prompts: PreparedDataset, rows: Sequence[int], answers: PreparedDataset, files: SegmentFiles
+) -> None:
     """The file of answers was written for these very prompts, one line each."""
     same = len(rows) == len(answers)
     same = same and all(
@@ -108,7 +110,7 @@ def _check_same_prompts(prompts: PreparedDataset, rows: Sequence[int], answers: 
     if not same:
         raise RolloutError(
             "the ranked answers are not to the prompts of this segment",
-            where=str(answers.recipe.get("data", answers.directory)),
+            where=str(files.ranked),
             got=f"{len(answers)} prompts",
             expected=f"{len(rows)} prompts in the order of training",
             cure="delete the segment's ranked.jsonl and judge.json: it is judged again",

@@ -140,6 +140,41 @@ def check_judge(config: OnlineRunConfig) -> None:
             expected="module:function",
             cure="write it like my_package.rules:score",
         )
+    needed_length = data_length(config)
+    if judge.kind == "openai" and not judge.server.urls and judge.server.max_seq_len < needed_length:
+        raise ConfigError(
+            "a question to the judge would not fit",
+            where="judge.server.max_seq_len",
+            got=judge.server.max_seq_len,
+            expected=f"at least {needed_length}: instructions, a prompt, two answers, the judge's reply",
+            cure="raise it, or lower model.data.max_prompt_length or rollouts.max_tokens",
+        )
 
 
-ONLINE_RULES = (check_rollouts, check_judge)
+INSTRUCTION_TOKENS = 512
+"""More than the judge's instructions have in any tokenizer of the supported families."""
+
+
+def data_length(config: OnlineRunConfig) -> int:
+    """Tokens of the longest question to a judge and its reply."""
+    answers = 2 * config.rollouts.max_tokens
+    return INSTRUCTION_TOKENS + config.model.data.max_prompt_length + answers + config.judge.max_tokens
+
+
+def check_online(config: OnlineRunConfig) -> None:
+    """Raise ConfigError where an online run cannot use what an offline one can."""
+    refused = (
+        ("model.data.format", config.model.data.format == "tokens", "judges and chat servers read words"),
+        (
+            "exp_manager.resume_if_exists",
+            not config.exp_manager.resume_if_exists,
+            "a segment continues the one before",
+        ),
+        ("model.mcpo.objective", config.model.mcpo.objective == "sft", "a policy learns nothing from its own answers"),
+    )
+    for key, is_wrong, reason in refused:
+        if is_wrong:
+            raise ConfigError(f"not in an online run: {reason}", where=key, cure=f"change {key}")
+
+
+ONLINE_RULES = (check_rollouts, check_judge, check_online)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a judge said, for ever: an interrupted round asks for what is missing, another run asks for nothing twice.
 
-    DIR/verdicts-00000.jsonl    {"key": hash of the judge and all that it saw, "value": …}, by one writer
+    DIR/verdicts-00000.jsonl    {"key": hash of the judge and all that it saw, "value": …, "reply": …}, by one writer
 
 A verdict is found by what was asked, so that it does not matter which run, segment or prompt asked.
 """
@@ -37,12 +37,13 @@ class VerdictCache:
         """The value that was stored for this, or None."""
         return self._values.get(key_of(asked))
 
-    def put(self, value: object, *asked: object) -> None:
-        """Store a value; once this returns it survives a power cut."""
+    def put(self, value: object, *asked: object, reply: str = "") -> None:
+        """Store a value, and on disk the whole reply; once this returns it survives a kill."""
         key = key_of(asked)
-        line = json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n"
+        line = json.dumps({"key": key, "value": value, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._log.append([line.encode()])
+            # A sync a verdict would cost more than the few seconds of verdicts that a power cut takes.
+            self._log.append([line.encode()], sync=False)
             self._values[key] = value
 
     def _remember(self, line: bytes, where: str) -> None:

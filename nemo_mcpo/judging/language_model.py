@@ -17,6 +17,7 @@ from nemo_mcpo.judging.ranking import Verdict, best_of, both_orders, exchanged
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, chat
+from nemo_mcpo.rollouts.probe import check_models
 from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
@@ -40,6 +41,11 @@ class LanguageModelJudge:
         self.settings, self.cache = settings, cache
         self.identity = [hash_weights(Path(model)) if Path(model).is_dir() else model, INSTRUCTIONS]
         self.serving = open_serving(settings.server, model, logs)
+        try:
+            check_models(self.serving)
+        except BaseException:
+            self.serving.close()
+            raise
         self._failures, self._last_reply = 0, ""
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
@@ -73,9 +79,8 @@ class LanguageModelJudge:
             return both_orders(verdict, exchanged(shown[-1]) if swapped else shown[-1])
 
         ranking = best_of(len(answers), compare)
-        others = [number for number in range(len(answers)) if number != ranking.best]
         return question.number, Judgement(
-            order=(ranking.best, *others),
+            order=(ranking.best, *ranking.beaten),
             win_rate=ranking.win_rate,
             ties=ranking.ties,
             failures=ranking.failures,
@@ -87,8 +92,8 @@ class LanguageModelJudge:
         """The stored verdict, or the judge's; asked again, warmer, until it can be read."""
         asked = (self.identity, [asdict(turn) for turn in question.conversation], first, second)
         known = self.cache.get(*asked)
-        if isinstance(known, dict):
-            return known["verdict"]
+        if known is not None:
+            return known  # type: ignore[return-value]
         messages = comparison_messages(question.conversation, first, second)
         for attempt in range(self.settings.attempts):
             request = partial(
@@ -103,11 +108,12 @@ class LanguageModelJudge:
             try:
                 reply = self.serving.pool.ask(request).text
             except RefusedError as error:
-                reply = str(error)
+                self._last_reply = str(error)
+                continue
             self._last_reply = reply
             verdict = read_verdict(reply)
             if verdict != _NONE:
-                self.cache.put({"verdict": verdict, "reply": reply}, *asked)
+                self.cache.put(verdict, *asked, reply=reply)
                 return verdict
         return _NONE
 

@@ -17,9 +17,15 @@ from statistics import fmean
 from tqdm import tqdm
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
+from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judge, Judgement, Question
 from nemo_mcpo.rollouts.append_log import write_whole
 from nemo_mcpo.rollouts.samples import Prompt, Sample
+
+MAX_FAILED = 0.2
+"""Share of a segment's comparisons that may end without a verdict."""
+ENOUGH_TO_TELL, FARTHEST_FROM_HALF = 200, 0.45
+"""Verdicts, and how far from a half the share of those for the first place may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Ranked:
     Attributes:
         prompts: in the file.
         without_choice: prompts with one answer, or none that the judge finds worse than its best.
-        win_rate: of the best answers against the others that they met, a tie counts half.
+        win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
         ties, failures: comparisons without a winner, and without a verdict.
         first_place: share of the verdicts for the answer that was shown first; NaN without places.
     """
@@ -67,22 +73,45 @@ def write_ranked(
     judgements: Sequence[Judgement | None],
 ) -> Ranked:
     """Write the data, in the format ``tokens``: there entirely, or not at all."""
+    known = [judgement for judgement in judgements if judgement is not None]
+    comparisons = sum(judgement.comparisons for judgement in known)
+    failures = sum(judgement.failures for judgement in known)
+    first_place = sum(judgement.first_place for judgement in known) / comparisons if comparisons else math.nan
+    _check_judge(comparisons, failures, first_place)
     lines = (
         json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement))}) + "\n"
         for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
     )
-    write_whole(path, "".join(lines).encode())
-    known = [judgement for judgement in judgements if judgement is not None]
+    write_whole(path, (line.encode() for line in lines))
     rates = [judgement.win_rate for judgement in known if not math.isnan(judgement.win_rate)]
-    comparisons = sum(judgement.comparisons for judgement in known)
     return Ranked(
         prompts=len(prompts),
         without_choice=len(prompts) - sum(len(judgement.order) > 1 for judgement in known),
         win_rate=fmean(rates) if rates else math.nan,
         ties=sum(judgement.ties for judgement in known),
-        failures=sum(judgement.failures for judgement in known),
-        first_place=sum(judgement.first_place for judgement in known) / comparisons if comparisons else math.nan,
+        failures=failures,
+        first_place=first_place,
     )
+
+
+def _check_judge(comparisons: int, failures: int, first_place: float) -> None:
+    """Refuse a judge that seldom gives a verdict, or sees places instead of answers."""
+    if failures > MAX_FAILED * (comparisons + failures):
+        raise RolloutError(
+            "the judge gives too few verdicts",
+            where="judge",
+            got=f"{failures} of {comparisons + failures} comparisons without one",
+            expected=f"at most {MAX_FAILED:.0%}",
+            cure="raise judge.attempts or judge.max_tokens, or take a larger judge; its verdicts so far are kept",
+        )
+    if comparisons >= ENOUGH_TO_TELL and abs(first_place - 0.5) > FARTHEST_FROM_HALF:
+        raise RolloutError(
+            "the judge prefers a place, whatever stands there",
+            where="judge",
+            got=f"{first_place:.0%} of {comparisons} verdicts for the first one",
+            expected="about half, as places are drawn",
+            cure="take another judge",
+        )
 
 
 def _responses(

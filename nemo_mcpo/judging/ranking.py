@@ -44,6 +44,16 @@ class Ranking:
         return self.verdicts.count("unparsable")
 
     @property
+    def beaten(self) -> tuple[int, ...]:
+        """Numbers of the other answers, without those that met the winner and did not lose: they may be as good."""
+        unbeaten = {
+            challenger
+            for challenger, verdict in enumerate(self.verdicts, start=1)
+            if challenger > self.best and verdict != "first"
+        }
+        return tuple(n for n in range(len(self.verdicts) + 1) if n != self.best and n not in unbeaten)
+
+    @property
     def win_rate(self) -> float:
         """Share of the winner's own comparisons that it won, a tie counts half; NaN when it was in none."""
         own = self.verdicts[max(self.best - 1, 0) :]  # it entered as a challenger, or is the first answer

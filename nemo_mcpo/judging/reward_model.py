@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,9 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
 from nemo_mcpo.models.huggingface.hashing import hash_weights
+
+QUESTIONS_AT_A_TIME = 64
+"""Of which answers of similar length make a batch."""
 
 
 class RewardModelJudge:
@@ -46,6 +50,7 @@ class RewardModelJudge:
                 expected="one: the reward",
                 cure="give a reward model, not a classifier",
             )
+        self.tokenizer.truncation_side = "left"  # what is judged stands at the end
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -53,14 +58,17 @@ class RewardModelJudge:
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
         """See ``judgement.Judge``."""
-        for question in questions:
-            texts = [self._render(question, answer) for answer in question.answers]
-            missing = [text for text in dict.fromkeys(texts) if self.cache.get(self.identity, text) is None]
-            for start in range(0, len(missing), self.batch_size):
-                batch = missing[start : start + self.batch_size]
+        for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
+            some = questions[start : start + QUESTIONS_AT_A_TIME]
+            texts = {q.number: [self._render(q, answer) for answer in q.answers] for q in some}
+            every = dict.fromkeys(text for own in texts.values() for text in own)
+            missing = sorted((text for text in every if self.cache.get(self.identity, text) is None), key=len)
+            for first in range(0, len(missing), self.batch_size):
+                batch = missing[first : first + self.batch_size]
                 for text, score in zip(batch, self._scores(batch), strict=True):
                     self.cache.put(score, self.identity, text)
-            yield question.number, by_scores([self.cache.get(self.identity, text) for text in texts])  # type: ignore[misc]
+            for number, own in texts.items():
+                yield number, by_scores([self.cache.get(self.identity, text) for text in own])  # type: ignore[misc]
 
     def _render(self, question: Question, answer: str) -> str:
         turns = [asdict(turn) for turn in question.conversation] + [{"role": "assistant", "content": answer}]
@@ -77,7 +85,15 @@ class RewardModelJudge:
         logits = self.model(
             input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
         ).logits
-        return logits[:, 0].float().tolist()
+        scores = logits[:, 0].float().tolist()
+        if not all(map(math.isfinite, scores)):
+            raise CheckpointError(
+                "the reward model gives scores that are not finite",
+                where="judge.reward_model",
+                got=scores,
+                cure="its weights are broken; judge.batch_size=1 shows at which answer",
+            )
+        return scores
 
     def close(self) -> None:
         """See ``judgement.Judge``."""

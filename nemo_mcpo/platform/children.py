@@ -23,12 +23,13 @@ def start_child(
 
     It leads a process group of its own, so that ``stop_child`` reaches what it has started in turn.
     """
-    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    # Looked up here: after the fork another thread's locks may be held for ever.
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     parent = os.getpid()
 
     def die_with_parent() -> None:
-        if library is not None:
-            library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it ended before the call above
                 os._exit(1)
 

@@ -39,6 +39,13 @@ def run_processes(command: Sequence[str], count: int) -> int:
             stop_child(process)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _codes(processes: Sequence[subprocess.Popen]) -> list[int | None]:
     """Exit codes, None of those that still run."""
     return [process.poll() for process in processes]
@@ -46,13 +53,10 @@ def _codes(processes: Sequence[subprocess.Popen]) -> list[int | None]:
 
 def _rendezvous(count: int) -> dict[str, str]:
     """Where the processes meet, and their share of the cores."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     return {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": threads,

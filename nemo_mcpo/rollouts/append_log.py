@@ -8,11 +8,13 @@ when the next writer opens the file; readers leave it out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.locks import lock_for_this_process
+
+_BLOCK = 1 << 16
 
 
 class AppendLog:
@@ -28,8 +30,10 @@ class AppendLog:
         lock_for_this_process(path.with_suffix(".lock"), patience_seconds)
         _drop_torn_line(path)
 
-    def append(self, lines: Sequence[bytes]) -> int:
+    def append(self, lines: Sequence[bytes], sync: bool = True) -> int:
         """Add lines, each with its line end; returns the byte where the first one starts.
+
+        Without ``sync`` they survive the end of this process, but perhaps not a power cut.
 
         Raises:
             RolloutError: they could not be written; the file is as it was before.
@@ -39,7 +43,8 @@ class AppendLog:
             with open(self.path, "ab") as file:
                 file.write(b"".join(lines))
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
         except OSError as error:
             if self.path.exists():
                 os.truncate(self.path, start)
@@ -63,12 +68,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file that is there entirely, or not at all; RolloutError when it could not be written."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -87,5 +92,13 @@ def _drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with open(path, "r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                file.truncate(start + found + 1)
+                return
+            end = start
+        file.truncate(0)

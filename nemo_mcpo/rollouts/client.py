@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TypeVar
 
@@ -17,11 +18,18 @@ import openai
 
 from nemo_mcpo.config import Server
 from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.rollouts.launchers import HOST
 
 Result = TypeVar("Result")
+Request = Callable[[openai.OpenAI], Result]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 15.0
-_NOT_THE_REQUESTS_FAULT = (408, 409, 425, 429)
+CONNECT_SECONDS = 5.0
+MAX_FAILURES = 5
+"""Failures with a status after which a request, and not the server, is held to be the cause,"""
+MAX_POOL_FAILURES = 200
+"""unless so many requests in a row have failed."""
+_BUSY = (408, 409, 425, 429, 503)
 
 
 class RefusedError(Exception):
@@ -29,7 +37,14 @@ class RefusedError(Exception):
 
 
 class AwayError(Exception):
-    """A server fails, or does not answer: another one may, or the same one later."""
+    """A server fails, or does not answer: another one may, or the same one later.
+
+    ``failed``: it did answer, that it failed; it is neither busy nor away.
+    """
+
+    def __init__(self, message: str, failed: bool) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,66 +74,71 @@ class ServerPool:
     def __init__(self, urls: Sequence[str], settings: Server) -> None:
         self.settings = settings
         key = _api_key(settings.api_key_env)
-        self._connections = [
-            _Connection(url, openai.OpenAI(base_url=url, api_key=key, timeout=settings.timeout_seconds, max_retries=0))
-            for url in urls
-        ]
+        self._connections = [_Connection(url, _client(url, key, settings.timeout_seconds)) for url in urls]
         self._lock = Lock()
+        self._failures = 0  # of any request, since the last reply
 
     @property
     def urls(self) -> list[str]:
         return [connection.url for connection in self._connections]
 
-    def ask(self, request: Callable[[openai.OpenAI], Reply]) -> Reply:
+    def ask(self, request: Request[Reply]) -> Reply:
         """The reply to a request, from whichever server; tried again while servers fail or are away.
 
         Raises:
-            RefusedError: see there.
+            RefusedError: see there; or servers fail at this request again and again, but not at all.
             RolloutError: no server gave a reply within ``retry_seconds``.
         """
-        deadline = time.monotonic() + self.settings.retry_seconds
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            with self._least_busy() as connection:
-                try:
-                    return send(request, connection.client)
-                except AwayError as error:
-                    problem = error
-                connection.rests_until = time.monotonic() + pause
-            if time.monotonic() > deadline:
-                raise RolloutError(
-                    "no server answers",
-                    where=", ".join(self.urls),
-                    got=problem,
-                    cure="look at the servers' logs; the same command then asks for what is missing",
-                )
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return self._again(lambda: self._ask_once(request), self.urls, lambda: self._failures < MAX_POOL_FAILURES)
 
-    def each(self, request: Callable[[openai.OpenAI], Result]) -> list[tuple[str, Result]]:
-        """One request to every server, once: URL and result.
+    def each(self, request: Request[Result]) -> list[tuple[str, Result]]:
+        """One request to every server: URL and result.
 
         Raises:
-            RefusedError: see there.
-            RolloutError: a server is away.
+            RefusedError: see there; or a server fails at it again and again.
+            RolloutError: a server is away for ``retry_seconds``.
         """
-        found = []
-        for connection in self._connections:
-            try:
-                found.append((connection.url, send(request, connection.client)))
-            except AwayError as error:
-                raise RolloutError(
-                    "the server does not answer",
-                    where=connection.url,
-                    got=error,
-                    cure="start it, or check server.urls; its log may say more",
-                ) from error
-        return found
+        return [
+            (one.url, self._again(partial(send, request, one.client), [one.url], lambda: True))
+            for one in self._connections
+        ]
 
     def close(self) -> None:
         """Close the connections."""
         for connection in self._connections:
             connection.client.close()
+
+    def _again(self, call: Callable[[], Result], urls: Sequence[str], is_alive: Callable[[], bool]) -> Result:
+        """Call until it does not raise AwayError."""
+        deadline, pause, failures = time.monotonic() + self.settings.retry_seconds, FIRST_PAUSE_SECONDS, 0
+        while True:
+            try:
+                return call()
+            except AwayError as error:
+                problem = error
+            failures += problem.failed
+            if failures >= MAX_FAILURES and is_alive():
+                raise RefusedError(str(problem))
+            if time.monotonic() > deadline:
+                raise RolloutError(
+                    "no server answers",
+                    where=", ".join(urls),
+                    got=problem,
+                    cure="look at the servers' logs and at server.urls; the same command asks for what is missing",
+                )
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _ask_once(self, request: Request[Reply]) -> Reply:
+        with self._least_busy() as connection:
+            try:
+                reply = send(request, connection.client)
+            except AwayError as error:
+                connection.rests_until = time.monotonic() + FIRST_PAUSE_SECONDS
+                self._failures += error.failed
+                raise
+        self._failures = 0
+        return reply
 
     @contextmanager
     def _least_busy(self) -> Iterator[_Connection]:
@@ -133,16 +153,17 @@ class ServerPool:
                 connection.in_flight -= 1
 
 
-def send(request: Callable[[openai.OpenAI], Result], client: openai.OpenAI) -> Result:
+def send(request: Request[Result], client: openai.OpenAI) -> Result:
     """One request to one server; raises RefusedError or AwayError, whatever goes wrong."""
     try:
         return request(client)
     except openai.APIStatusError as error:
-        away = error.status_code >= 500 or error.status_code in _NOT_THE_REQUESTS_FAULT
-        raise (AwayError if away else RefusedError)(_short(error)) from error
+        if error.status_code < 500 and error.status_code not in _BUSY:
+            raise RefusedError(_short(error)) from error
+        raise AwayError(_short(error), failed=error.status_code not in _BUSY) from error
     except (openai.APIConnectionError, httpx.TransportError) as error:  # time-outs and broken streams too
-        raise AwayError(_short(error)) from error
-    except (openai.APIError, ValueError, TypeError, AttributeError) as error:  # not the interface's form
+        raise AwayError(_short(error), failed=False) from error
+    except (openai.APIError, httpx.HTTPError, ValueError, TypeError, AttributeError) as error:  # not the interface
         raise RefusedError(_short(error)) from error
 
 
@@ -172,13 +193,19 @@ def _checked(text: object, finish: object) -> Reply:
     return Reply(text, finish == "stop")
 
 
+def _client(url: str, key: str, seconds: float) -> openai.OpenAI:
+    """Without openai's own retries; a proxy is not asked for what runs on this machine."""
+    timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    http = openai.DefaultHttpxClient(trust_env=HOST not in url, timeout=timeout)
+    return openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=http)
+
+
 def _api_key(variable: str | None) -> str:
     if variable is None:
         return "none"  # local servers want none, the client wants one
     if variable not in os.environ:
-        raise ConfigError(
-            "the variable is not set", where="server.api_key_env", got=variable, cure=f"export {variable}"
-        )
+        cure = f"export {variable}"
+        raise ConfigError("the variable is not set", where="server.api_key_env", got=variable, cure=cure)
     return os.environ[variable]
 
 

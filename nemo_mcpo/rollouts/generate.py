@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.duplicates import Choice, attempt, choose, slots_of
-from nemo_mcpo.rollouts.samples import Engine, Prompt, SampleKey, SampleRequest
+from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, SampleKey, SampleRequest
 from nemo_mcpo.rollouts.store import SampleStore
 
 MAX_FAILED = 0.05
 """Share of a segment's samples that may end without an answer."""
+EMPTY = "an empty answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,40 +67,47 @@ class Generated:
 def generate_samples(
     engine: Engine, store: SampleStore, prompts: Mapping[int, Prompt], plan: Plan, progress: bool = False
 ) -> Generated:
-    """Fill the store with the samples of ``prompts`` by prompt id, and complete it."""
+    """Fill the store with the samples of ``prompts``, by prompt id, and complete it."""
     slots = {prompt: slots_of(plan.segment, prompt, plan.temperatures, plan.samples) for prompt in prompts}
     wanted = [slot for own in slots.values() for slot in own]
+    choices: dict[int, Choice] = {}
     redrawn, num_tokens, started = 0, 0, time.monotonic()
     for number in range(plan.redraws + 1):
         keys = [attempt(slot, number, plan.samples) for slot in wanted]
         redrawn += len(keys) if number else 0
         num_tokens += _generate_round(engine, store, prompts, keys, progress)
-        choices = [_chosen(store, own, number + 1, plan) for own in slots.values()]
-        wanted = [slot for choice in choices for slot in choice.repeated]
+        for prompt in dict.fromkeys(slot.prompt_id for slot in wanted):
+            choices[prompt] = _chosen(store, slots[prompt], number + 1, plan)
+        repeated = [slot for choice in choices.values() for slot in choice.repeated]
+        # What has no answer was asked for several times already.
+        wanted = [slot for slot in repeated if not _last(store, slot, number + 1, plan).problem]
         if not wanted:
             break
-    kept = [key for choice in choices for key in choice.kept]
-    last = [_drawn(store, slot, plan.redraws + 1, plan)[-1] for slot in wanted]
-    problems = [store[key].problem for key in last if store[key].problem]
-    if len(problems) > MAX_FAILED * len(slots) * plan.samples * len(plan.temperatures):
-        raise RolloutError(
-            "too many samples have no answer",
-            where=str(store.directory),
-            got=f"{len(problems)} failed, the last one: {problems[-1]}",
-            expected=f"at most {MAX_FAILED:.0%}",
-            cure="look at the server's log; delete this directory to draw all of them again",
-        )
+    problems = [problem for slot in repeated if (problem := _last(store, slot, plan.redraws + 1, plan).problem)]
+    _check_problems(problems, sum(map(len, slots.values())), store)
+    kept = [key for choice in choices.values() for key in choice.kept]
     samples = [store[key] for key in kept]
     return Generated(
         path=store.finish(kept),
         samples=len(kept),
         redrawn=redrawn,
-        repeated=len(wanted) - len(problems),
+        repeated=len(repeated) - len(problems),
         failed=len(problems),
         unfinished=sum(not sample.finished for sample in samples),
         mean_tokens=sum(sample.num_tokens for sample in samples) / max(1, len(samples)),
         tokens_per_second=num_tokens / (time.monotonic() - started),
     )
+
+
+def _check_problems(problems: Sequence[str], num_slots: int, store: SampleStore) -> None:
+    if len(problems) > MAX_FAILED * num_slots:
+        raise RolloutError(
+            "too many samples have no answer",
+            where=str(store.directory),
+            got=f"{len(problems)} of {num_slots}, the last one: {problems[-1]}",
+            expected=f"at most {MAX_FAILED:.0%}",
+            cure="look at the server's log; the same command asks for them again",
+        )
 
 
 def _generate_round(
@@ -113,7 +121,10 @@ def _generate_round(
     requests = [SampleRequest(key, prompts[key.prompt_id]) for key in keys]
     done, num_tokens = sum(key in store for key in keys), 0
     with tqdm(total=len(keys), initial=done, desc="generate", unit="sample", disable=not progress) as bar:
-        for samples in engine.generate(requests, store):
+        for generated in engine.generate(requests, store):
+            samples = [
+                sample if sample.text else replace(sample, problem=sample.problem or EMPTY) for sample in generated
+            ]
             store.append(samples)
             num_tokens += sum(sample.num_tokens for sample in samples)
             bar.update(len(samples))
@@ -130,3 +141,8 @@ def _chosen(store: SampleStore, slots: Sequence[SampleKey], attempts: int, plan:
 def _drawn(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> list[SampleKey]:
     """The draws of a slot that were made so far."""
     return [key for number in range(attempts) if (key := attempt(slot, number, plan.samples)) in store]
+
+
+def _last(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> Sample:
+    """The last draw of a slot."""
+    return store[_drawn(store, slot, attempts, plan)[-1]]

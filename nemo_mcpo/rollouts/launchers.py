@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nemo_mcpo.config import Server
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.accelerator import count_gpus
 
 HOST = "127.0.0.1"
-_LAUNCHER_VARIABLES = re.compile(r"^(PMI|PMIX|MPI|OMPI|SLURM)_|^(RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$")
+_MPI = re.compile(r"^(PMI|PMIX|MPI|OMPI)_|^(RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$")
+_LAUNCHED = re.compile(rf"{_MPI.pattern}|^SLURM_")
 
 
 def trtllm_command(model: str, port: int, settings: Server) -> list[str]:
@@ -62,17 +65,33 @@ COMMANDS: Mapping[str, Callable[..., list[str]]] = {
 """Functions of ``(model, port, settings)``."""
 
 
-def server_environment(gpus: Sequence[int] | None) -> dict[str, str]:
-    """This process's environment without what a launcher of parallel programs put there: it hangs TensorRT-LLM.
+def server_environment(settings: Server, replica: int) -> dict[str, str]:
+    """This process's environment for one of several replicas, each on GPUs of its own.
 
-    ``gpus``: the only ones that the server sees, of those that this process sees; None leaves that alone.
+    What a launcher of parallel programs left there is taken out: it hangs TensorRT-LLM. A server over several nodes is
+    started by ``srun``, which needs the job's variables and chooses the GPUs.
+
+    Raises:
+        ConfigError: too few GPUs.
     """
-    environment = {name: value for name, value in os.environ.items() if not _LAUNCHER_VARIABLES.match(name)}
-    if gpus is not None:
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        names = seen.split(",") if seen else [str(number) for number in range(max(gpus) + 1)]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in gpus)
-    return environment
+    several_nodes = settings.command[0] == "srun"
+    unwanted = _MPI if several_nodes else _LAUNCHED
+    environment = {name: value for name, value in os.environ.items() if not unwanted.match(name)}
+    number = count_gpus()
+    size = 1 if settings.launcher != "trtllm" else settings.tensor_parallel_size * settings.pipeline_parallel_size
+    if several_nodes or (settings.launcher != "trtllm" and not number):
+        return environment
+    if number < (replica + 1) * size:
+        raise ConfigError(
+            "too few GPUs for the servers",
+            where="server.replicas",
+            got=f"{settings.replicas} of {size}",
+            expected=f"{number} GPUs at most",
+            cure="lower server.replicas or server.tensor_parallel_size",
+        )
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(one) for one in range(number)] if seen is None else seen.split(",")
+    return environment | {"CUDA_VISIBLE_DEVICES": ",".join(names[replica * size : (replica + 1) * size])}
 
 
 def _words(options: Mapping[str, object]) -> list[str]:

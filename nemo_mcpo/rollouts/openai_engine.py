@@ -13,6 +13,7 @@ from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers, load_chat
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError
+from nemo_mcpo.rollouts.generate import EMPTY
 from nemo_mcpo.rollouts.probe import Ask, check_models, check_sampling, find_way
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.rollouts.serving import Serving, open_serving
@@ -20,7 +21,6 @@ from nemo_mcpo.sampling.seeding import seed_from
 
 ATTEMPTS = 3
 """How often a sample is asked for until its reply makes sense."""
-MAX_FAILURES_IN_A_ROW = 50
 
 
 class OpenAIEngine:
@@ -31,7 +31,6 @@ class OpenAIEngine:
         self._serving: Serving | None = None
         self._chat: ChatTokenizer | None = None
         self._ask: Ask | None = None
-        self._failures = 0
 
     def load(self, directory: str) -> None:
         """See ``samples.Engine``."""
@@ -46,9 +45,10 @@ class OpenAIEngine:
             raise ValueError("load a policy before generating")
         missing = [request for request in requests if request.key not in done]
         if missing and self._ask is None:
-            self._ask = self._examine(serving, missing[0].prompt)
+            shortest = min((request.prompt for request in missing), key=lambda prompt: len(prompt.tokens))
+            # In a thread, so that a server which dies meanwhile is started again.
+            ((self._ask,),) = in_threads(partial(self._examine, serving), [shortest], 1, serving.restart_dead)
         for samples in in_threads(self._sample, missing, serving.num_requests(), serving.restart_dead):
-            self._check_failures(samples)
             yield [replace(sample, num_tokens=self._num_tokens(sample.text)) for sample in samples]
 
     def _examine(self, serving: Serving, prompt: Prompt) -> Ask:
@@ -84,24 +84,12 @@ class OpenAIEngine:
             text = reply.text.strip()
             if text:
                 return Sample(request.key, text, 0, reply.finished)
-            problem = "an empty answer"
+            problem = EMPTY
         return Sample(request.key, "", 0, False, problem)
 
     def _num_tokens(self, text: str) -> int:
         """By the policy's tokenizer, which threads cannot share; servers count in different ways, or not at all."""
         return len(encode_answers(self._chat, [text])[0]) - 1 if text else 0  # type: ignore[arg-type]
-
-    def _check_failures(self, samples: Sequence[Sample]) -> None:
-        """End early where nothing succeeds."""
-        for sample in samples:
-            self._failures = self._failures + 1 if sample.problem else 0
-            if self._failures >= MAX_FAILURES_IN_A_ROW:
-                raise RolloutError(
-                    f"{self._failures} samples in a row have no answer",
-                    where="rollouts.server",
-                    got=sample.problem,
-                    cure="look at the server's log; the same command then asks for what is missing",
-                )
 
     def close(self) -> None:
         """See ``samples.Engine``."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import openai
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.client import RefusedError, Reply, chat, complete
+from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, chat, complete, send
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.serving import Serving
 
@@ -43,12 +43,8 @@ WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
 
 def check_models(serving: Serving) -> None:
     """Raise RolloutError where a server lists models and ours is not among them; some list none."""
-    try:
-        lists = serving.pool.each(lambda client: [model.id for model in client.models.list()])
-    except RefusedError:  # not every server has this list
-        return
     names = {serving.model, Path(serving.model).name}
-    for url, listed in lists:
+    for url, listed in serving.pool.each(_listed_models):
         if listed and not names & set(listed):
             raise RolloutError(
                 "the server has another model",
@@ -57,6 +53,14 @@ def check_models(serving: Serving) -> None:
                 expected=serving.model,
                 cure="serve this directory, or set server.model to the name under which it is served",
             )
+
+
+def _listed_models(client: openai.OpenAI) -> list[str]:
+    """Nothing where there is no such list: transformers' fails on a machine without a hub cache."""
+    try:
+        return [model.id for model in send(lambda client: client.models.list(), client)]
+    except (RefusedError, AwayError):
+        return []
 
 
 def find_way(serving: Serving, prompt: Prompt) -> Ask:
@@ -86,11 +90,12 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
 def check_sampling(serving: Serving, ask: Ask, prompt: Prompt) -> None:
     """Raise RolloutError where a server gives the greedy answer at every temperature and seed."""
     for url, (greedy, *hot) in serving.pool.each(partial(_texts, model=serving.model, ask=ask, prompt=prompt)):
-        if set(hot) == {greedy}:
+        if len(set(hot)) == 1:
+            what = "every temperature and seed gives the greedy answer" if hot[0] == greedy else "it ignores the seed"
             raise RolloutError(
-                "the server does not sample: every temperature and seed gives the greedy answer",
+                f"the server does not sample: {what}",
                 where=url,
-                got=repr(greedy[:60]),
+                got=repr(hot[0][:60]),
                 cure='write "do_sample": true into the generation_config.json of the served directory',
             )
 

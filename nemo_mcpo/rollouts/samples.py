@@ -43,7 +43,7 @@ class Sample:
         text: without the end-of-turn token.
         num_tokens: generated, without the end-of-turn token.
         finished: the policy ended its turn; False where the limit cut the answer.
-        problem: why there is no answer; such a sample is drawn again like a repetition.
+        problem: why there is no answer; such a sample is not drawn again.
     """
 
     key: SampleKey

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 import urllib.request
@@ -12,11 +11,13 @@ from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.children import start_child, stop_child
+from nemo_mcpo.platform.launch import free_port
 from nemo_mcpo.rollouts.launchers import HOST
 
 _POLL_SECONDS = 0.5
 _LINES_SHOWN = 12
 MAX_STARTS = 5
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for what runs on this machine
 
 
 class ServerProcess:
@@ -29,7 +30,7 @@ class ServerProcess:
     """
 
     def __init__(self, command: Callable[[int], list[str]], environment: Mapping[str, str], log: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.command, self.environment, self.log = command(self.port), environment, log
         self.starts = 0
         self._process = self._start()
@@ -61,7 +62,9 @@ class ServerProcess:
         """
         deadline = time.monotonic() + seconds
         while not self.is_healthy():
-            if self._process.poll() is not None:
+            if (self._process.poll() or 0) < 0:  # a signal: not its own doing
+                self.restart_if_dead()
+            elif self._process.returncode is not None:
                 raise self._failure(f"the server ended with code {self._process.returncode} before it was ready")
             if time.monotonic() > deadline:
                 raise self._failure(f"the server was not ready within {seconds:.0f} s")
@@ -70,7 +73,7 @@ class ServerProcess:
     def is_healthy(self) -> bool:
         """Whether it says that it can answer."""
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=5.0) as answer:
+            with _LOCAL.open(f"http://{HOST}:{self.port}/health", timeout=5.0) as answer:
                 return answer.status == 200
         except OSError:  # nobody listens, or another status
             return False
@@ -81,6 +84,7 @@ class ServerProcess:
             return
         if self.starts >= MAX_STARTS:
             raise self._failure(f"the server ended {self.starts} times, the last time with {self._process.returncode}")
+        stop_child(self._process)  # what it started may live on, with its memory
         self._process = self._start()
 
     def stop(self) -> None:
@@ -91,9 +95,3 @@ class ServerProcess:
         lines = self.log.read_text(errors="replace").splitlines()[-_LINES_SHOWN:]
         print(*(f"    {line}" for line in lines), sep="\n", flush=True)
         return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", cure="read the log")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]

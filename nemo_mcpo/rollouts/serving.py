@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,23 +59,10 @@ def open_serving(settings: Server, model: str, logs: Path) -> Serving:
     return Serving(ServerPool([server.url for server in own], settings), model, tuple(own))
 
 
-@contextmanager
-def serving(settings: Server, model: str, logs: Path) -> Iterator[Serving]:
-    """``open_serving`` for the length of a block."""
-    opened = open_serving(settings, model, logs)
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
 def _start(settings: Server, model: str, replica: int, logs: Path) -> ServerProcess:
     logs.mkdir(parents=True, exist_ok=True)
-    gpus = None
     if settings.launcher == "trtllm":
-        size = settings.tensor_parallel_size * settings.pipeline_parallel_size
-        gpus = range(replica * size, (replica + 1) * size)
         options = trtllm_files(logs, settings)
         settings = settings.model_copy(update={"arguments": [*settings.arguments, *options]})
     command = partial(COMMANDS[settings.launcher], model, settings=settings)
-    return ServerProcess(command, server_environment(gpus), logs / f"server-{replica}.log")
+    return ServerProcess(command, server_environment(settings, replica), logs / f"server-{replica}.log")

@@ -5,7 +5,8 @@
     DIR/samples-00000.jsonl     one JSON object a line, by one writer, synced batch by batch
     DIR/complete.jsonl          every sample once, sorted by key: there entirely, or not at all
 
-A torn last line is dropped when its writer opens the store again. Where a key stands twice, its last line counts.
+A torn last line is dropped when its writer opens the store again. Where a key stands twice, its last line counts. A
+sample without an answer is asked for again by the next process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_whole
@@ -41,7 +43,9 @@ class SampleStore:
         self._places: dict[SampleKey, tuple[Path, int]] = {}
         for shard in sorted(directory.glob("samples-*.jsonl")):
             for start, sample in _read(shard):
-                self._places[sample.key] = (shard, start)
+                if not sample.problem:  # another day, another answer
+                    self._places[sample.key] = (shard, start)
+        self._files: dict[Path, BinaryIO] = {}
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
@@ -52,9 +56,12 @@ class SampleStore:
     def __getitem__(self, key: SampleKey) -> Sample:
         """A sample from disk; KeyError when there is none."""
         shard, start = self._places[key]
-        with open(shard, "rb") as file:
-            file.seek(start)
-            return _parse(file.readline(), f"{shard}, byte {start}")
+        if shard not in self._files:
+            # Open as long as the store lives: a million samples are read one by one.
+            self._files[shard] = open(shard, "rb")  # noqa: SIM115
+        file = self._files[shard]
+        file.seek(start)
+        return _parse(file.readline(), f"{shard}, byte {start}")
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Add samples; once this returns they survive a power cut.
@@ -71,8 +78,13 @@ class SampleStore:
     def finish(self, keys: Iterable[SampleKey]) -> Path:
         """Write these samples, sorted by key, as ``complete.jsonl``; KeyError when one is missing."""
         complete = self.directory / COMPLETE
-        write_whole(complete, b"".join(_line(self[key]) for key in sorted(keys)))
+        write_whole(complete, (_line(self[key]) for key in sorted(keys)))
         return complete
+
+
+def read_manifest(directory: Path) -> dict[str, object]:
+    """What the samples of a store are of."""
+    return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
 
 
 def read_complete(directory: Path) -> Iterator[Sample]:
@@ -112,7 +124,7 @@ def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     """Write the manifest of a new store; refuse a store of something else."""
     manifest = json.loads(json.dumps(manifest))
     if not path.exists():
-        write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_whole(path, [(json.dumps(manifest, indent=1) + "\n").encode()])
     known = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in {**known, **manifest} if known.get(name) != manifest.get(name)]
     if different:

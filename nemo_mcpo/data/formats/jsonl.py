@@ -13,7 +13,8 @@ from nemo_mcpo.records import Message
 
 
 def _prompt(row: Row) -> tuple[Message, ...]:
-    return pair_prompt(row) if "chosen" in row else parse_prompt(row.get("prompt"))
+    is_pair = "chosen" in row and "responses" not in row
+    return pair_prompt(row) if is_pair else parse_prompt(row.get("prompt"))
 
 
 def _answers(row: Row) -> list[Answer]:

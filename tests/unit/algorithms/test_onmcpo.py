@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.algorithms import online_driver
+from nemo_mcpo.algorithms import online_driver, onmcpo
 from nemo_mcpo.algorithms.online_driver import StageFailedError, drive
 from nemo_mcpo.algorithms.onmcpo import STAGES, OnlineRun
 from nemo_mcpo.errors import ConfigError, RolloutError
 from tests.support.configs import online
 
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch):
+    """Locks last as long as the process; nor is its handling of SIGTERM for these tests to change."""
+    monkeypatch.setattr(onmcpo, "lock_for_this_process", lambda path: None)
+    monkeypatch.setattr(online_driver.signal, "signal", lambda *arguments: None)
+
+
 NAMES = (
     "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
-    "without_choice reference_seconds train_seconds"
+    "without_choice reference_seconds train_seconds first_place"
 )
 FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
 
@@ -55,15 +63,21 @@ def test_no_such_segment(tmp_path, segment):
     ("key", "value"),
     [("rollouts.samples", 3), ("onmcpo.segments", 3), ("judge.both_orders", True), ("model.seed", 5)],
 )
-def test_another_run_is_refused(tmp_path, key, value):
-    OnlineRun(config(tmp_path))
+def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value):
+    run = OnlineRun(config(tmp_path))
+    OnlineRun(config(tmp_path, **{key: value}))  # nothing is finished: a mistake may still be corrected
+    for stage in ("export", "generate", "judge"):
+        run.run(0, stage, dict)
     with pytest.raises(ConfigError, match=f"{key}: this run was started with another value"):
         OnlineRun(config(tmp_path, **{key: value}))
 
 
-@pytest.mark.parametrize("key", ["rollouts.batch_size", "rollouts.server.replicas", "onmcpo.restarts"])
+@pytest.mark.parametrize(
+    "key", ["rollouts.batch_size", "rollouts.server.replicas", "onmcpo.restarts", "judge.attempts", "judge.max_tokens"]
+)
 def test_where_and_how_fast_may_change(tmp_path, key):
-    OnlineRun(config(tmp_path))
+    for stage in ("export", "generate", "judge"):
+        OnlineRun(config(tmp_path)).run(0, stage, dict)
     OnlineRun(config(tmp_path, **{key: 7}))
 
 
@@ -100,8 +114,14 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 
+def test_a_rate_that_does_not_exist(tmp_path):
+    run = OnlineRun(config(tmp_path))
+    run.run(0, "export", lambda: {"rate": float("nan")})
+    assert run.finished(0, "export")["rate"] is None
+
+
 def test_what_a_signal_ended_is_started_again(tmp_path, monkeypatch):
-    calls = driven(tmp_path, monkeypatch, [0, -9, -15, 0]).calls
+    calls = driven(tmp_path, monkeypatch, [0, -9, 143, 0]).calls
     assert [stage for _, stage, _ in calls[:5]] == ["export", "generate", "generate", "generate", "judge"]
 
 

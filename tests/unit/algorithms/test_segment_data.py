@@ -32,7 +32,11 @@ def config(tmp_path, llama_directory) -> OnlineRunConfig:
     extra = online().model_dump(include={"onmcpo", "rollouts", "judge"})
     extra["onmcpo"]["segments"] = 2
     extra["rollouts"]["max_tokens"] = 8
-    return parse_config(raw | extra, None, OnlineRunConfig)
+    raw["model"]["data"]["format"] = "jsonl"
+    config = parse_config(raw | extra, None, OnlineRunConfig)
+    # Token ids, which need no tokenizer; a run of its own would need words for its judge.
+    data = config.model.data.model_copy(update={"format": "tokens"})
+    return config.model_copy(update={"model": config.model.model_copy(update={"data": data})})
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.rollouts.launchers import COMMANDS
 from tests.support.configs import compose_online, online
 
+SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -29,6 +31,12 @@ from tests.support.configs import compose_online, online
         ({"judge.rule": "rules.score"}, "judge.rule: not the name of a function"),
         ({"judge.kind": "reward_model"}, "judge.reward_model: the reward_model judge is missing"),
         ({"judge.kind": "openai"}, "judge.server.model: the openai judge is missing"),
+        (
+            {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99},
+            "judge.server.max_seq_len: a q",
+        ),
+        ({"model.data.format": "tokens"}, "model.data.format: not in an online run"),
+        ({"exp_manager.resume_if_exists": False}, "exp_manager.resume_if_exists: not in an online run"),
         ({"onmcpo.segments": 0}, "onmcpo.segments: not a valid value"),
     ],
 )
@@ -53,7 +61,7 @@ def test_servers_are_chosen_by_name():
 
 def test_names_are_those_of_the_tables():
     assert set(get_args(schema.Server.model_fields["launcher"].annotation)) == set(COMMANDS)
-    assert tuple(online_stages.STAGES) == STAGES
+    assert tuple(online_stages.WORK) == STAGES
 
 
 def test_the_number_of_samples():

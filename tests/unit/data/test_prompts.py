@@ -7,9 +7,7 @@ import json
 
 import pytest
 
-from nemo_mcpo.data.formats import FORMATS
 from nemo_mcpo.data.prompts import read_conversations
-from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import Message
 from tests.unit.data.formats.reading import read
 
@@ -66,7 +64,14 @@ def test_words_of_some_records(tmp_path):
     }
 
 
-def test_token_ids_have_no_words(tmp_path):
-    with pytest.raises(DataError, match="have no words"):
-        read_conversations(write(tmp_path / "data.jsonl", [{"prompt_ids": [1]}]), "tokens", [])
-    assert "tokens" in FORMATS
+def test_words_of_a_file_that_was_prepared_under_another_path(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"prompt": f"Question {number}"} for number in range(3)])
+    assert read_conversations(data, "jsonl", ["elsewhere.jsonl:2"]) == {
+        "elsewhere.jsonl:2": (Message("user", "Question 1"),)
+    }
+
+
+def test_offline_responses_count_more_than_a_pair_beside_them(tmp_path):
+    row = {"prompt": "Hi", "chosen": "c", "responses": [{"text": "a"}, {"text": "b"}]}
+    records, dropped = read("jsonl", write(tmp_path / "data.jsonl", [row]))
+    assert dropped == [] and [response.text for response in records[0].responses] == ["a", "b"]

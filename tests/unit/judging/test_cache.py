@@ -12,10 +12,11 @@ from nemo_mcpo.judging.cache import VerdictCache
 def test_by_what_was_asked(tmp_path):
     cache = VerdictCache(tmp_path)
     assert cache.get("judge", "a", "b") is None
-    cache.put({"verdict": "first"}, "judge", "a", "b")
-    assert cache.get("judge", "a", "b") == {"verdict": "first"}
+    cache.put("first", "judge", "a", "b", reply="A, since …")
+    assert cache.get("judge", "a", "b") == "first"
     assert cache.get("judge", "b", "a") is None
     assert cache.get("other judge", "a", "b") is None
+    assert "since" in (tmp_path / "verdicts-00000.jsonl").read_text()
 
 
 def test_another_run_reads_it_and_writes_its_own(tmp_path):

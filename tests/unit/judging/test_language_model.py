@@ -11,6 +11,7 @@ from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Question
 from nemo_mcpo.judging.language_model import MAX_FAILURES_IN_A_ROW, LanguageModelJudge
+from nemo_mcpo.judging.ranking import Ranking
 from nemo_mcpo.records import Message
 from tests.support.configs import online
 from tests.support.fake_server import Behaviour, fake_server, verdict_of
@@ -36,7 +37,7 @@ def judged(behaviour: Behaviour, directory, questions=QUESTIONS, **changes):
 def test_the_longest_wins_after_l_minus_1_comparisons(tmp_path, both_orders):
     behaviour = Behaviour(verdict_of)
     judgements = judged(behaviour, tmp_path, **{"judge.both_orders": both_orders})
-    assert [judgement.order for judgement in judgements] == [(3, 0, 1, 2), (0, 1), (0, 1, 2), (2, 0, 1)]
+    assert [judgement.order for judgement in judgements] == [(3, 0, 1, 2), (0, 1), (0, 2), (2, 0, 1)]
     assert [judgement.ties for judgement in judgements] == [0, 0, 1, 0]
     assert [judgement.win_rate for judgement in judgements] == [1.0, 1.0, 0.75, 1.0]
     assert len(behaviour.requests) == (1 + both_orders) * (3 + 1 + 2 + 2)
@@ -70,6 +71,11 @@ def test_a_verdict_is_asked_for_again_until_it_can_be_read(tmp_path):
     assert [body["temperature"] for body in behaviour.requests] == [0.0, 0.7, 0.7]
 
 
+def test_the_served_model_is_checked(tmp_path):
+    with pytest.raises(RolloutError, match=r"the server has another model \(got policy, expected j"):
+        judged(Behaviour(verdict_of, models=["policy"]), tmp_path)
+
+
 @pytest.mark.parametrize("answer", ["no idea", (400, "too long"), (200, "not json"), ""])
 def test_no_verdict_leaves_the_first_answer_and_is_counted(tmp_path, answer):
     behaviour = Behaviour(lambda body: answer)
@@ -90,3 +96,9 @@ def test_a_judge_that_never_gives_a_verdict_ends_the_stage(tmp_path):
 def test_servers_that_fail_end_the_stage(tmp_path):
     with pytest.raises(RolloutError, match="no server answers"):
         judged(Behaviour(lambda body: (500, json.dumps({"error": "out of memory"}))), tmp_path)
+
+
+def test_a_tie_with_the_best_is_no_negative():
+    assert Ranking(0, ("tie", "first", "unparsable")).beaten == (2,)
+    assert Ranking(2, ("tie", "second", "tie", "first")).beaten == (0, 1, 4)
+    assert Ranking(0, ()).beaten == ()

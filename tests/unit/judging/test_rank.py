@@ -9,6 +9,7 @@ import math
 import pytest
 
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judgement, by_scores
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.rule import RuleJudge
@@ -59,7 +60,22 @@ def test_ranked_by_a_rule(tmp_path, chat):
 
 
 def test_places_and_failures_are_counted(tmp_path, chat):
-    judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=1, first_place=1), None, None, None]
+    judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=9, first_place=9), None, None, None]
     found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
     assert (found.failures, found.first_place) == (1, 1.0)
     assert "score" not in read(tmp_path / "ranked.jsonl")[0]["responses"][0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"failures": 3, "comparisons": 7}, "too few verdicts .got 3 of 10"),
+        ({"comparisons": 300, "first_place": 290}, "prefers a place.*97% of 300"),
+        ({"comparisons": 300, "first_place": 5}, "prefers a place"),
+    ],
+)
+def test_judges_that_cannot_be_trusted(tmp_path, chat, counts, message):
+    judgements = [Judgement((2, 0, 1), 1.0, **counts), None, None, None]
+    with pytest.raises(RolloutError, match=message):
+        write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+    assert not (tmp_path / "ranked.jsonl").exists()

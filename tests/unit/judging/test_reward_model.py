@@ -43,6 +43,7 @@ def directory(tmp_path_factory) -> str:
 def test_scores_are_the_models(directory, tmp_path):
     judge = RewardModelJudge(directory, batch_size=2, cache=VerdictCache(tmp_path))
     found = dict(judge.judge(QUESTIONS))
+    assert list(found) == [question.number for question in QUESTIONS]
     for question in QUESTIONS:
         for answer, score in zip(question.answers, found[question.number].scores, strict=True):
             turns = [{"role": "user", "content": question.conversation[0].content}]

@@ -34,6 +34,15 @@ def test_a_torn_line_goes_when_its_writer_comes_back(tmp_path):
     assert path.read_bytes() == b"one\ntwo\nfour\n"
 
 
+@pytest.mark.parametrize("length", [0, 5, 1 << 16, (1 << 16) + 1, 200_000])
+def test_torn_lines_of_any_length(tmp_path, length):
+    path = tmp_path / "a.jsonl"
+    for whole in (b"", b"one\n", b"x" * 70_000 + b"\n"):
+        path.write_bytes(whole + b"t" * length)
+        AppendLog(path)
+        assert path.read_bytes() == whole
+
+
 def full_disk(*arguments: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -50,10 +59,10 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
 
 def test_a_whole_file_or_none(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    write_whole(path, b"first")
-    write_whole(path, b"second")
+    write_whole(path, [b"fi", b"rst"])
+    write_whole(path, [b"second"])
     monkeypatch.setattr(module.os, "fsync", full_disk)
     with pytest.raises(RolloutError, match="No space left"):
-        write_whole(path, b"third")
+        write_whole(path, [b"third"])
     assert path.read_bytes() == b"second"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

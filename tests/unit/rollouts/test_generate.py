@@ -25,9 +25,8 @@ def no_locks(monkeypatch):
 
 def varied(key) -> str:
     """Prompt 11 never repeats; 12 repeats until sample 2; 13 always gives one answer."""
-    return {11: f"{key.temperature} {key.sample}", 12: f"{key.temperature} {key.sample // 2}", 13: "same"}[
-        key.prompt_id
-    ]
+    texts = {12: f"{key.temperature} {key.sample // 2}", 13: "same"}
+    return texts.get(key.prompt_id, f"{key.temperature} {key.sample}")
 
 
 def test_all_slots_and_their_repetitions(tmp_path):
@@ -86,13 +85,30 @@ def test_samples_without_an_answer_are_drawn_again_and_counted(tmp_path, monkeyp
     done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
     assert {sample.key.prompt_id for sample in read_complete(tmp_path)} == {12}
     assert (done.failed, done.repeated) == (8, 0)
-    assert done.redrawn == 2 + 2 * 8
+    assert done.redrawn == 2  # what fails is not drawn again
 
 
 def test_too_many_samples_without_an_answer_end_the_stage(tmp_path):
-    with pytest.raises(RolloutError, match=r"too many samples have no answer \(got 8 failed, the last one: refused"):
+    with pytest.raises(RolloutError, match=r"too many samples have no answer \(got 8 of 12, the last one: refused"):
         generate_samples(Failing(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
     assert not (tmp_path / "complete.jsonl").exists()
+
+
+def test_what_failed_is_asked_for_again_by_the_next_process(tmp_path):
+    with pytest.raises(RolloutError):
+        generate_samples(Failing(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    engine = Scripted(varied)
+    done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    assert done.failed == 0 and {key.prompt_id for key in engine.generated} == {11, 13}
+    whole = generate_samples(Scripted(varied), SampleStore(tmp_path / "whole", {}), PROMPTS, PLAN)
+    assert done.path.read_text() == whole.path.read_text()
+
+
+def test_an_empty_answer_is_none(tmp_path):
+    prompts = {12: PROMPTS[12]} | {number: Prompt((number,)) for number in range(100, 150)}
+    engine = Scripted(lambda key: "" if key.prompt_id == 12 and key.temperature == 0.6 else varied(key))
+    done = generate_samples(engine, SampleStore(tmp_path, {}), prompts, PLAN)
+    assert done.failed == 2
 
 
 def test_a_late_repetition_of_a_slot_that_was_never_drawn_again(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.rollouts.launchers import COMMANDS, server_environment, trtllm_files
 from nemo_mcpo.rollouts.server_process import MAX_STARTS
 from nemo_mcpo.rollouts.serving import open_serving
@@ -46,21 +46,40 @@ def test_an_fp8_cache_stands_in_a_file(tmp_path):
     assert json.loads(Path(path).read_text())["kv_cache_config"] == {"dtype": "fp8", "free_gpu_memory_fraction": 0.9}
 
 
-def test_variables_of_launchers_are_left_out(monkeypatch):
-    for name in ("PMIX_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_X", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("MY_SLURM", "stays")
-    environment = server_environment(None)
-    assert environment["MY_SLURM"] == "stays" and "PATH" in environment
-    assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI", "SLURM_", "RANK", "WORLD"))]
+LAUNCHED = ("PMIX_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_X", "SLURM_JOB_ID", "RANK", "WORLD_SIZE")
 
 
 @pytest.mark.parametrize(
-    ("seen", "gpus", "names"), [("", [2, 3], "2,3"), ("4,5,6,7", [2, 3], "6,7"), ("a,b", [0], "a")]
+    ("changes", "kept"),
+    [
+        ({}, []),
+        ({"launcher": "trtllm", "command": ["srun", "trtllm-serve"], "pipeline_parallel_size": 9}, ["SLURM_JOB_ID"]),
+    ],
 )
-def test_replicas_have_gpus_of_their_own(monkeypatch, seen, gpus, names):
+def test_variables_of_launchers_are_left_out(monkeypatch, changes, kept):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("MY_SLURM", "stays")
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "1")
+    environment = server_environment(settings(**changes), 0)
+    assert environment["MY_SLURM"] == "stays" and "PATH" in environment
+    assert [name for name in LAUNCHED if name in environment] == kept
+
+
+@pytest.mark.parametrize(
+    ("seen", "changes", "names"),
+    [
+        ("4,5,6,7", {"launcher": "trtllm", "tensor_parallel_size": 2}, ["4,5", "6,7"]),
+        ("a,b", {"launcher": "trtllm"}, ["a", "b"]),
+        ("0,1", {}, ["0", "1"]),
+    ],
+)
+def test_replicas_have_gpus_of_their_own(monkeypatch, seen, changes, names):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    assert server_environment(gpus)["CUDA_VISIBLE_DEVICES"] == names
+    chosen = settings(replicas=2, **changes)
+    assert [server_environment(chosen, replica)["CUDA_VISIBLE_DEVICES"] for replica in range(2)] == names
+    with pytest.raises(ConfigError, match=r"server\.replicas: too few GPUs"):
+        server_environment(chosen, 2)
 
 
 def running(port: int) -> bool:
@@ -86,6 +105,19 @@ def test_a_server_that_ends_before_it_is_ready(tmp_path, capsys):
     with pytest.raises(RolloutError, match="ended with code 3 before it was ready"):
         open_serving(failing, "/policy", tmp_path)
     assert "no memory" in capsys.readouterr().out
+
+
+def test_a_server_that_is_killed_while_it_loads_is_started_again(tmp_path):
+    mark = tmp_path / "killed"
+    program = (
+        "import os, pathlib, runpy, signal, sys\n"
+        f"mark = pathlib.Path({str(mark)!r})\n"
+        "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"sys.argv[0] = {str(FAKE_SERVER)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    serving = open_serving(settings(command=[sys.executable, "-c", program]), "/policy", tmp_path)
+    assert [server.starts for server in serving.own] == [2]
+    serving.close()
 
 
 def test_a_server_that_is_never_ready(tmp_path):
