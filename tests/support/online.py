@@ -13,11 +13,12 @@ FAKE_SERVER = ROOT / "tests" / "support" / "fake_server.py"
 
 
 def online_overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
-    """6 steps of 4 prompts in 3 segments, 3 answers to each; ``changes`` are keys with ``__`` for dots."""
+    """4 steps of 4 prompts in 2 segments, 3 answers to each; ``changes`` are keys with ``__`` for dots."""
     keys = {
         "trainer.accelerator": "cpu",
         "trainer.precision": "32",
-        "trainer.mcpo.max_steps": 6,
+        "trainer.mcpo.max_steps": 4,
+        "onmcpo.segments": 2,
         "trainer.mcpo.save_interval": 1,
         "model.optim.sched.name": "constant",
         "model.optim.sched.warmup_steps": 0,
