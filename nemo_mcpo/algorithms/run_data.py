@@ -54,6 +54,7 @@ def whole_run(config: RunConfig, pretrained: Pretrained) -> RunData:
     dataset = open_dataset(config, pretrained, config.model.data.train)
     check_batch(config, dataset)
     check_candidates(config, dataset)
+    warn_of_few_candidates(config, dataset)
     check_budgets(config, dataset)
     num_steps = num_training_steps(config, len(dataset))
     order = PromptStream(len(dataset), config.model.seed, config.model.data.shuffle)
@@ -103,27 +104,26 @@ def check_batch(config: RunConfig, dataset: PreparedDataset) -> None:
 
 
 def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
-    """Refuse data that cannot offer any negative; say how many prompts have fewer than they should."""
+    """Refuse data that cannot offer any negative."""
+    mcpo, most = config.model.mcpo, int((dataset.num_completions - 1).max())
+    check_chain(mcpo.chain_steps, mcpo.chain_candidates, most)
+    if mcpo.num_negatives > most and not mcpo.replacement:
+        raise ConfigError(
+            "no prompt has this many candidates",
+            where="model.mcpo.num_negatives",
+            got=mcpo.num_negatives,
+            expected=f"at most {most}",
+            cure="lower num_negatives or drop fewer ranks",
+        )
+
+
+def warn_of_few_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Say how many prompts have fewer candidates than they should."""
     negatives = config.model.mcpo.num_negatives
-    candidates = dataset.num_completions - 1
-    check_chain(config.model.mcpo.chain_steps, config.model.mcpo.chain_candidates, int(candidates.max()))
-    if negatives and not config.model.mcpo.replacement:
-        short = int((candidates < negatives).sum())
-        if short == len(dataset):
-            raise ConfigError(
-                "no prompt has this many candidates",
-                where="model.mcpo.num_negatives",
-                got=negatives,
-                expected=f"at most {int(candidates.max())}",
-                cure="lower num_negatives or drop fewer ranks",
-            )
-        if short and is_rank_zero():
-            logger.warning(
-                "%d of %d prompts have fewer than %d candidates: they train with those they have",
-                short,
-                len(dataset),
-                negatives,
-            )
+    short = int((dataset.num_completions - 1 < negatives).sum())
+    if short and not config.model.mcpo.replacement and is_rank_zero():
+        message = "%d of %d prompts have fewer than %d candidates: they train with those they have"
+        logger.warning(message, short, len(dataset), negatives)
 
 
 def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:

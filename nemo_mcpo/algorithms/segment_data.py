@@ -16,9 +16,9 @@ from nemo_mcpo.algorithms.run_data import (
     RunData,
     check_batch,
     check_budgets,
-    check_candidates,
     num_training_steps,
     open_dataset,
+    warn_of_few_candidates,
 )
 from nemo_mcpo.algorithms.segments import Segment, SegmentFiles, split_steps
 from nemo_mcpo.config import OnlineRunConfig
@@ -27,6 +27,7 @@ from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.models.pretrained import Pretrained
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.sampling import check_chain
 
 
 class SegmentTrees:
@@ -84,7 +85,9 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
             config, pretrained, str(files.ranked), data_format="tokens", tokenizer_dir=None, drop_ranks=()
         )
         _check_same_prompts(prompts, rows, answers, files)
-        check_candidates(config, answers)
+        # A policy that needs no more training leaves no choice anywhere: that is no mistake.
+        check_chain(config.model.mcpo.chain_steps, config.model.mcpo.chain_candidates, config.num_samples - 1)
+        warn_of_few_candidates(config, answers)
         check_budgets(config, answers)
         return RunData(
             trees=SegmentTrees(answers, rows, len(prompts)),

@@ -36,7 +36,7 @@ class Judgement:
         ties: comparisons without a winner; with scores, answers as good as the best one.
         failures: comparisons without a verdict; the best so far stayed.
         comparisons: that have a verdict, ties too.
-        first_place: of these, for the answer that was shown first.
+        first_place, second_place: of these, for the answer that was shown first, or second.
     """
 
     order: tuple[int, ...]
@@ -46,6 +46,7 @@ class Judgement:
     failures: int = 0
     comparisons: int = 0
     first_place: int = 0
+    second_place: int = 0
 
 
 class Judge(Protocol):

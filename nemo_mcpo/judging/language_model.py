@@ -86,6 +86,7 @@ class LanguageModelJudge:
             failures=ranking.failures,
             comparisons=sum(verdict != "unparsable" for verdict in shown),
             first_place=shown.count("first"),
+            second_place=shown.count("second"),
         )
 
     def _verdict(self, question: Question, first: str, second: str) -> Verdict:

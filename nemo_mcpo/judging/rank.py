@@ -25,7 +25,7 @@ from nemo_mcpo.rollouts.samples import Prompt, Sample
 MAX_FAILED = 0.2
 """Share of a segment's comparisons that may end without a verdict."""
 ENOUGH_TO_TELL, FARTHEST_FROM_HALF = 200, 0.45
-"""Verdicts, and how far from a half the share of those for the first place may be."""
+"""Verdicts for one of two answers, and how far from a half the share of those for the first place may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Ranked:
         without_choice: prompts with one answer, or none that the judge finds worse than its best.
         win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
         ties, failures: comparisons without a winner, and without a verdict.
-        first_place: share of the verdicts for the answer that was shown first; NaN without places.
+        first_place: share of the verdicts for the first of two answers among those for one of them; NaN without any.
     """
 
     prompts: int
@@ -76,8 +76,10 @@ def write_ranked(
     known = [judgement for judgement in judgements if judgement is not None]
     comparisons = sum(judgement.comparisons for judgement in known)
     failures = sum(judgement.failures for judgement in known)
-    first_place = sum(judgement.first_place for judgement in known) / comparisons if comparisons else math.nan
-    _check_judge(comparisons, failures, first_place)
+    first = sum(judgement.first_place for judgement in known)
+    decided = first + sum(judgement.second_place for judgement in known)
+    first_place = first / decided if decided else math.nan
+    _check_judge(comparisons, failures, decided, first_place)
     lines = (
         json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement))}) + "\n"
         for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
@@ -94,7 +96,7 @@ def write_ranked(
     )
 
 
-def _check_judge(comparisons: int, failures: int, first_place: float) -> None:
+def _check_judge(comparisons: int, failures: int, decided: int, first_place: float) -> None:
     """Refuse a judge that seldom gives a verdict, or sees places instead of answers."""
     if failures > MAX_FAILED * (comparisons + failures):
         raise RolloutError(
@@ -104,11 +106,11 @@ def _check_judge(comparisons: int, failures: int, first_place: float) -> None:
             expected=f"at most {MAX_FAILED:.0%}",
             cure="raise judge.attempts or judge.max_tokens, or take a larger judge; its verdicts so far are kept",
         )
-    if comparisons >= ENOUGH_TO_TELL and abs(first_place - 0.5) > FARTHEST_FROM_HALF:
+    if decided >= ENOUGH_TO_TELL and abs(first_place - 0.5) > FARTHEST_FROM_HALF:
         raise RolloutError(
             "the judge prefers a place, whatever stands there",
             where="judge",
-            got=f"{first_place:.0%} of {comparisons} verdicts for the first one",
+            got=f"{first_place:.0%} of {decided} verdicts for the first one",
             expected="about half, as places are drawn",
             cure="take another judge",
         )

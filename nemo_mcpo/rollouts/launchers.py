@@ -2,9 +2,6 @@
 """Command lines and environments of servers that we start: TensorRT-LLM's and transformers'.
 
 A server is another program with a Python environment of its own; nothing of it is imported here.
-
->>> trtllm_command(["trtllm-serve"], "/policy", 8000, settings)[:4]        # doctest: +SKIP
-['trtllm-serve', '/policy', '--host', '127.0.0.1']
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def test_places_and_failures_are_counted(tmp_path, chat):
     ("counts", "message"),
     [
         ({"failures": 3, "comparisons": 7}, "too few verdicts .got 3 of 10"),
-        ({"comparisons": 300, "first_place": 290}, "prefers a place.*97% of 300"),
-        ({"comparisons": 300, "first_place": 5}, "prefers a place"),
+        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers a place.*97% of 300"),
+        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers a place"),
     ],
 )
 def test_judges_that_cannot_be_trusted(tmp_path, chat, counts, message):
@@ -79,3 +79,8 @@ def test_judges_that_cannot_be_trusted(tmp_path, chat, counts, message):
     with pytest.raises(RolloutError, match=message):
         write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
     assert not (tmp_path / "ranked.jsonl").exists()
+
+
+def test_a_judge_of_many_ties_is_not_one_of_places(tmp_path, chat):
+    judgements = [Judgement((2, 0), 0.5, comparisons=900, ties=890, first_place=4, second_place=6), None, None, None]
+    assert write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements).first_place == 0.4
