@@ -60,7 +60,14 @@ class _Connection:
     url: str
     client: openai.OpenAI
     in_flight: int = 0
+    failures: int = 0  # since its last reply
     rests_until: float = 0.0
+
+    def rest(self) -> None:
+        """Leave it alone for a while, longer each time."""
+        seconds = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
+        self.failures += 1
+        self.rests_until = time.monotonic() + seconds
 
 
 class ServerPool:
@@ -134,9 +141,10 @@ class ServerPool:
             try:
                 reply = send(request, connection.client)
             except AwayError as error:
-                connection.rests_until = time.monotonic() + FIRST_PAUSE_SECONDS
+                connection.rest()
                 self._failures += error.failed
                 raise
+            connection.failures = 0
         self._failures = 0
         return reply
 
@@ -144,7 +152,10 @@ class ServerPool:
     def _least_busy(self) -> Iterator[_Connection]:
         now = time.monotonic()
         with self._lock:
-            connection = min(self._connections, key=lambda each: (max(each.rests_until - now, 0.0), each.in_flight))
+            # Of equally busy ones one that works; one that failed is tried again when the others are busy.
+            connection = min(
+                self._connections, key=lambda each: (max(each.rests_until - now, 0.0), each.in_flight, each.failures)
+            )
             connection.in_flight += 1
         try:
             yield connection
