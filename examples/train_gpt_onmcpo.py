@@ -18,11 +18,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nemo_mcpo.algorithms.online_command import online_config, stage_command
 from nemo_mcpo.algorithms.online_driver import drive
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.platform.command import run_command
+
+CONF = Path(__file__).resolve().parent / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,10 +34,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--stage", choices=STAGES)
     arguments, rest = parser.parse_known_args(argv)
     if arguments.stage is not None:
-        stage_command(rest, arguments.stage)
+        stage_command(rest, arguments.stage, CONF)
         return
     script = [sys.executable, __file__, *rest]
-    drive(online_config(rest), lambda stage, segment: [*script, "--stage", stage, "--segment", str(segment)])
+    drive(online_config(rest, CONF), lambda stage, segment: [*script, "--stage", stage, "--segment", str(segment)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from quickstart_stages import Stage, run_stages
 
 from nemo_mcpo.evaluation.intervals import Interval
 from nemo_mcpo.evaluation.report import POLICIES, Example, Scores, example_lines, score_table, summary
-from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.command import leave_on_sigterm, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "examples" / "conf"
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="directory to write into")
     parser.add_argument("--sums", type=int, nargs=3, metavar=("SFT", "MCPO", "EVAL"), help="sums of each part")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` that ends a running stage
+    leave_on_sigterm()
     out = arguments.out.resolve()
     stages = quickstart_stages(out, arguments.seed, arguments.sums)
     print(f"A small Llama learns to add, and MC-PO teaches it to carry. Files and logs: {short(out)}", flush=True)

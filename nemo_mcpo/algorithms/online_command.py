@@ -4,43 +4,39 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.platform.accelerator import select_accelerator
-from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
+from nemo_mcpo.platform.command import leave_on_sigterm, load_run_config, world_size_from_environment
 from nemo_mcpo.platform.report import render_facts
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "examples" / "conf"
 
-
-def online_config(argv: Sequence[str], *, trains: bool = False) -> OnlineRunConfig:
-    """The checked configuration of overrides; ``trains``: for this launch's processes."""
+def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False) -> OnlineRunConfig:
+    """The checked configuration of overrides; ``trains``: for the processes of this launch."""
     return load_run_config(
         argv,
-        config_dir=CONFIG_DIR,
+        config_dir=config_dir,
         config_name="gpt_onmcpo",
         world_size=world_size_from_environment() if trains else None,
         schema=OnlineRunConfig,
     )
 
 
-def stage_command(argv: Sequence[str], stage: str) -> None:
+def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     """Run one stage of the segment that ``--segment`` names (0 by default), and print its facts."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--segment", type=int, default=0)
     arguments, overrides = parser.parse_known_args(argv)
-    config = online_config(overrides, trains=stage == "train")
+    config = online_config(overrides, config_dir, trains=stage == "train")
     select_accelerator(config.trainer.accelerator)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero
 
     if stage != "train":
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through what ends the servers
+        leave_on_sigterm()
     facts = run_stage(config, arguments.segment, stage)
     if is_rank_zero():
         known = {name.replace("_", " "): f"{value:.6g}" for name, value in facts.items() if value is not None}

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
 from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config.online import api_key
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.platform.accelerator import count_gpus
+from nemo_mcpo.platform.command import TERMINATED, leave_on_sigterm
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.locks import lock_for_this_process
-
-TERMINATED = 128 + signal.SIGTERM
-"""The exit code of a stage that was asked to end."""
 
 CommandOf = Callable[[str, int], list[str]]
 """From a stage and a segment to program and arguments."""
@@ -40,7 +36,7 @@ class StageFailedError(NemoMcpoError):
 
 def drive(config: OnlineRunConfig, command_of: CommandOf) -> None:
     """Every stage of every segment that is not finished."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through the `finally` that ends the children
+    leave_on_sigterm()
     processes = num_processes(config)
     check_programs(config)
     run = OnlineRun(config)
@@ -83,11 +79,7 @@ def check_programs(config: OnlineRunConfig) -> None:
     for section, server in used.items():
         if server is None:
             continue
-        if server.api_key_env and server.api_key_env not in os.environ:
-            cure = f"export {server.api_key_env}"
-            raise ConfigError(
-                "the variable is not set", where=f"{section}.api_key_env", got=server.api_key_env, cure=cure
-            )
+        api_key(server, section)
         if not server.urls and shutil.which(server.command[0]) is None:
             raise ConfigError(
                 "there is no such program",

@@ -25,7 +25,7 @@ from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.command import own_rank
 from nemo_mcpo.platform.locks import lock_for_this_process
-from nemo_mcpo.rollouts.append_log import write_whole
+from nemo_mcpo.rollouts.append_log import write_json
 
 STAGES = ("export", "generate", "judge", "train")
 IDENTITY = "onmcpo.json"
@@ -95,8 +95,7 @@ class OnlineRun:
     def _write(self, path: Path, content: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # JSON has no NaN, the one value that does not equal itself.
-        values = {name: None if value != value else value for name, value in content.items()}
-        write_whole(path, [(json.dumps(values, indent=1) + "\n").encode()])
+        write_json(path, {name: None if value != value else value for name, value in content.items()})
 
     def _known(self) -> dict[str, object]:
         path = self.directory / IDENTITY

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -42,6 +43,17 @@ class Server(Section):
     max_seq_len: Positive
     kv_cache_fraction: Fraction
     kv_cache_dtype: Literal["auto", "fp8"]
+
+
+def api_key(server: Server, section: str) -> str:
+    """The key of a server from the environment variable that the configuration names."""
+    variable = server.api_key_env
+    if variable is None:
+        return "none"  # local servers want none, the client wants one
+    if variable not in os.environ:
+        cure = f"export {variable}"
+        raise ConfigError("the variable is not set", where=f"{section}.api_key_env", got=variable, cure=cure)
+    return os.environ[variable]
 
 
 class Rollouts(Section):
@@ -140,7 +152,7 @@ def check_judge(config: OnlineRunConfig) -> None:
             expected="module:function",
             cure="write it like my_package.rules:score",
         )
-    needed_length = data_length(config)
+    needed_length = longest_question(config)
     if judge.kind == "openai" and not judge.server.urls and judge.server.max_seq_len < needed_length:
         raise ConfigError(
             "a question to the judge would not fit",
@@ -155,7 +167,7 @@ INSTRUCTION_TOKENS = 512
 """More than the judge's instructions have in any tokenizer of the supported families."""
 
 
-def data_length(config: OnlineRunConfig) -> int:
+def longest_question(config: OnlineRunConfig) -> int:
     """Tokens of the longest question to a judge and its reply."""
     answers = 2 * config.rollouts.max_tokens
     return INSTRUCTION_TOKENS + config.model.data.max_prompt_length + answers + config.judge.max_tokens

@@ -15,6 +15,8 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
 from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.rollouts.generation import batches_by_length
 
 QUESTIONS_AT_A_TIME = 64
 """Of which answers of similar length make a batch."""
@@ -54,7 +56,7 @@ class RewardModelJudge:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(local_device())
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
         """See ``judgement.Judge``."""
@@ -62,9 +64,9 @@ class RewardModelJudge:
             some = questions[start : start + QUESTIONS_AT_A_TIME]
             texts = {q.number: [self._render(q, answer) for answer in q.answers] for q in some}
             every = dict.fromkeys(text for own in texts.values() for text in own)
-            missing = sorted((text for text in every if self.cache.get(self.identity, text) is None), key=len)
-            for first in range(0, len(missing), self.batch_size):
-                batch = missing[first : first + self.batch_size]
+            missing = [text for text in every if self.cache.get(self.identity, text) is None]
+            for rows in batches_by_length([len(text) for text in missing], self.batch_size):
+                batch = [missing[row] for row in rows]
                 for text, score in zip(batch, self._scores(batch), strict=True):
                     self.cache.put(score, self.identity, text)
             for number, own in texts.items():

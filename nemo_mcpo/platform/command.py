@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -22,6 +23,8 @@ from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
 
 _PATIENCE_SECONDS = 20.0
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a process that ``leave_on_sigterm`` ended."""
 
 
 class FailedElsewhere(BaseException):
@@ -71,6 +74,11 @@ def _leave_at_once(code: int) -> None:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)
+
+
+def leave_on_sigterm() -> None:
+    """End through every ``finally`` when asked to: what ends child processes stands there."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 def own_rank() -> str:

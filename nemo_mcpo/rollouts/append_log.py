@@ -7,8 +7,9 @@ when the next writer opens the file; readers leave it out.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
@@ -85,6 +86,11 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
             got=error.strerror,
             cure="make room; the same command then continues",
         ) from error
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """``write_whole`` of one JSON object."""
+    write_whole(path, [(json.dumps(content, indent=1) + "\n").encode()])
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,8 @@ import httpx
 import openai
 
 from nemo_mcpo.config import Server
-from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.config.online import api_key
+from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.launchers import HOST
 
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ class ServerPool:
 
     def __init__(self, urls: Sequence[str], settings: Server) -> None:
         self.settings = settings
-        key = _api_key(settings.api_key_env)
+        key = api_key(settings, "server")
         self._connections = [_Connection(url, _client(url, key, settings.timeout_seconds)) for url in urls]
         self._lock = Lock()
         self._failures = 0  # of any request, since the last reply
@@ -209,15 +209,6 @@ def _client(url: str, key: str, seconds: float) -> openai.OpenAI:
     timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     http = openai.DefaultHttpxClient(trust_env=HOST not in url, timeout=timeout)
     return openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=http)
-
-
-def _api_key(variable: str | None) -> str:
-    if variable is None:
-        return "none"  # local servers want none, the client wants one
-    if variable not in os.environ:
-        cure = f"export {variable}"
-        raise ConfigError("the variable is not set", where="server.api_key_env", got=variable, cure=cure)
-    return os.environ[variable]
 
 
 def _short(error: Exception) -> str:

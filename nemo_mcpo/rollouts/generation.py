@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer
+from nemo_mcpo.platform.distributed import local_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,7 @@ def load_policy(directory: str | Path) -> Policy:
     model = AutoModelForCausalLM.from_pretrained(
         directory, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Policy(model.eval().to(device), load_chat_tokenizer(str(directory)))
+    return Policy(model.eval().to(local_device()), load_chat_tokenizer(str(directory)))
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 
-from nemo_mcpo.rollouts.generation import Policy, generate_batch, load_policy
+from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.sampling.seeding import seed_from
 
@@ -52,9 +52,9 @@ def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[
     """Batches of one temperature, by the prompts' lengths; their order and content do not depend on the input's."""
     for temperature in sorted({request.key.temperature for request in requests}):
         same = [request for request in requests if request.key.temperature == temperature]
-        same.sort(key=lambda request: (len(request.prompt.tokens), request.key))
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size]
+        same.sort(key=lambda request: request.key)
+        for rows in batches_by_length([len(request.prompt.tokens) for request in same], batch_size):
+            yield [same[row] for row in rows]
 
 
 def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:

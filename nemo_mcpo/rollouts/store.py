@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_whole
+from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_json, write_whole
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
 
 MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
@@ -124,7 +124,7 @@ def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     """Write the manifest of a new store; refuse a store of something else."""
     manifest = json.loads(json.dumps(manifest))
     if not path.exists():
-        write_whole(path, [(json.dumps(manifest, indent=1) + "\n").encode()])
+        write_json(path, manifest)
     known = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in {**known, **manifest} if known.get(name) != manifest.get(name)]
     if different:

@@ -16,7 +16,7 @@ from tests.support.configs import online
 def no_locks(monkeypatch):
     """Locks last as long as the process; nor is its handling of SIGTERM for these tests to change."""
     monkeypatch.setattr(onmcpo, "lock_for_this_process", lambda path: None)
-    monkeypatch.setattr(online_driver.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(online_driver, "leave_on_sigterm", lambda: None)
 
 
 NAMES = (
