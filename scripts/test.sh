@@ -24,7 +24,8 @@ check ruff format --check --quiet
 check mypy
 check codespell
 check shellcheck -x .ci/run scripts/*.sh
-check python -m pytest
+# Two at a time, each with one thread: half of the time goes into starting processes.
+check env OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 if [ "${#failed[@]}" -gt 0 ]; then
     nemo_mcpo_say "failed after $SECONDS s: $(printf '%s; ' "${failed[@]}")"
