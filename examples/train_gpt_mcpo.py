@@ -16,10 +16,12 @@ from pathlib import Path
 from nemo_mcpo.config import check_architecture
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+from nemo_mcpo.platform.stopping import StopRequest
 
 
 def main(argv: Sequence[str]) -> None:
     """Check the configuration against the model's architecture, then train."""
+    stop = StopRequest().listen()
     config = load_run_config(
         argv,
         config_dir=Path(__file__).resolve().parent / "conf",
@@ -34,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     check_architecture(config, pretrained.architecture)
     from nemo_mcpo.algorithms.run import run_mcpo
 
-    run_mcpo(config, pretrained)
+    run_mcpo(config, pretrained, stop)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from nemo_mcpo.algorithms.online_command import online_config, stage_command
 from nemo_mcpo.algorithms.online_driver import drive
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.stopping import StopRequest
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -36,8 +37,11 @@ def main(argv: Sequence[str]) -> None:
     if arguments.stage is not None:
         stage_command(rest, arguments.stage, CONF)
         return
+    stop = StopRequest().listen()
     script = [sys.executable, __file__, *rest]
-    drive(online_config(rest, CONF), lambda stage, segment: [*script, "--stage", stage, "--segment", str(segment)])
+    drive(
+        online_config(rest, CONF), lambda stage, segment: [*script, "--stage", stage, "--segment", str(segment)], stop
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from nemo_mcpo.algorithms.validation import validate
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
+from nemo_mcpo.platform.distributed import agreed_reason, leave_together
+from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 
@@ -78,6 +80,7 @@ class MCPOTrainer:
         num_steps: optimizer steps of the whole run.
         checkpoints, log: where state and metrics go.
         identity: what must not change when the run is resumed.
+        stop: who may ask to stop early; nobody when None.
     """
 
     def __init__(
@@ -92,16 +95,22 @@ class MCPOTrainer:
         checkpoints: CheckpointManager,
         log: RunLog,
         identity: dict[str, object],
+        stop: StopRequest | None = None,
     ) -> None:
         self.config, self.model, self.objective, self.sampling = config, model, objective, sampling
         self.train, self.validation, self.num_steps = train, validation, num_steps
         self.checkpoints, self.log, self.identity = checkpoints, log, identity
+        self.stop = stop or StopRequest()
         self.stream = PromptStream(len(train.dataset), config.model.seed, config.model.data.shuffle)
         self.step = 0
         self.consumed_prompts = 0
 
     def fit(self) -> None:
-        """Train from the current step to the last; the log has one line a step, checkpoints as configured."""
+        """Train from the current step to the last; the log has one line a step, checkpoints as configured.
+
+        Raises:
+            StoppedEarly: on every rank, after a step and its checkpoint, when one of them was asked to stop.
+        """
         settings = self.config.trainer.mcpo
         if self.step < self.num_steps:
             first = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
@@ -117,8 +126,11 @@ class MCPOTrainer:
                     metrics |= self.run_validation()
                 self.log.write(self.step, metrics)
                 progress.update(metrics, prompts=self.config.model.global_batch_size)
-                if last or _is_due(self.step, settings.save_interval):
+                reason = None if last else agreed_reason(self.stop, metrics["step_seconds"])
+                if last or reason or _is_due(self.step, settings.save_interval):
                     self.checkpoints.save(self.model, self.state_dict(metrics))
+                if reason:
+                    leave_together(f"{reason}, after step {self.step}")
 
     def augment_dataloader(self) -> Iterator[Step]:
         """The steps that are left: each its prompts, and parts that are scored and drawn when they are asked for."""

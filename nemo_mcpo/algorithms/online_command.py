@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.platform.accelerator import select_accelerator
-from nemo_mcpo.platform.command import leave_on_sigterm, load_run_config, world_size_from_environment
+from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
 from nemo_mcpo.platform.report import render_facts
+from nemo_mcpo.platform.stopping import StopRequest
 
 
 def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False) -> OnlineRunConfig:
@@ -26,6 +27,7 @@ def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False
 
 def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     """Run one stage of the segment that ``--segment`` names (0 by default), and print its facts."""
+    stop = StopRequest().listen()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--segment", type=int, default=0)
     arguments, overrides = parser.parse_known_args(argv)
@@ -35,9 +37,7 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero
 
-    if stage != "train":
-        leave_on_sigterm()
-    facts = run_stage(config, arguments.segment, stage)
+    facts = run_stage(config, arguments.segment, stage, stop)
     if is_rank_zero():
         known = {name.replace("_", " "): f"{value:.6g}" for name, value in facts.items() if value is not None}
         print(render_facts(known), flush=True)

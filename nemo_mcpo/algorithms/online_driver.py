@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
@@ -14,9 +16,9 @@ from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.platform.accelerator import count_gpus
-from nemo_mcpo.platform.command import TERMINATED, leave_on_sigterm
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.locks import lock_for_this_process
+from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline
 
 CommandOf = Callable[[str, int], list[str]]
 """From a stage and a segment to program and arguments."""
@@ -34,9 +36,14 @@ class StageFailedError(NemoMcpoError):
         self.exit_code = exit_code if exit_code > 0 else 1
 
 
-def drive(config: OnlineRunConfig, command_of: CommandOf) -> None:
-    """Every stage of every segment that is not finished."""
-    leave_on_sigterm()
+def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> None:
+    """Every stage of every segment that is not finished.
+
+    Raises:
+        StoppedEarly: asked for; the stage at work was told, and has saved what was done.
+    """
+    os.environ.setdefault(JOB_START, os.environ.get("SLURM_JOB_START_TIME", str(time.time())))  # for the stages
+    stop.deadline = job_deadline(config.exp_manager.max_time_per_run)
     processes = num_processes(config)
     check_programs(config)
     run = OnlineRun(config)
@@ -47,7 +54,8 @@ def drive(config: OnlineRunConfig, command_of: CommandOf) -> None:
             facts = run.finished(segment, stage)
             if facts is None:
                 print(name, flush=True)
-                facts = _run_stage(run, segment, stage, command_of, processes if stage == "train" else 1)
+                command, count = command_of(stage, segment), processes if stage == "train" else 1
+                facts = _run_stage(run, segment, stage, command, count, stop)
             print(f"{name}, {facts['seconds']:.0f} s", flush=True)
         print(segment_line(run, segment), flush=True)
 
@@ -93,16 +101,23 @@ def check_programs(config: OnlineRunConfig) -> None:
         raise ConfigError("there is no such directory", where="judge.reward_model", got=config.judge.reward_model)
 
 
-def _run_stage(run: OnlineRun, segment: int, stage: str, command_of: CommandOf, processes: int) -> Facts:
-    """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it."""
+def _run_stage(
+    run: OnlineRun, segment: int, stage: str, command: Sequence[str], processes: int, stop: StopRequest
+) -> Facts:
+    """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it and nobody asked to stop."""
     for _ in range(run.config.onmcpo.restarts + 1):
-        code = run_processes(command_of(stage, segment), processes)
+        reason = stop.reason()
+        code = STOPPED_EARLY if reason else run_processes(command, processes, stop)
         facts = run.finished(segment, stage)
         if code == 0 and facts is not None:
             return facts
-        if code >= 0 and code != TERMINATED:
+        reason = stop.reason()
+        if reason is not None and (code == STOPPED_EARLY or code < 0):
+            raise StoppedEarly(f"{reason}, in segment {segment}: {stage}")
+        if code >= 0 and code != STOPPED_EARLY:
             break
-        print(f"{stage} was ended by signal {TERMINATED - 128 if code > 0 else -code}; it continues", flush=True)
+        ending = f"by signal {-code}" if code < 0 else "early"
+        print(f"{stage} was ended {ending}; it continues", flush=True)
     raise StageFailedError(code, stage, segment)
 
 

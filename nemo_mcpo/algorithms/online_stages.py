@@ -21,6 +21,7 @@ from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.rule import RuleJudge, load_rule
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import Pretrained, newest_checkpoint, open_pretrained
+from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
@@ -29,9 +30,12 @@ PROMPTS = "prompts"
 """The name of the prompts' fingerprint in a manifest of samples."""
 
 
-def run_stage(config: OnlineRunConfig, segment: int, stage: str) -> Facts:
+def run_stage(config: OnlineRunConfig, segment: int, stage: str, stop: StopRequest) -> Facts:
     """One stage of one segment, unless it is finished; of ``train``, every process of the launch calls it."""
     run = OnlineRun(config)
+    if stage == "train":
+        return run.run(segment, stage, lambda: train_segment(run, segment, stop))
+    stop.leave_at_once()
     return run.run(segment, stage, lambda: WORK[stage](run, segment))
 
 
@@ -103,11 +107,11 @@ def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     )
 
 
-def train_segment(run: OnlineRun, segment: int) -> Mapping[str, float]:
+def train_segment(run: OnlineRun, segment: int, stop: StopRequest) -> Mapping[str, float]:
     """The segment's steps."""
     from nemo_mcpo.algorithms.run import run_mcpo
 
-    seconds = run_mcpo(run.config, initial_model(run.config), segment_data(segment, run.files(segment)))
+    seconds = run_mcpo(run.config, initial_model(run.config), stop, segment_data(segment, run.files(segment)))
     return {f"{part}_seconds": value for part, value in seconds.items()}
 
 
@@ -115,8 +119,8 @@ WORK: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
     "export": export_policy,
     "generate": generate_answers,
     "judge": judge_answers,
-    "train": train_segment,
 }
+"""The stages of one process, of which every piece is saved when it is done."""
 
 
 def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[str, list[tuple[int, Prompt]]]:

@@ -28,8 +28,16 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model
 from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
 from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
 from nemo_mcpo.objectives import REFERENCE_FREE, bind_objective
-from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, on_rank_zero, shut_down
+from nemo_mcpo.platform.distributed import (
+    agreed_reason,
+    initialize_parallel,
+    is_rank_zero,
+    leave_together,
+    on_rank_zero,
+    shut_down,
+)
 from nemo_mcpo.platform.locks import lock_for_this_process
+from nemo_mcpo.platform.stopping import StopRequest, job_deadline
 
 ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
 """Keys of ``model.mcpo`` that decide how fast, not what is computed."""
@@ -37,13 +45,20 @@ ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
 logger = logging.getLogger(__name__)
 
 
-def run_mcpo(config: RunConfig, pretrained: Pretrained, open_data: OpenData = whole_run) -> dict[str, float]:
+def run_mcpo(
+    config: RunConfig, pretrained: Pretrained, stop: StopRequest | None = None, open_data: OpenData = whole_run
+) -> dict[str, float]:
     """Train as configured, or as far as the data goes; every process of the launch calls it.
 
     Returns:
         Seconds by part: ``reference`` and ``train``.
+
+    Raises:
+        StoppedEarly: ``stop`` or the job's time asked for it; what was done is saved.
     """
     settings = config.model
+    stop = stop or StopRequest()
+    stop.deadline = job_deadline(config.exp_manager.max_time_per_run)
     start_processes(settings)
     on_rank_zero(lambda: lock_for_this_process(config.exp_manager.directory / ".lock"))
     objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
@@ -61,16 +76,28 @@ def run_mcpo(config: RunConfig, pretrained: Pretrained, open_data: OpenData = wh
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
     started = time.monotonic()
-    train_trees = ReferencedTrees(data.trees, reference_of(config, model, data.dataset, weights_hash, data.used))
+    train_trees = ReferencedTrees(data.trees, reference_of(config, model, data.dataset, weights_hash, data.used, stop))
     validation_trees = None
     if validation is not None:
         used = range(num_validation_prompts(config, len(validation)))
-        validation_trees = ReferencedTrees(validation, reference_of(config, model, validation, weights_hash, used))
+        validation_trees = ReferencedTrees(
+            validation, reference_of(config, model, validation, weights_hash, used, stop)
+        )
     seconds = {"reference": time.monotonic() - started}
     model.setup_training(config, objective, data.num_steps)
 
     trainer = MCPOTrainer(
-        config, model, objective, sampling, train_trees, validation_trees, data.last_step, checkpoints, log, identity
+        config,
+        model,
+        objective,
+        sampling,
+        train_trees,
+        validation_trees,
+        data.last_step,
+        checkpoints,
+        log,
+        identity,
+        stop,
     )
     if resume_from is not None:
         trainer.load_state_dict(checkpoints.load(model, resume_from))
@@ -112,9 +139,18 @@ def start_processes(settings: Model) -> None:
 
 
 def reference_of(
-    config: RunConfig, model: MegatronGPTMCPOModel, dataset: PreparedDataset, weights_hash: str, used: Sequence[int]
+    config: RunConfig,
+    model: MegatronGPTMCPOModel,
+    dataset: PreparedDataset,
+    weights_hash: str,
+    used: Sequence[int],
+    stop: StopRequest,
 ) -> ReferenceCache | None:
-    """Reference log-probs of the rows that the run will use; what is missing is computed now."""
+    """Reference log-probs of the rows that the run will use; what is missing is computed now.
+
+    Raises:
+        StoppedEarly: asked for between two chunks; those that are done stay in the cache.
+    """
     if config.model.mcpo.objective in REFERENCE_FREE:
         return None
     numerics = f"{config.trainer.precision}{model.layout.fp8 or ''}-{model.layout.transformer_impl}"
@@ -127,7 +163,13 @@ def reference_of(
         tokens = 2 * config.model.mcpo.scoring_tokens * max(1, dist.get_world_size())
         model.prepare_for_validation_step()
         with tqdm(total=len(missing), desc="reference", unit="prompt", disable=not is_rank_zero()) as bar:
-            cache.fill(used, dataset.__getitem__, model.score, tokens, bar.update)
+
+            def chunk_done(num_prompts: int) -> None:
+                bar.update(num_prompts)
+                if reason := agreed_reason(stop):
+                    leave_together(f"{reason}, while computing reference log-probs")
+
+            cache.fill(used, dataset.__getitem__, model.score, tokens, chunk_done)
         model.finish_validation_step()
     return cache
 

@@ -25,6 +25,15 @@ def _precision(value: object) -> object:
     )
 
 
+def _seconds(value: object) -> object:
+    """NeMo's ``DD:HH:MM:SS`` in seconds."""
+    parts = value.split(":") if isinstance(value, str) else []
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        return value
+    days, hours, minutes, seconds = map(int, parts)
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
 class Section(BaseModel):
     """Keys that belong together; an unknown one is an error."""
 
@@ -62,6 +71,7 @@ class ExpManager(Section):
     exp_dir: str
     name: str
     resume_if_exists: bool
+    max_time_per_run: Annotated[float | None, BeforeValidator(_seconds)]
     create_tensorboard_logger: bool
     summary_writer_kwargs: dict[str, object] | None
     create_wandb_logger: bool

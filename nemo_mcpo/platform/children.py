@@ -17,9 +17,13 @@ _STOP_SECONDS = 20.0
 
 
 def start_child(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, output: IO | None = None
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    output: IO | None = None,
+    parent_died: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen:
-    """Start a program that gets SIGTERM when the thread that called this ends, however it ends (Linux).
+    """Start a program that gets ``parent_died`` when the thread that called this ends, however it ends (Linux).
 
     It leads a process group of its own, so that ``stop_child`` reaches what it has started in turn.
     """
@@ -29,7 +33,7 @@ def start_child(
 
     def die_with_parent() -> None:
         if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            prctl(_PR_SET_PDEATHSIG, parent_died)
             if os.getppid() != parent:  # it ended before the call above
                 os._exit(1)
 

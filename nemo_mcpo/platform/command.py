@@ -21,6 +21,7 @@ from nemo_mcpo.config import RunConfig, parse_config
 from nemo_mcpo.config.parsing import Config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
+from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
 
 _PATIENCE_SECONDS = 20.0
 TERMINATED = 128 + signal.SIGTERM
@@ -44,6 +45,10 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _fail(f"error: {error}", error.exit_code)
     except FailedElsewhere as failure:
         _leave_after_rank_zero(failure.exit_code)
+    except StoppedEarly as stopped:
+        if own_rank() == "0":
+            print(f"stopped early, everything is saved: {stopped}", file=sys.stderr, flush=True)
+        _leave(STOPPED_EARLY)
     except KeyboardInterrupt:
         _fail("error: interrupted", 130)
     except Exception as error:
@@ -52,11 +57,16 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
 
 
 def _fail(message: str, code: int) -> None:
-    """Report and leave; at once when there are other ranks: while they wait, an orderly shutdown can hang."""
+    """Report and leave."""
     rank = own_rank()
     if rank != "0" and code == ConfigError.exit_code:  # every rank finds the same mistake in the configuration
         _leave_after_rank_zero(code)
     print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """Exit; at once when there are other ranks: while they wait, an orderly shutdown can hang."""
     sys.stdout.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _leave_at_once(code)

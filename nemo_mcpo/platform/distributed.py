@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from nemo_mcpo.platform.command import FailedElsewhere, world_size_from_environment
 from nemo_mcpo.platform.cpu import install_cpu_adapter
+from nemo_mcpo.platform.stopping import StoppedEarly, StopRequest
 
 Value = TypeVar("Value")
 
@@ -88,6 +89,19 @@ def on_rank_zero(call: Callable[[], Value]) -> Value:
     if exit_code is not None:
         raise FailedElsewhere(exit_code)
     return value
+
+
+def agreed_reason(stop: StopRequest, needed_seconds: float = 0.0) -> str | None:
+    """Why all processes stop here, or None: one that was asked is enough; all processes must call it."""
+    own = stop.reason(needed_seconds)
+    return (own or "another process was asked") if any_rank(own is not None) else None
+
+
+def leave_together(reason: str) -> NoReturn:
+    """Raise StoppedEarly on every process once all of them are here: the first to exit may take the others with it."""
+    if dist.is_initialized():
+        dist.barrier()
+    raise StoppedEarly(reason)
 
 
 def any_rank(flag: bool) -> bool:

@@ -4,31 +4,37 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
 
 from nemo_mcpo.platform.children import start_child, stop_child
+from nemo_mcpo.platform.stopping import PARENT_DIED, StopRequest
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.0
 
 
-def run_processes(command: Sequence[str], count: int) -> int:
+def run_processes(command: Sequence[str], count: int, stop: StopRequest) -> int:
     """Run ``count`` processes of a command to their end; 0, or the exit code of one that failed.
 
     A negative code is the number of the signal that ended a process. When one fails the others are ended; none
-    outlives this process.
+    outlives this process. A request to stop is passed on, once: they save, and end by themselves.
     """
     environment = os.environ | (_rendezvous(count) if count > 1 else {})
     processes: list[subprocess.Popen] = []
     try:
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-            processes.append(start_child(command, environment=environment | own))
-        codes = _codes(processes)
+            processes.append(start_child(command, environment=environment | own, parent_died=PARENT_DIED))
+        codes, passed_on = _codes(processes), False
         while None in codes and not any(codes):
+            if stop.reason() is not None and not passed_on:
+                passed_on = True
+                for process in processes:
+                    process.send_signal(signal.SIGUSR1)
             time.sleep(_POLL_SECONDS)
             codes = _codes(processes)
         if any(codes):

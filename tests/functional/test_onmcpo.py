@@ -62,7 +62,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def test_killed_at_any_moment(inputs, whole, tmp_path):
-    """The driver while it generates and while it trains, then a stage: the same command goes on, nothing is lost."""
+    """The driver while it generates, politely while it trains, then a stage: the same command goes on."""
     directory, arguments = tmp_path / "run", online_overrides(inputs, tmp_path / "run")
     signs = ("segments/0/samples/samples-00000.jsonl", "segments/0/judge.json", "segments/1/samples/manifest.json")
     for sign in signs:
@@ -74,8 +74,9 @@ def test_killed_at_any_moment(inputs, whole, tmp_path):
         assert process.poll() is None
         started = children(process)
         if sign != signs[-1]:
-            process.kill()
+            process.send_signal(signal.SIGKILL if sign == signs[0] else signal.SIGTERM)
             process.communicate()
+            assert process.returncode == (-signal.SIGKILL if sign == signs[0] else 75)
             deadline = time.monotonic() + 20.0
             while any(Path(f"/proc/{number}").exists() for number in started) and time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -17,6 +17,7 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.platform.stopping import StopRequest
 from tests.support.configs import checked
 
 NUM_COMPLETIONS = 5
@@ -82,12 +83,14 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
     referenced = ReferencedTrees(
-        data.trees, reference_of(config, model, data.dataset, "weights", range(len(data.dataset)))
+        data.trees, reference_of(config, model, data.dataset, "weights", range(len(data.dataset)), StopRequest())
     )
     validation = None
     if config.model.data.validation:
         held_out = open_dataset(config, pretrained, config.model.data.validation)
-        validation = ReferencedTrees(held_out, reference_of(config, model, held_out, "weights", range(len(held_out))))
+        validation = ReferencedTrees(
+            held_out, reference_of(config, model, held_out, "weights", range(len(held_out)), StopRequest())
+        )
     model.setup_training(config, objective, data.num_steps)
     records = Records()
     return MCPOTrainer(

@@ -9,14 +9,15 @@ from nemo_mcpo.algorithms import online_driver, onmcpo
 from nemo_mcpo.algorithms.online_driver import StageFailedError, drive
 from nemo_mcpo.algorithms.onmcpo import STAGES, OnlineRun
 from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly, StopRequest
 from tests.support.configs import online
 
 
 @pytest.fixture(autouse=True)
 def no_locks(monkeypatch):
-    """Locks last as long as the process; nor is its handling of SIGTERM for these tests to change."""
+    """Locks last as long as the process."""
     monkeypatch.setattr(onmcpo, "lock_for_this_process", lambda path: None)
-    monkeypatch.setattr(online_driver, "leave_on_sigterm", lambda: None)
+    monkeypatch.setattr(online_driver, "lock_for_this_process", lambda path: None)
 
 
 NAMES = (
@@ -82,26 +83,27 @@ def test_where_and_how_fast_may_change(tmp_path, key):
 
 
 class Launcher:
-    """Runs stages by marking them as finished; the exit codes come from a list, then they are 0."""
+    """Marks stages as finished; exit codes come from a list, then they are 0. In ``asks_at`` a stop is asked for."""
 
-    def __init__(self, run: OnlineRun, codes: list[int]) -> None:
-        self.run, self.codes, self.calls = run, codes, []
+    def __init__(self, run: OnlineRun, codes: list[int], asks_at: str | None) -> None:
+        self.run, self.codes, self.asks_at, self.calls = run, codes, asks_at, []
 
-    def __call__(self, command: list[str], count: int) -> int:
+    def __call__(self, command: list[str], count: int, stop: StopRequest) -> int:
         stage, segment = command
         self.calls.append((int(segment), stage, count))
         code = self.codes.pop(0) if self.codes else 0
+        if stage == self.asks_at:
+            stop.deadline = 0.0
         if code == 0:
             self.run.run(int(segment), stage, lambda: FACTS)
         return code
 
 
-def driven(tmp_path, monkeypatch, codes, **changes) -> Launcher:
+def driven(tmp_path, monkeypatch, codes, asks_at=None, **changes) -> Launcher:
     settings = config(tmp_path, **changes)
-    launcher = Launcher(OnlineRun(settings), codes)
+    launcher = Launcher(OnlineRun(settings), codes, asks_at)
     monkeypatch.setattr(online_driver, "run_processes", launcher)
-    monkeypatch.setattr(online_driver, "lock_for_this_process", lambda path: None)
-    drive(settings, lambda stage, segment: [stage, str(segment)])
+    drive(settings, lambda stage, segment: [stage, str(segment)], StopRequest())
     return launcher
 
 
@@ -121,8 +123,26 @@ def test_a_rate_that_does_not_exist(tmp_path):
 
 
 def test_what_a_signal_ended_is_started_again(tmp_path, monkeypatch):
-    calls = driven(tmp_path, monkeypatch, [0, -9, 143, 0]).calls
+    calls = driven(tmp_path, monkeypatch, [0, -9, STOPPED_EARLY, 0]).calls
     assert [stage for _, stage, _ in calls[:5]] == ["export", "generate", "generate", "generate", "judge"]
+
+
+@pytest.mark.parametrize("code", [STOPPED_EARLY, -10])
+def test_a_stop_ends_the_run_where_it_stands(tmp_path, monkeypatch, code):
+    """The stage at work ended early, or a signal took it: nothing is started again until the next command."""
+    with pytest.raises(StoppedEarly, match="segment 0: generate"):
+        driven(tmp_path, monkeypatch, [0, code], asks_at="generate")
+    assert driven(tmp_path, monkeypatch, []).calls[0] == (0, "generate", 1)
+
+
+def test_a_stop_does_not_hide_an_error(tmp_path, monkeypatch):
+    with pytest.raises(StageFailedError, match="segment 0: generate failed"):
+        driven(tmp_path, monkeypatch, [0, 1], asks_at="generate")
+
+
+def test_a_stage_that_ended_in_time_is_the_last(tmp_path, monkeypatch):
+    with pytest.raises(StoppedEarly, match="segment 0: judge"):
+        driven(tmp_path, monkeypatch, [], asks_at="generate")
 
 
 @pytest.mark.parametrize(("codes", "exit_code"), [([2], 2), ([1], 1), ([-9] * 4, 1)])

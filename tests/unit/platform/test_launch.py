@@ -12,6 +12,7 @@ import time
 import pytest
 
 from nemo_mcpo.platform.launch import run_processes
+from nemo_mcpo.platform.stopping import StopRequest
 
 WRITE = """
 import json, os, sys
@@ -21,7 +22,7 @@ json.dump({name: os.environ.get(name) for name in names}, open(f"{sys.argv[1]}/{
 
 
 def test_ranks_find_each_other(tmp_path):
-    assert run_processes([sys.executable, "-c", WRITE, str(tmp_path)], 2) == 0
+    assert run_processes([sys.executable, "-c", WRITE, str(tmp_path)], 2, StopRequest()) == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first["RANK"], second["RANK"], first["WORLD_SIZE"]) == ("0", "1", "2")
     assert first["MASTER_PORT"] == second["MASTER_PORT"]
@@ -29,7 +30,7 @@ def test_ranks_find_each_other(tmp_path):
 
 def test_one_process_has_no_ranks(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert run_processes([sys.executable, "-c", WRITE, str(tmp_path)], 1) == 0
+    assert run_processes([sys.executable, "-c", WRITE, str(tmp_path)], 1, StopRequest()) == 0
     assert set(json.loads((tmp_path / "None.json").read_text()).values()) == {None}
 
 
@@ -39,16 +40,24 @@ def test_one_process_has_no_ranks(tmp_path, monkeypatch):
 def test_one_failure_ends_all(ending, code):
     program = f"import os, time\nif os.environ['RANK'] == '1':\n    {ending}\ntime.sleep(60)"
     started = time.monotonic()
-    assert run_processes([sys.executable, "-c", program], 2) == code
+    assert run_processes([sys.executable, "-c", program], 2, StopRequest()) == code
     assert time.monotonic() - started < 15.0
+
+
+def test_a_stop_is_passed_on(tmp_path):
+    program = "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); time.sleep(60)"
+    stop = StopRequest()
+    stop.deadline = time.time() + 3.0
+    assert run_processes([sys.executable, "-c", program], 2, stop) == 75
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_children_end_with_a_parent_that_is_killed(tmp_path):
     mark = f"sleeper-{os.getpid()}"
     parent = (
-        "from nemo_mcpo.platform.launch import run_processes\nimport sys\n"
-        f"run_processes([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'], 2)"
+        "from nemo_mcpo.platform.launch import run_processes\n"
+        "from nemo_mcpo.platform.stopping import StopRequest\nimport sys\n"
+        f"run_processes([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'], 2, StopRequest())"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     deadline = time.monotonic() + 20.0

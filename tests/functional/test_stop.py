@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training that is asked to stop: it saves at the next step's end, leaves with 75, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import (
+    TRAIN,
+    checkpoint_names,
+    command,
+    environment,
+    metrics,
+    overrides,
+    train,
+    without_time,
+    write_inputs,
+)
+
+pytestmark = pytest.mark.functional
+STEPS = {"trainer__mcpo__max_steps": 4, "trainer__mcpo__save_interval": 0}
+"""Without a stop the only checkpoint is the last one."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs) -> list[dict]:
+    """The metrics of an uninterrupted run."""
+    assert train(overrides(inputs, inputs / "whole", **STEPS)).returncode == 0
+    return without_time(metrics(inputs / "whole"))
+
+
+def started(arguments: list[str], sign: str, processes: int = 1) -> subprocess.Popen[str]:
+    """A run that has just written ``sign`` to its standard error."""
+    process = subprocess.Popen(
+        command(TRAIN, ["--config-name=tiny_cpu", *arguments], processes),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if sign in line:
+            return process
+    raise AssertionError("".join(lines))
+
+
+def test_stopped_by_signals_and_by_the_clock(inputs, whole, tmp_path):
+    run = tmp_path / "run"
+    arguments = overrides(inputs, run, **STEPS)
+    process = started(arguments, "preparing")
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 75, errors
+    assert "stopped early, everything is saved: SIGTERM, while computing reference log-probs" in errors
+    assert any((tmp_path / "run-cache").glob("prepared/*/reference/*"))
+
+    done = train([*arguments, "exp_manager.max_time_per_run='00:00:00:01'"])
+    assert done.returncode == 75, done.stderr
+    assert "stopped early, everything is saved: the job's time is used up, after step 1" in done.stderr
+    assert checkpoint_names(run) == ["step-00000001"]
+
+    process = started(arguments, "continuing from step 1")
+    process.send_signal(signal.SIGUSR1)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 75, errors
+    assert "stopped early, everything is saved: SIGUSR1, after step 2" in errors
+    assert checkpoint_names(run) == ["step-00000001", "step-00000002"]
+
+    assert train(arguments).returncode == 0
+    assert without_time(metrics(run)) == whole
+
+
+@pytest.mark.parallel
+def test_one_rank_that_is_asked_stops_all(inputs, whole, tmp_path):
+    run = tmp_path / "run"
+    arguments = overrides(inputs, run, **STEPS, model__tensor_model_parallel_size=2)
+    process = started(arguments, "preparing", processes=2)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[1]), signal.SIGUSR1)
+    errors = process.communicate(timeout=300)[1]
+    assert "stopped early, everything is saved: another process was asked" in errors
+    assert errors.count("exitcode  : 75") == 2
+    assert train(arguments, processes=2).returncode == 0
+    assert [line["loss"] for line in metrics(run)] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
