@@ -23,7 +23,7 @@ check ruff check
 check ruff format --check --quiet
 check mypy
 check codespell
-check shellcheck -x .ci/run scripts/*.sh
+check shellcheck -x .ci/run scripts/*.sh slurm/*.sh
 # Two at a time, each with one thread: half of the time goes into starting processes.
 check env OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -1,0 +1,146 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# What the job scripts share: nemo_mcpo_begin reads the site and checks the job, nemo_mcpo_train runs the ranks,
+# nemo_mcpo_end decides between done, failed, and once more.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+RESTART="${SLURM_RESTART_COUNT:-0}"
+STOP_CODE=75 # stopped early with everything saved
+
+say() { printf '[%s +%d s] %s\n' "$NEMO_MCPO_JOB" "$SECONDS" "$*" >&2; }
+die() { say "error: $*" && exit 2; }
+
+# --- before the first rank starts -----------------------------------------------------------------------------------------
+
+nemo_mcpo_begin() { # [--dry-run] Hydra overrides
+    DRY_RUN=false OVERRIDES=()
+    for word in "$@"; do
+        case "$word" in
+            --dry-run) DRY_RUN=true ;;
+            *=*) OVERRIDES+=("$word") ;;
+            *) die "not an override: $word. Cure: key=value, or --dry-run" ;;
+        esac
+    done
+    local site="${NEMO_MCPO_SITE:-$ROOT/slurm/site.env}"
+    # shellcheck source=slurm/site.env.example
+    [ ! -f "$site" ] || source "$site"
+    local results="${NEMO_MCPO_RESULTS:-$ROOT/results}"
+    RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}"
+    LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
+    export NEMO_MCPO_CACHE="${NEMO_MCPO_CACHE:-$results/cache}"
+    NODES="${SLURM_JOB_NUM_NODES:-1}"
+    TASKS_PER_NODE="${TASKS_PER_NODE:-$(nemo_mcpo_gpus)}"
+    [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Cure: another partition, or TASKS_PER_NODE for CPUs"
+    nemo_mcpo_container
+    $DRY_RUN && return
+    [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
+    mkdir -p "$RUN_DIR/logs" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
+    NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
+    nemo_mcpo_canary
+    nemo_mcpo_rendezvous
+    say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $SLURM_JOB_NODELIST; run $RUN_DIR; log $LOG"
+}
+
+nemo_mcpo_gpus() { # of one node
+    local found="${SLURM_GPUS_ON_NODE:-}"
+    [ -n "$found" ] || found="$(sinfo -h -o %G 2>/dev/null | sed -n 's/.*gpu:\([a-z0-9_.]*:\)*\([0-9][0-9]*\).*/\2/p' | sort -n | tail -n 1)"
+    echo "${found:-0}"
+}
+
+# CONTAINER: words for srun; INSIDE: words before the program.
+nemo_mcpo_container() {
+    CONTAINER=() INSIDE=()
+    if [ -z "${CONTAINER_IMAGE:-}" ]; then
+        [ -n "${PYTHON:-}" ] || { [ -x "$ROOT/.venv/bin/python" ] && PYTHON="$ROOT/.venv/bin/python"; }
+        PYTHON="${PYTHON:-python}"
+        return
+    fi
+    PYTHON="${PYTHON:-python}" CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
+    local mounts="$ROOT:$ROOT,${RUN_DIR%/*}:${RUN_DIR%/*},$NEMO_MCPO_CACHE:$NEMO_MCPO_CACHE${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
+    local mount runtime
+    $DRY_RUN || mkdir -p "${RUN_DIR%/*}" "$NEMO_MCPO_CACHE"
+    for mount in ${CONTAINER_MOUNTS//,/ }; do
+        [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Cure: CONTAINER_MOUNTS in slurm/site.env"
+    done
+    if srun --help 2>/dev/null | grep -e --container-image >/dev/null; then
+        CONTAINER=("--container-image=$CONTAINER_IMAGE" "--container-mounts=$mounts" "--container-workdir=$ROOT")
+    elif runtime="$(command -v apptainer || command -v singularity)"; then
+        INSIDE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$CONTAINER_IMAGE")
+    else
+        die "nothing here can run CONTAINER_IMAGE=$CONTAINER_IMAGE (no pyxis, no apptainer). Cure: install one, or unset it"
+    fi
+}
+
+nemo_mcpo_canary() { # a file that every node must see
+    local file="$RUN_DIR/.canary-$SLURM_JOB_ID" token="$SLURM_JOB_ID-$RANDOM"
+    echo "$token" >"$file"
+    # shellcheck disable=SC2016  # expands on the node
+    srun --input=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
+        bash -c '[ "$(cat "$0" 2>/dev/null)" = "$1" ] || { echo "$(hostname) does not see $0" >&2; exit 1; }' "$file" "$token" ||
+        die "$RUN_DIR is not the same directory on every node. Cure: NEMO_MCPO_RESULTS on a shared file system"
+    rm -f "$file"
+}
+
+nemo_mcpo_rendezvous() {
+    local first
+    first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+    # A node's name need not resolve; Slurm knows an address that does.
+    getent hosts "$first" >/dev/null ||
+        first="$(scontrol show node -o "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')"
+    export MASTER_ADDR="$first" MASTER_PORT="$((15000 + (SLURM_JOB_ID * 7 + RESTART) % 15000))"
+}
+
+# --- the ranks --------------------------------------------------------------------------------------------------------------
+
+nemo_mcpo_train() { # config name, overrides of the job; those of the user come last and win
+    local config="$1" && shift
+    local words=("$PYTHON" "$ROOT/examples/train_gpt_mcpo.py" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
+    [ -z "${DATA:-}" ] || words+=("model.data.train=$DATA")
+    [ -z "${MODEL:-}" ] || words+=("pretrained_checkpoint.restore_from_path=$MODEL")
+    nemo_mcpo_ranks "${words[@]}" "trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"}
+}
+
+# One srun; its exit code is left in CODE. --wait instead of --kill-on-bad-exit: the first rank to leave with 75 must not
+# take the others with it, and a rank that died must not leave the others waiting for long.
+nemo_mcpo_ranks() {
+    local step=(srun --input=none --kill-on-bad-exit=0 --wait="${WAIT_SECONDS:-30}" --label --mpi="${SRUN_MPI:-none}"
+        --nodes="$NODES" --ntasks="$((NODES * TASKS_PER_NODE))" --ntasks-per-node="$TASKS_PER_NODE"
+        --cpus-per-task="$((${SLURM_CPUS_ON_NODE:-$TASKS_PER_NODE} / TASKS_PER_NODE))"
+        --output="$LOG" --open-mode=append ${CONTAINER[@]+"${CONTAINER[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@")
+    CODE=0
+    if $DRY_RUN; then
+        say "run $RUN_DIR, $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE. Would run:"
+        printf '%q ' "${step[@]}" && echo
+        return
+    fi
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+    "${step[@]}" &
+    local pid=$!
+    # shellcheck disable=SC2064  # this very process
+    trap "say 'asked to stop; the ranks save and leave' && kill -USR1 $pid 2>/dev/null || true" USR1 TERM
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done # a signal ends a wait early
+    wait "$pid" || CODE=$?
+    trap - USR1 TERM
+}
+
+# --- after the last rank ended ------------------------------------------------------------------------------------------------
+
+nemo_mcpo_end() {
+    $DRY_RUN && exit 0
+    [ "$CODE" -ne 0 ] || { say "done" && exit 0; }
+    if [ "$CODE" -ne "$STOP_CODE" ] && [ "$CODE" -le 128 ]; then
+        say "failed with code $CODE; the end of $LOG:" && tail -n 30 "$LOG" >&2
+        exit "$CODE"
+    fi
+    # 75: saved. Above 128: a signal ended a rank, and the run continues from its last checkpoint.
+    [ "$CODE" -eq "$STOP_CODE" ] || { say "a rank was killed (code $CODE); the end of $LOG:" && tail -n 30 "$LOG" >&2; }
+    if [ "$RESTART" -ge "${MAX_RESTARTS:-20}" ]; then
+        say "started $((RESTART + 1)) times (MAX_RESTARTS=${MAX_RESTARTS:-20}): not once more. sbatch the same to continue"
+        exit "$CODE"
+    fi
+    say "requeued"
+    local job="$SLURM_JOB_ID"
+    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    scontrol requeue "$job" || exit "$CODE"
+    sleep 60 # until Slurm ends this script
+}
