@@ -4,6 +4,7 @@
 <log_dir>/checkpoints/step-00000020/    complete: it got this name only after everything was on disk
     *.distcp, metadata.json, common.pt   weights and optimizer, resharded on load
     trainer_state.json                   step, consumed prompts, fingerprints, schedule; the truth, not the name
+    contents.json                        name and size of every file
     huggingface/                         config.json and tokenizer, so that the checkpoint stands alone
 <log_dir>/checkpoints/step-00000030.incomplete/   a save that did not finish; removed at the next start
 """
@@ -11,18 +12,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nemo_mcpo.algorithms.damage import damage, note_contents
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
+logger = logging.getLogger(__name__)
 INCOMPLETE = ".incomplete"
 LOWER_IS_BETTER = "val_loss"
 """The one monitored metric of which less is better."""
@@ -70,16 +74,41 @@ class CheckpointManager:
             shutil.rmtree(leftover)
 
     def newest(self) -> tuple[TrainerState, Path] | None:
-        """The newest complete checkpoint, the same on every rank."""
-        return on_rank_zero(lambda: max(self.complete(), key=lambda item: item[0].step, default=None))
+        """The newest checkpoint that is not damaged, the same on every rank; None when there is none at all.
+
+        Raises:
+            CheckpointError: all are damaged.
+        """
+        return on_rank_zero(self._newest_whole)
+
+    def _newest_whole(self) -> tuple[TrainerState, Path] | None:
+        for state, path in reversed(self.complete()):
+            if (problem := damage(path)) is None:
+                return state, path
+            logger.warning("%s is damaged (%s): the checkpoint before it is used", path, problem)
+        if self._finished():
+            raise CheckpointError(
+                "no checkpoint is whole",
+                where=str(self.directory),
+                cure="restore the files, or remove the directory to start from the initial weights",
+            )
+        return None
 
     def complete(self) -> list[tuple[TrainerState, Path]]:
-        """Every complete checkpoint, oldest first."""
+        """Every checkpoint with a readable state, oldest first."""
         found = []
-        for path in self.directory.iterdir():
-            if path.suffix != INCOMPLETE and (path / STATE_FILE).exists():
+        for path in self._finished():
+            try:
                 found.append((read_state(path), path))
+            except CheckpointError as problem:
+                logger.warning("%s", problem)
         return sorted(found, key=lambda item: item[0].step)
+
+    def _finished(self) -> list[Path]:
+        """Directories that a save has finished, whatever became of them since."""
+        return [
+            path for path in self.directory.iterdir() if path.suffix != INCOMPLETE and (path / STATE_FILE).exists()
+        ]
 
     def save(self, model, state: TrainerState) -> Path:
         """Write a checkpoint; it exists under its final name only when it is whole. Every rank calls it.
@@ -130,6 +159,7 @@ class CheckpointManager:
         """Add the small files and give the directory its final name."""
         _copy_source_files(self.source_files, temporary / "huggingface")
         (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
+        note_contents(temporary)
         _sync_directory(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -165,7 +195,7 @@ def read_state(path: Path) -> TrainerState:
             "not a readable checkpoint",
             where=str(path / STATE_FILE),
             got=problem,
-            cure="remove this directory; the one before it is used then",
+            cure="restore the file; until then the one before it is used",
         ) from None
 
 

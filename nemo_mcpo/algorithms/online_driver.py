@@ -43,7 +43,7 @@ def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> 
         StoppedEarly: asked for; the stage at work was told, and has saved what was done.
     """
     os.environ.setdefault(JOB_START, os.environ.get("SLURM_JOB_START_TIME", str(time.time())))  # for the stages
-    stop.deadline = job_deadline(config.exp_manager.max_time_per_run)
+    stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     processes = num_processes(config)
     check_programs(config)
     run = OnlineRun(config)
@@ -106,8 +106,7 @@ def _run_stage(
 ) -> Facts:
     """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it and nobody asked to stop."""
     for _ in range(run.config.onmcpo.restarts + 1):
-        reason = stop.reason()
-        code = STOPPED_EARLY if reason else run_processes(command, processes, stop)
+        code = STOPPED_EARLY if stop.reason() else run_processes(command, processes, stop)
         facts = run.finished(segment, stage)
         if code == 0 and facts is not None:
             return facts

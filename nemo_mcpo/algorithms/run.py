@@ -58,7 +58,7 @@ def run_mcpo(
     """
     settings = config.model
     stop = stop or StopRequest()
-    stop.deadline = job_deadline(config.exp_manager.max_time_per_run)
+    stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     start_processes(settings)
     on_rank_zero(lambda: lock_for_this_process(config.exp_manager.directory / ".lock"))
     objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())

@@ -25,15 +25,6 @@ def _precision(value: object) -> object:
     )
 
 
-def _seconds(value: object) -> object:
-    """NeMo's ``DD:HH:MM:SS`` in seconds."""
-    parts = value.split(":") if isinstance(value, str) else []
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
-        return value
-    days, hours, minutes, seconds = map(int, parts)
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-
-
 class Section(BaseModel):
     """Keys that belong together; an unknown one is an error."""
 
@@ -71,13 +62,21 @@ class ExpManager(Section):
     exp_dir: str
     name: str
     resume_if_exists: bool
-    max_time_per_run: Annotated[float | None, BeforeValidator(_seconds)]
+    max_time_per_run: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None
     create_tensorboard_logger: bool
     summary_writer_kwargs: dict[str, object] | None
     create_wandb_logger: bool
     wandb_logger_kwargs: dict[str, object] | None
     create_mlflow_logger: bool
     mlflow_logger_kwargs: dict[str, object] | None
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """``max_time_per_run``, which is ``DD:HH:MM:SS``, in seconds."""
+        if self.max_time_per_run is None:
+            return None
+        days, hours, minutes, seconds = map(int, self.max_time_per_run.split(":"))
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
     @property
     def directory(self) -> Path:

@@ -85,7 +85,9 @@ def test_what_is_in_a_checkpoint(make):
     assert read_state(path) == state(20, 0.5)
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     small = ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json", "tokenizer.model"]
-    assert files == sorted(["__0_0.distcp", CHECKPOINT_MARK, *(f"huggingface/{name}" for name in small)])
+    assert files == sorted(
+        ["__0_0.distcp", CHECKPOINT_MARK, "contents.json", *(f"huggingface/{name}" for name in small)]
+    )
 
 
 def test_it_has_its_name_only_when_everything_is_written(make, monkeypatch):
@@ -186,16 +188,48 @@ def test_a_disk_that_is_visibly_too_small_is_refused_before_writing(make, monkey
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 1}', '{"unknown": 1}'])
-def test_a_state_that_cannot_be_read(make, content):
+def test_a_state_that_cannot_be_read(make, content, caplog):
     manager = make()
     save_all(manager, [None, None])
     broken = manager.directory / "step-00000002"
     (broken / CHECKPOINT_MARK).write_text(content)
-    with pytest.raises(CheckpointError) as caught:
-        manager.complete()
-    message = str(caught.value)
-    assert message.startswith(f"{broken / CHECKPOINT_MARK}: not a readable checkpoint (got ")
-    assert message.endswith("Cure: remove this directory; the one before it is used then.")
+    assert manager.newest()[0].step == 1
+    assert f"{broken / CHECKPOINT_MARK}: not a readable checkpoint (got " in caplog.text
+    with pytest.raises(CheckpointError):
+        read_state(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("__0_0.distcp", "weig", "__0_0.distcp has 4 bytes instead of 7"),
+        ("huggingface/config.json", None, "huggingface/config.json is missing"),
+        ("contents.json", "{", "contents.json: "),
+    ],
+)
+def test_a_damaged_one_gives_way_to_the_one_before(make, caplog, name, content, problem):
+    manager = make(keep_last=3)
+    save_all(manager, [None, None, None])
+    for step, found in ((3, 2), (2, 1)):
+        file = manager.directory / f"step-{step:08d}" / name
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        assert manager.newest()[0].step == found
+        assert f"step-{step:08d} is damaged ({problem}" in caplog.text
+    manager.save(MODEL, state(2))  # training comes there again
+    assert manager.newest()[0].step == 2
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", CHECKPOINT_MARK])
+def test_nothing_starts_over_where_all_are_damaged(make, name):
+    manager = make()
+    assert manager.newest() is None
+    save_all(manager, [None])
+    (manager.directory / "step-00000001" / name).write_text("")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        manager.newest()
 
 
 def test_loading_gives_the_state(make, monkeypatch):

@@ -136,6 +136,7 @@ def test_missing_key(key):
         ("trainer.mcpo.limit_val_batches", 0, "greater than or equal to 1"),
         ("trainer.mcpo.monitor", "loss", "'val_loss'"),
         ("exp_manager.resume_if_exists", "yes", "a valid boolean"),
+        ("exp_manager.max_time_per_run", "4h", "match pattern"),
     ],
 )
 def test_wrong_value(key, value, expected):
@@ -144,6 +145,11 @@ def test_wrong_value(key, value, expected):
     assert f"got {value!r}" in message or f"got {value[0]!r}" in message or "items" in expected
     assert expected in message
     assert f"Cure: change {key}" in message
+
+
+def test_the_budget_in_seconds():
+    assert checked({}).exp_manager.budget_seconds is None
+    assert checked({"exp_manager.max_time_per_run": "01:02:03:04"}).exp_manager.budget_seconds == 93784.0
 
 
 RULES = [
