@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# What the job scripts share: nemo_mcpo_begin reads the site and checks the job, nemo_mcpo_train runs the ranks,
-# nemo_mcpo_end decides between done, failed, and once more.
+# What the job scripts share: nemo_mcpo_begin reads the site and checks the job, nemo_mcpo_train and nemo_mcpo_online run
+# the processes, nemo_mcpo_end decides between done, failed, and once more.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 RESTART="${SLURM_RESTART_COUNT:-0}"
@@ -28,17 +28,20 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}"
     LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
     export NEMO_MCPO_CACHE="${NEMO_MCPO_CACHE:-$results/cache}"
-    NODES="${SLURM_JOB_NUM_NODES:-1}"
+    # Of a heterogeneous job the first group trains, the second one answers and judges.
+    NODES="${SLURM_JOB_NUM_NODES_HET_GROUP_0:-${SLURM_JOB_NUM_NODES:-1}}"
+    NODELIST="${SLURM_JOB_NODELIST_HET_GROUP_0:-${SLURM_JOB_NODELIST:-}}"
     TASKS_PER_NODE="${TASKS_PER_NODE:-$(nemo_mcpo_gpus)}"
     [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Cure: another partition, or TASKS_PER_NODE for CPUs"
     nemo_mcpo_container
+    say "run $RUN_DIR, training on $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE"
     $DRY_RUN && return
     [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
     mkdir -p "$RUN_DIR/logs" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
     NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
     nemo_mcpo_canary
     nemo_mcpo_rendezvous
-    say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $SLURM_JOB_NODELIST; run $RUN_DIR; log $LOG"
+    say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $NODELIST; log $LOG"
 }
 
 nemo_mcpo_gpus() { # of one node
@@ -75,7 +78,7 @@ nemo_mcpo_canary() { # a file that every node must see
     local file="$RUN_DIR/.canary-$SLURM_JOB_ID" token="$SLURM_JOB_ID-$RANDOM"
     echo "$token" >"$file"
     # shellcheck disable=SC2016  # expands on the node
-    srun --input=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
+    srun --input=none ${SLURM_HET_SIZE:+--het-group=0} --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
         bash -c '[ "$(cat "$0" 2>/dev/null)" = "$1" ] || { echo "$(hostname) does not see $0" >&2; exit 1; }' "$file" "$token" ||
         die "$RUN_DIR is not the same directory on every node. Cure: NEMO_MCPO_RESULTS on a shared file system"
     rm -f "$file"
@@ -83,33 +86,61 @@ nemo_mcpo_canary() { # a file that every node must see
 
 nemo_mcpo_rendezvous() {
     local first
-    first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+    first="$(scontrol show hostnames "$NODELIST" | head -n 1)"
     # A node's name need not resolve; Slurm knows an address that does.
     getent hosts "$first" >/dev/null ||
         first="$(scontrol show node -o "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')"
     export MASTER_ADDR="$first" MASTER_PORT="$((15000 + (SLURM_JOB_ID * 7 + RESTART) % 15000))"
 }
 
-# --- the ranks --------------------------------------------------------------------------------------------------------------
+# --- the processes ----------------------------------------------------------------------------------------------------------
 
-nemo_mcpo_train() { # config name, overrides of the job; those of the user come last and win
-    local config="$1" && shift
-    local words=("$PYTHON" "$ROOT/examples/train_gpt_mcpo.py" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
-    [ -z "${DATA:-}" ] || words+=("model.data.train=$DATA")
-    [ -z "${MODEL:-}" ] || words+=("pretrained_checkpoint.restore_from_path=$MODEL")
-    nemo_mcpo_ranks "${words[@]}" "trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"}
+nemo_mcpo_train() { # config name, overrides of the job
+    nemo_mcpo_words train_gpt_mcpo.py "$@"
+    nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
-# One srun; its exit code is left in CODE. --wait instead of --kill-on-bad-exit: the first rank to leave with 75 must not
-# take the others with it, and a rank that died must not leave the others waiting for long.
-nemo_mcpo_ranks() {
+# config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
+nemo_mcpo_online() {
+    local config="$1" segments="$2" segment stage && shift 2
+    nemo_mcpo_words train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
+    CODE=0
+    for ((segment = 0; segment < segments; segment++)); do
+        for stage in export generate judge train; do
+            [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
+            say "segment $((segment + 1)) of $segments: $stage"
+            if [ "$stage" = train ]; then
+                nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment"
+            else # one process, which starts its servers on all GPUs of its node
+                nemo_mcpo_step 1 1 1 "${WORDS[@]}" --stage "$stage" --segment "$segment"
+            fi
+            [ "$CODE" -eq 0 ] || return 0
+        done
+        ! $DRY_RUN || return 0 # the others differ by their number
+    done
+}
+
+nemo_mcpo_words() { # program, config name, overrides of the job; those of the user come last and win
+    local program="$1" config="$2" && shift 2
+    WORDS=("$PYTHON" "$ROOT/examples/$program" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
+    [ -z "${DATA:-}" ] || WORDS+=("model.data.train=$DATA")
+    [ -z "${MODEL:-}" ] || WORDS+=("pretrained_checkpoint.restore_from_path=$MODEL")
+    WORDS+=("trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+}
+
+# group of a heterogeneous job, nodes, tasks on each, command: one srun, whose exit code is left in CODE. --wait instead of
+# --kill-on-bad-exit: the first rank to leave with 75 must not take the others with it, and a rank that died must not leave
+# the others waiting for long.
+nemo_mcpo_step() {
+    local group="$1" nodes="$2" tasks="$3" && shift 3
+    local cpus="SLURM_JOB_CPUS_PER_NODE${SLURM_HET_SIZE:+_HET_GROUP_$group}" # such as 64 or 64(x2)
+    cpus="${!cpus:-$tasks}" && cpus="${cpus%%[!0-9]*}"
     local step=(srun --input=none --kill-on-bad-exit=0 --wait="${WAIT_SECONDS:-30}" --label --mpi="${SRUN_MPI:-none}"
-        --nodes="$NODES" --ntasks="$((NODES * TASKS_PER_NODE))" --ntasks-per-node="$TASKS_PER_NODE"
-        --cpus-per-task="$((${SLURM_CPUS_ON_NODE:-$TASKS_PER_NODE} / TASKS_PER_NODE))"
+        ${SLURM_HET_SIZE:+"--het-group=$group"} --nodes="$nodes" --ntasks="$((nodes * tasks))" --ntasks-per-node="$tasks"
+        --cpus-per-task="$((cpus < tasks ? 1 : cpus / tasks))"
         --output="$LOG" --open-mode=append ${CONTAINER[@]+"${CONTAINER[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@")
     CODE=0
     if $DRY_RUN; then
-        say "run $RUN_DIR, $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE. Would run:"
         printf '%q ' "${step[@]}" && echo
         return
     fi

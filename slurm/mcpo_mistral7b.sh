@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# MC-PO of Mistral-7B on Nectar as in the paper, one node of 8 x A100-80GB or newer.
+#
+#   sbatch slurm/mcpo_mistral7b.sh                                    # after slurm/site.env says where things are
+#   sbatch --nodes=2 slurm/mcpo_mistral7b.sh model.optim.lr=1e-6      # Hydra overrides follow
+#   bash slurm/mcpo_mistral7b.sh --dry-run                            # the plan; also outside Slurm
+#
+# Stopped by the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
+#SBATCH --job-name=mcpo_mistral7b
+#SBATCH --nodes=1
+#SBATCH --exclusive
+#SBATCH --gres=gpu:8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@300
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+NEMO_MCPO_JOB=mcpo_mistral7b
+# shellcheck source=slurm/common.sh
+for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}"; do
+    [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
+done
+
+nemo_mcpo_begin "$@"
+nemo_mcpo_train "${CONFIG:-gpt_mcpo}" model=mistral_7b
+nemo_mcpo_end

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# OnMC-PO of Llama-3.1-8B: three segments, each export, generate (TensorRT-LLM, one replica a GPU), judge and train, one
+# after the other on one node of 8 x A100-80GB or newer; what is finished is not done again.
+#
+#   sbatch slurm/onmcpo_llama8b.sh judge.server.model=/shared/models/Judge-70B judge.server.tensor_parallel_size=8
+#   sbatch --gres=gpu:8 : --nodes=1 --gres=gpu:8 --exclusive slurm/onmcpo_llama8b.sh …    # training and servers apart
+#   bash slurm/onmcpo_llama8b.sh --dry-run                                             # the plan; also outside Slurm
+#
+# Stopped by the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
+#SBATCH --job-name=onmcpo_llama8b
+#SBATCH --nodes=1
+#SBATCH --exclusive
+#SBATCH --gres=gpu:8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@300
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+NEMO_MCPO_JOB=onmcpo_llama8b
+# shellcheck source=slurm/common.sh
+for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}"; do
+    [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
+done
+
+nemo_mcpo_begin "$@"
+if [ -n "${CONFIG:-}" ]; then
+    nemo_mcpo_online "$CONFIG" "${SEGMENTS:-3}"
+else
+    nemo_mcpo_online gpt_onmcpo "${SEGMENTS:-3}" rollouts.engine=openai "rollouts.server.replicas=$TASKS_PER_NODE"
+fi
+nemo_mcpo_end
