@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.locks import lock_for_this_process
-from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline
+from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline, job_start
 
 CommandOf = Callable[[str, int], list[str]]
 """From a stage and a segment to program and arguments."""
@@ -42,7 +41,7 @@ def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> 
     Raises:
         StoppedEarly: asked for; the stage at work was told, and has saved what was done.
     """
-    os.environ.setdefault(JOB_START, os.environ.get("SLURM_JOB_START_TIME", str(time.time())))  # for the stages
+    os.environ[JOB_START] = str(job_start())  # for the stages
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     processes = num_processes(config)
     check_programs(config)

@@ -24,8 +24,6 @@ from nemo_mcpo.platform.quiet import quiet_dependencies
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
 
 _PATIENCE_SECONDS = 20.0
-TERMINATED = 128 + signal.SIGTERM
-"""The exit code of a process that ``leave_on_sigterm`` ended."""
 
 
 class FailedElsewhere(BaseException):
@@ -88,7 +86,7 @@ def _leave_at_once(code: int) -> None:
 
 def leave_on_sigterm() -> None:
     """End through every ``finally`` when asked to: what ends child processes stands there."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def own_rank() -> str:

@@ -88,12 +88,11 @@ class StopRequest:
         return True
 
 
-def job_deadline(budget_seconds: float | None, environment: Mapping[str, str] = os.environ) -> float:
-    """When a job that has ``budget_seconds`` from its start ends, Unix seconds; infinity without a budget.
+def job_start(environment: Mapping[str, str] = os.environ) -> float:
+    """When the job began, Unix seconds: Slurm's, or this process, or the online driver that started it."""
+    return float(environment.get(JOB_START) or environment.get("SLURM_JOB_START_TIME") or _PROCESS_START)
 
-    Outside Slurm the job is this process, or the online driver that started it.
-    """
-    if budget_seconds is None:
-        return math.inf
-    started = environment.get(JOB_START) or environment.get("SLURM_JOB_START_TIME")
-    return (float(started) if started else _PROCESS_START) + budget_seconds
+
+def job_deadline(budget_seconds: float | None, environment: Mapping[str, str] = os.environ) -> float:
+    """When a job that has ``budget_seconds`` from its start ends, Unix seconds; infinity without a budget."""
+    return math.inf if budget_seconds is None else job_start(environment) + budget_seconds

@@ -13,15 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import command, environment, metrics, run, without_time, write_inputs
+from tests.support.launch import command, environment, metrics, run, without_time
 from tests.support.online import FAKE_SERVER, TRAIN_ONLINE, drawn_keys, online_overrides, ranked, verdict_keys
 
 pytestmark = pytest.mark.functional
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import ROOT
-from tests.support.launch import environment, metrics, overrides, train, without_time, write_inputs
+from tests.support.launch import environment, metrics, overrides, train, without_time
 from tests.support.online import online_overrides
 from tests.support.slurm import Slurm, wait_for
 
@@ -36,11 +36,6 @@ def slurm() -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def whole(inputs) -> list[dict]:
     """The losses of one process that nobody interrupts."""
     assert train(overrides(inputs, inputs / "whole", **STEPS)).returncode == 0
@@ -55,7 +50,7 @@ def arguments(inputs: Path, results: Path, **changes: object) -> list[str]:
 def site(results: Path, **changes: str) -> dict[str, str]:
     """What slurm/site.env says, for two processes a node."""
     own = {"CONFIG": "tiny_cpu", "TASKS_PER_NODE": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return own | {"NEMO_MCPO_RESULTS": str(results), "NEMO_MCPO_SITE": "/none", "SRUN_CPUS": "1"} | changes
+    return own | {"NEMO_MCPO_RESULTS": str(results), "NEMO_MCPO_SITE": "/none"} | changes
 
 
 def submit(slurm: Slurm, inputs: Path, results: Path, *options: str, **changes: str) -> int:

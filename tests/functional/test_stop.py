@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -19,17 +18,11 @@ from tests.support.launch import (
     overrides,
     train,
     without_time,
-    write_inputs,
 )
 
 pytestmark = pytest.mark.functional
 STEPS = {"trainer__mcpo__max_steps": 4, "trainer__mcpo__save_interval": 0}
 """Without a stop the only checkpoint is the last one."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,11 @@ from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.configs import ROOT
-from tests.support.launch import NUM_CANDIDATES, checkpoint_names, metrics, overrides, run, train, write_inputs
+from tests.support.launch import NUM_CANDIDATES, checkpoint_names, metrics, overrides, run, train
 
 EXPORT = ROOT / "scripts" / "export_model.py"
 
 pytestmark = pytest.mark.functional
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

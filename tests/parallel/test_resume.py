@@ -22,7 +22,6 @@ from tests.support.launch import (
     overrides,
     train,
     without_time,
-    write_inputs,
     write_preferences,
 )
 
@@ -31,11 +30,6 @@ pytestmark = pytest.mark.parallel
 SETTINGS = {"model__mcpo__num_negatives": 2, "trainer__mcpo__max_steps": 6, "model__micro_batch_tokens": 32}
 """Rows of 32 tokens give a reference pass of many chunks."""
 LAST = "step-00000006"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
