@@ -6,6 +6,7 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 RESTART="${SLURM_RESTART_COUNT:-0}"
 STOP_CODE=75 # stopped early with everything saved
+STOP_ASKED=false STEP='' CODE=0
 
 say() { printf '[%s +%d s] %s\n' "$NEMO_MCPO_JOB" "$SECONDS" "$*" >&2; }
 die() { say "error: $*" && exit 2; }
@@ -37,11 +38,18 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     say "run $RUN_DIR, training on $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE"
     $DRY_RUN && return
     [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
+    trap nemo_mcpo_stop USR1 TERM
     mkdir -p "$RUN_DIR/logs" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
     NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
     nemo_mcpo_canary
     nemo_mcpo_rendezvous
     say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $NODELIST; log $LOG"
+}
+
+nemo_mcpo_stop() {
+    say 'asked to stop; the ranks save and leave'
+    STOP_ASKED=true
+    [ -z "$STEP" ] || kill -USR1 "$STEP" 2>/dev/null || true
 }
 
 nemo_mcpo_gpus() { # of one node
@@ -104,7 +112,6 @@ nemo_mcpo_train() { # config name, overrides of the job
 nemo_mcpo_online() {
     local config="$1" segments="$2" segment stage && shift 2
     nemo_mcpo_words train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
-    CODE=0
     for ((segment = 0; segment < segments; segment++)); do
         for stage in export generate judge train; do
             [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
@@ -139,19 +146,21 @@ nemo_mcpo_step() {
         ${SLURM_HET_SIZE:+"--het-group=$group"} --nodes="$nodes" --ntasks="$((nodes * tasks))" --ntasks-per-node="$tasks"
         --cpus-per-task="$((cpus < tasks ? 1 : cpus / tasks))"
         --output="$LOG" --open-mode=append ${CONTAINER[@]+"${CONTAINER[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@")
-    CODE=0
     if $DRY_RUN; then
         printf '%q ' "${step[@]}" && echo
         return
     fi
+    if $STOP_ASKED; then
+        CODE=$STOP_CODE
+        return
+    fi
     export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
     "${step[@]}" &
-    local pid=$!
-    # shellcheck disable=SC2064  # this very process
-    trap "say 'asked to stop; the ranks save and leave' && kill -USR1 $pid 2>/dev/null || true" USR1 TERM
-    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done # a signal ends a wait early
-    wait "$pid" || CODE=$?
-    trap - USR1 TERM
+    STEP=$!
+    ! $STOP_ASKED || kill -USR1 "$STEP"                              # it came while the step was started
+    while kill -0 "$STEP" 2>/dev/null; do wait "$STEP" || true; done # a signal ends a wait early
+    wait "$STEP" || CODE=$?
+    STEP=''
 }
 
 # --- after the last rank ended ------------------------------------------------------------------------------------------------
@@ -164,7 +173,10 @@ nemo_mcpo_end() {
         exit "$CODE"
     fi
     # 75: saved. Above 128: a signal ended a rank, and the run continues from its last checkpoint.
-    [ "$CODE" -eq "$STOP_CODE" ] || { say "a rank was killed (code $CODE); the end of $LOG:" && tail -n 30 "$LOG" >&2; }
+    if [ "$CODE" -ne "$STOP_CODE" ]; then
+        say "a rank was killed (code $CODE); the end of $LOG:" && tail -n 30 "$LOG" >&2
+        nemo_mcpo_progressed || { say "killed twice with nothing saved in between: not once more" && exit "$CODE"; }
+    fi
     if [ "$RESTART" -ge "${MAX_RESTARTS:-20}" ]; then
         say "started $((RESTART + 1)) times (MAX_RESTARTS=${MAX_RESTARTS:-20}): not once more. sbatch the same to continue"
         exit "$CODE"
@@ -174,4 +186,12 @@ nemo_mcpo_end() {
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     scontrol requeue "$job" || exit "$CODE"
     sleep 60 # until Slurm ends this script
+}
+
+nemo_mcpo_progressed() { # since a rank of this job was killed before
+    local note="$RUN_DIR/logs/$SLURM_JOB_ID.killed" saved
+    saved="$(cd "$RUN_DIR" && find . \( -path './checkpoints/*' -o -path './segments/*' \) ! -path '*.incomplete/*' \
+        ! -path '*/logs/*' -type f -printf '%p %s\n' | sort)"
+    [ ! -f "$note" ] || [ "$saved" != "$(cat "$note")" ] || return 1
+    echo "$saved" >"$note"
 }

@@ -12,21 +12,23 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nemo_mcpo.algorithms.damage import damage, note_contents
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.pretrained import CHECKPOINT_MARK as STATE_FILE
+from nemo_mcpo.models.checkpoint_files import (
+    CHECKPOINT_MARK as STATE_FILE,
+    newest_checkpoint,
+    note_contents,
+    whole_checkpoints,
+)
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
-logger = logging.getLogger(__name__)
 INCOMPLETE = ".incomplete"
 LOWER_IS_BETTER = "val_loss"
 """The one monitored metric of which less is better."""
@@ -79,36 +81,15 @@ class CheckpointManager:
         Raises:
             CheckpointError: all are damaged.
         """
-        return on_rank_zero(self._newest_whole)
+        return on_rank_zero(self._newest)
 
-    def _newest_whole(self) -> tuple[TrainerState, Path] | None:
-        for state, path in reversed(self.complete()):
-            if (problem := damage(path)) is None:
-                return state, path
-            logger.warning("%s is damaged (%s): the checkpoint before it is used", path, problem)
-        if self._finished():
-            raise CheckpointError(
-                "no checkpoint is whole",
-                where=str(self.directory),
-                cure="restore the files, or remove the directory to start from the initial weights",
-            )
-        return None
+    def _newest(self) -> tuple[TrainerState, Path] | None:
+        path = newest_checkpoint(self.directory.parent)
+        return None if path is None else (read_state(path), path)
 
     def complete(self) -> list[tuple[TrainerState, Path]]:
-        """Every checkpoint with a readable state, oldest first."""
-        found = []
-        for path in self._finished():
-            try:
-                found.append((read_state(path), path))
-            except CheckpointError as problem:
-                logger.warning("%s", problem)
-        return sorted(found, key=lambda item: item[0].step)
-
-    def _finished(self) -> list[Path]:
-        """Directories that a save has finished, whatever became of them since."""
-        return [
-            path for path in self.directory.iterdir() if path.suffix != INCOMPLETE and (path / STATE_FILE).exists()
-        ]
+        """Every checkpoint that is not damaged, oldest first."""
+        return [(read_state(path), path) for path in whole_checkpoints(self.directory.parent)]
 
     def save(self, model, state: TrainerState) -> Path:
         """Write a checkpoint; it exists under its final name only when it is whole. Every rank calls it.

@@ -14,13 +14,14 @@ from nemo_mcpo.config import OnlineRunConfig, check_architecture
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.data.prompts import read_conversations
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
-from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.errors import CheckpointError, RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judge
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.rule import RuleJudge, load_rule
+from nemo_mcpo.models.checkpoint_files import newest_checkpoint, saved_step
 from nemo_mcpo.models.huggingface.hashing import hash_weights
-from nemo_mcpo.models.pretrained import Pretrained, newest_checkpoint, open_pretrained
+from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, Sampling
@@ -47,12 +48,26 @@ def initial_model(config: OnlineRunConfig) -> Pretrained:
 
 
 def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
-    """The weights at the segment's start: the initial model's, or the newest checkpoint's."""
+    """The weights at the segment's start: the initial model's, or those that the segment before ended with.
+
+    Raises:
+        CheckpointError: their checkpoint is missing or damaged.
+    """
     from nemo_mcpo.models.export_checkpoint import export_pretrained
 
     source = initial_model(run.config)
     if segment:
-        source = open_pretrained(str(newest_checkpoint(run.directory)), run.config.model.data.cache_dir)
+        first_step = segment_of(run.config, open_prompts(run.config, source), segment).first_step
+        newest = newest_checkpoint(run.directory)
+        if newest is None or saved_step(newest) != first_step:
+            raise CheckpointError(
+                f"segment {segment} starts from a checkpoint that is not there",
+                where=str(run.directory / "checkpoints"),
+                got=newest and f"a newest whole one of step {saved_step(newest)}",
+                expected=f"one of step {first_step}",
+                cure=f"restore it, or delete segments/{segment - 1}/train.json: its last steps are trained again",
+            )
+        source = open_pretrained(str(newest), run.config.model.data.cache_dir)
     export_pretrained(source, run.files(segment).policy)
     return {}
 

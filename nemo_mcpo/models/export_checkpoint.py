@@ -10,9 +10,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, finished_checkpoints
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
-from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, Pretrained, newest_checkpoint, open_pretrained
+from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
 from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 
@@ -24,7 +25,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
         out: a directory, or a file whose name ends with ``.nemo``.
         dtype: of the written weights; the initial model's own by default.
     """
-    if newest_checkpoint(checkpoint) is None and not (checkpoint / CHECKPOINT_MARK).exists():
+    if not finished_checkpoints(checkpoint) and not (checkpoint / CHECKPOINT_MARK).exists():
         raise CheckpointError(
             "there is no complete training checkpoint",
             where=str(checkpoint),

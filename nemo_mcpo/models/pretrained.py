@@ -8,7 +8,6 @@ built; weights are read by ``load_pretrained``.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tarfile
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from pathlib import Path
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, newest_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.platform.locks import locked
 
-CHECKPOINT_MARK = "trainer_state.json"
 NEMO_FOLDER = "huggingface"
 
 
@@ -87,16 +86,6 @@ def load_pretrained(pretrained: Pretrained, model) -> None:
         from nemo_mcpo.models.huggingface.weights import load_weights
 
         load_weights(pretrained.weights, model.chunks, model.architecture)
-
-
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest complete checkpoint of a log directory, by the step in its state."""
-    marks = [mark for mark in directory.glob(f"checkpoints/*/{CHECKPOINT_MARK}") if mark.parent.suffix == ""]
-    return max((mark.parent for mark in marks), key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return json.loads((checkpoint / CHECKPOINT_MARK).read_text())["step"]
 
 
 def _unpack(archive: Path, cache_dir: Path) -> Path:

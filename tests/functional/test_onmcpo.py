@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,17 @@ def test_another_run_in_the_same_directory_is_refused(inputs, whole):
     done = run(TRAIN_ONLINE, online_overrides(inputs, whole, rollouts__redraws=1))
     assert done.returncode == 2
     assert "rollouts.redraws: this run was started with another value" in done.stderr
+
+
+def test_a_segment_starts_from_the_checkpoint_of_its_first_step(inputs, whole, tmp_path):
+    """An older one that took a damaged one's place is not exported as if it were it."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "segments" / "1")
+    arguments = [*online_overrides(inputs, tmp_path / "run"), "--stage", "export", "--segment", "1"]
+    done = run(TRAIN_ONLINE, arguments)
+    assert done.returncode == 1
+    assert "segment 1 starts from a checkpoint that is not there (got a newest whole one of step 4, " in done.stderr
+    assert "expected one of step 2)" in done.stderr
 
 
 def test_a_stage_out_of_turn_is_refused(inputs, tmp_path):

@@ -86,6 +86,30 @@ def test_preempted_then_killed_then_submitted_again(slurm, inputs, whole, tmp_pa
     assert losses(metrics(tmp_path / "run")) == pytest.approx(losses(whole), rel=1e-5)
 
 
+def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
+    """While the nodes are checked: it requeues itself, and then runs to its end."""
+    slow = tmp_path / "bin" / "srun"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\ntouch "{tmp_path}/checking"\nsleep 3\nexec /usr/bin/srun "$@"\n')
+    slow.chmod(0o755)
+    (tmp_path / "site.env").write_text(f"PATH={slow.parent}:$PATH\n")
+    job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"))
+    wait_for(lambda: (tmp_path / "checking").exists(), 60.0)
+    slurm.call("scancel", "--batch", "--signal=USR1", str(job))
+    facts = slurm.wait(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), (tmp_path / "batch.log").read_text()
+
+
+def test_killed_at_every_start(slurm, inputs, tmp_path):
+    """A rank that is killed twice with nothing saved in between ends the job."""
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    job = submit(slurm, inputs, tmp_path, PYTHON=str(tmp_path / "python"))
+    facts = slurm.wait(job, 60.0)
+    assert (facts["ExitCode"], facts["Restarts"]) == ("137:0", "1")
+    assert "killed twice with nothing saved in between" in (tmp_path / "batch.log").read_text()
+
+
 ON_ONE_NODE = ("--nodes=1", "--gres=none")
 TRAINER_AND_SERVERS_APART = ("--nodes=1", "--gres=none", ":", "--nodes=1", "--gres=none")
 

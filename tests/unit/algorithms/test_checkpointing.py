@@ -19,7 +19,7 @@ import torch
 from nemo_mcpo.algorithms import checkpointing
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState, check_identity, read_state
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.pretrained import CHECKPOINT_MARK
+from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK
 
 MODEL = SimpleNamespace(
     architecture=SimpleNamespace(num_parameters=1000), layout=SimpleNamespace(dtype=torch.float32), loaded=[]
@@ -194,7 +194,8 @@ def test_a_state_that_cannot_be_read(make, content, caplog):
     broken = manager.directory / "step-00000002"
     (broken / CHECKPOINT_MARK).write_text(content)
     assert manager.newest()[0].step == 1
-    assert f"{broken / CHECKPOINT_MARK}: not a readable checkpoint (got " in caplog.text
+    assert f"{broken} is damaged (" in caplog.text
+    assert [found.step for found, _ in manager.complete()] == [1]
     with pytest.raises(CheckpointError):
         read_state(broken)
 
@@ -204,7 +205,7 @@ def test_a_state_that_cannot_be_read(make, content, caplog):
     [
         ("__0_0.distcp", "weig", "__0_0.distcp has 4 bytes instead of 7"),
         ("huggingface/config.json", None, "huggingface/config.json is missing"),
-        ("contents.json", "{", "contents.json: "),
+        ("contents.json", "{", "JSONDecodeError("),
     ],
 )
 def test_a_damaged_one_gives_way_to_the_one_before(make, caplog, name, content, problem):
@@ -218,6 +219,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(make, caplog, name, content, 
             file.write_text(content)
         assert manager.newest()[0].step == found
         assert f"step-{step:08d} is damaged ({problem}" in caplog.text
+    manager.keep_last = 1  # damaged ones must not push out the whole one
     manager.save(MODEL, state(2))  # training comes there again
     assert manager.newest()[0].step == 2
 

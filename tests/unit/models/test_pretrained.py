@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, note_contents
 from nemo_mcpo.models.huggingface.hashing import hash_weights
-from nemo_mcpo.models.pretrained import CHECKPOINT_MARK, NEMO_FOLDER, hash_pretrained, open_pretrained
+from nemo_mcpo.models.pretrained import NEMO_FOLDER, hash_pretrained, open_pretrained
 from nemo_mcpo.models.sharded_state import save_sharded_state
 from tests.support.small_gpt import parameters_of, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
@@ -101,7 +102,10 @@ def test_a_log_directory_means_its_newest_checkpoint(checkpoint, tmp_path):
     for name, step in (("step-00000009", 1), ("step-00000003", 2), ("step-00000004.incomplete", 3)):
         shutil.copytree(checkpoint, log_dir / "checkpoints" / name)
         (log_dir / "checkpoints" / name / CHECKPOINT_MARK).write_text(json.dumps({"step": step}))
+        note_contents(log_dir / "checkpoints" / name)
     assert open_pretrained(str(log_dir), str(tmp_path)).weights == log_dir / "checkpoints" / "step-00000003"
+    next((log_dir / "checkpoints" / "step-00000003").glob("*.distcp")).unlink()
+    assert open_pretrained(str(log_dir), str(tmp_path)).weights == log_dir / "checkpoints" / "step-00000009"
 
 
 def test_a_checkpoint_of_an_earlier_run(checkpoint, llama_directory, tmp_path):
