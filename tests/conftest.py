@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ def _missing_hardware(marker: str) -> str:
         import torch
 
         return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
-    return "" if shutil.which("sbatch") else "no SLURM (sbatch) on this machine"
+    programs = ("sbatch", "slurmctld", "slurmd", "munged")
+    missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+    return f"no {', '.join(missing)} on this machine (Debian: slurmctld slurmd slurm-client munge)" if missing else ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,3 +37,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.launch import write_inputs
 
     return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A real Slurm of two nodes."""
+    from tests.support.slurm import Slurm
+
+    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
+    cluster = Slurm(root)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(root)
