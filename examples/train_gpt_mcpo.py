@@ -13,27 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_mcpo.config import check_architecture
-from nemo_mcpo.platform.accelerator import select_accelerator
-from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+from nemo_mcpo.algorithms.train_command import open_run
+from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
+
+CONF = Path(__file__).resolve().parent / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
     """Check the configuration against the model's architecture, then train."""
     stop = StopRequest().listen()
-    config = load_run_config(
-        argv,
-        config_dir=Path(__file__).resolve().parent / "conf",
-        config_name="gpt_mcpo",
-        world_size=world_size_from_environment(),
-    )
-    select_accelerator(config.trainer.accelerator)
-    # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
-    from nemo_mcpo.models.pretrained import open_pretrained
-
-    pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
-    check_architecture(config, pretrained.architecture)
+    config, pretrained = open_run(argv, CONF)
     from nemo_mcpo.algorithms.run import run_mcpo
 
     run_mcpo(config, pretrained, stop)

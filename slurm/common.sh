@@ -7,6 +7,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 RESTART="${SLURM_RESTART_COUNT:-0}"
 STOP_CODE=75 # stopped early with everything saved
 STOP_ASKED=false STEP='' CODE=0
+RUN_NAME='' # below the job's directory, for a job of several runs
 
 say() { printf '[%s +%d s] %s\n' "$NEMO_MCPO_JOB" "$SECONDS" "$*" >&2; }
 die() { say "error: $*" && exit 2; }
@@ -26,7 +27,7 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     # shellcheck source=slurm/site.env.example
     [ ! -f "$site" ] || source "$site"
     local results="${NEMO_MCPO_RESULTS:-$ROOT/results}"
-    RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}"
+    RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}${RUN_NAME:+/$RUN_NAME}"
     LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
     export NEMO_MCPO_CACHE="${NEMO_MCPO_CACHE:-$results/cache}"
     # Of a heterogeneous job the first group trains, the second one answers and judges.
@@ -104,23 +105,23 @@ nemo_mcpo_rendezvous() {
 # --- the processes ----------------------------------------------------------------------------------------------------------
 
 nemo_mcpo_train() { # config name, overrides of the job
-    nemo_mcpo_words train_gpt_mcpo.py "$@"
+    nemo_mcpo_words examples/train_gpt_mcpo.py "$@"
     nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
 # config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
 nemo_mcpo_online() {
     local config="$1" segments="$2" segment stage && shift 2
-    nemo_mcpo_words train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
+    nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
     for ((segment = 0; segment < segments; segment++)); do
         for stage in export generate judge train; do
             [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
             say "segment $((segment + 1)) of $segments: $stage"
-            if [ "$stage" = train ]; then
-                nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment"
-            else # one process, which starts its servers on all GPUs of its node
-                nemo_mcpo_step 1 1 1 "${WORDS[@]}" --stage "$stage" --segment "$segment"
-            fi
+            case "$stage" in
+                export) nemo_mcpo_step 0 1 1 "${WORDS[@]}" --stage export --segment "$segment" ;;
+                train) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment" ;;
+                *) nemo_mcpo_step 1 1 1 "${WORDS[@]}" --stage "$stage" --segment "$segment" ;; # starts servers on all GPUs of its node
+            esac
             [ "$CODE" -eq 0 ] || return 0
         done
         ! $DRY_RUN || return 0 # the others differ by their number
@@ -129,7 +130,7 @@ nemo_mcpo_online() {
 
 nemo_mcpo_words() { # program, config name, overrides of the job; those of the user come last and win
     local program="$1" config="$2" && shift 2
-    WORDS=("$PYTHON" "$ROOT/examples/$program" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
+    WORDS=("$PYTHON" "$ROOT/$program" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
     [ -z "${DATA:-}" ] || WORDS+=("model.data.train=$DATA")
     [ -z "${MODEL:-}" ] || WORDS+=("pretrained_checkpoint.restore_from_path=$MODEL")
     WORDS+=("trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
@@ -182,6 +183,7 @@ nemo_mcpo_end() {
         exit "$CODE"
     fi
     say "requeued"
+    trap - USR1 TERM # Slurm's own signal, now
     local job="$SLURM_JOB_ID"
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     scontrol requeue "$job" || exit "$CODE"

@@ -11,6 +11,7 @@ number of processes and the packing. The preferred answer is not scored: its rew
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.platform.distributed import agreed_reason, leave_together
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ class MCPOTrainer:
         with Progress(self.num_steps, self.step) as progress:
             for step in self.augment_dataloader():
                 started = time.perf_counter()
-                metrics = self.train_single_step(step)
+                self.log.heartbeat.beat("train", self.step, self.num_steps)
+                metrics = self._train_or_save_prompts(step)
                 metrics["step_seconds"] = time.perf_counter() - started
                 last = self.step == self.num_steps
                 if last or _is_due(self.step, settings.val_check_interval):
@@ -131,6 +135,15 @@ class MCPOTrainer:
                     self.checkpoints.save(self.model, self.state_dict(metrics))
                 if reason:
                     leave_together(f"{reason}, after step {self.step}")
+        self.log.heartbeat.beat("done", self.step, self.num_steps)
+
+    def _train_or_save_prompts(self, step: Step) -> dict[str, float]:
+        try:
+            return self.train_single_step(step)
+        except NotFiniteError:
+            if (path := self.log.save_prompts(self.step + 1, self.train.named(step.trees))) is not None:
+                logger.error("the prompts of step %d are in %s", self.step + 1, path)
+            raise
 
     def augment_dataloader(self) -> Iterator[Step]:
         """The steps that are left: each its prompts, and parts that are scored and drawn when they are asked for."""

@@ -7,7 +7,7 @@ r(x, y) = log π_θ(y|x) − log π_ref(y|x),    w_i ∝ exp(β r(x, y_i)),    y
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,9 @@ from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
+
+_NAMED = 8
+"""Prompts that an error names."""
 
 
 class NotFiniteError(NemoMcpoError):
@@ -50,14 +53,19 @@ class ReferencedTrees:
             return padded_table([[0.0] * len(tree.completions) for tree in trees])
         return padded_table([self.reference[tree.index] for tree in trees])
 
+    def named(self, trees: Sequence[PromptTree], rows: Iterable[int] | None = None) -> list[dict[str, object]]:
+        """Id and source of each prompt, or of some rows."""
+        chosen = trees if rows is None else [trees[row] for row in rows]
+        return [{"prompt_id": tree.prompt_id, "source": self.dataset.source(tree.index)} for tree in chosen]
+
     def check_finite(self, values_B: Tensor, trees: Sequence[PromptTree], what: str) -> None:
         """Raise NotFiniteError that names the prompts of NaN or infinite values."""
         bad = (~torch.isfinite(values_B)).nonzero()[:, 0].tolist()
         if bad:
-            named = [f"{trees[row].prompt_id} ({self.dataset.source(trees[row].index)})" for row in bad]
+            named = [f"{prompt['prompt_id']} ({prompt['source']})" for prompt in self.named(trees, bad[:_NAMED])]
             raise NotFiniteError(
                 f"{what} is not finite",
-                where=f"{len(bad)} of {len(trees)} prompts: {', '.join(named)}",
+                where=f"{len(bad)} of {len(trees)} prompts: {', '.join(named)}{', …' if len(bad) > _NAMED else ''}",
                 got=values_B[bad[0]].item(),
                 cure="lower model.optim.lr, or look at these prompts; the last checkpoint is unharmed",
             )

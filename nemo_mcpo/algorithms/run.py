@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +42,9 @@ from nemo_mcpo.platform.stopping import StopRequest, job_deadline
 
 ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
 """Keys of ``model.mcpo`` that decide how fast, not what is computed."""
+
+Beat = Callable[[str, int, int], None]
+"""Says what is done, how much, and of how much (``platform.heartbeat``)."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +80,15 @@ def run_mcpo(
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
     started = time.monotonic()
-    train_trees = ReferencedTrees(data.trees, reference_of(config, model, data.dataset, weights_hash, data.used, stop))
+    beat = log.heartbeat.beat
+    train_trees = ReferencedTrees(
+        data.trees, reference_of(config, model, data.dataset, weights_hash, data.used, stop, beat)
+    )
     validation_trees = None
     if validation is not None:
         used = range(num_validation_prompts(config, len(validation)))
         validation_trees = ReferencedTrees(
-            validation, reference_of(config, model, validation, weights_hash, used, stop)
+            validation, reference_of(config, model, validation, weights_hash, used, stop, beat)
         )
     seconds = {"reference": time.monotonic() - started}
     model.setup_training(config, objective, data.num_steps)
@@ -148,6 +154,7 @@ def reference_of(
     weights_hash: str,
     used: Sequence[int],
     stop: StopRequest,
+    beat: Beat = lambda doing, done, of: None,
 ) -> ReferenceCache | None:
     """Reference log-probs of the rows that the run will use; what is missing is computed now.
 
@@ -169,12 +176,34 @@ def reference_of(
 
             def chunk_done(num_prompts: int) -> None:
                 bar.update(num_prompts)
+                beat("reference", bar.n, len(missing))
                 if reason := agreed_reason(stop):
                     leave_together(f"{reason}, while computing reference log-probs")
 
             cache.fill(used, dataset.__getitem__, model.score, tokens, chunk_done)
         model.finish_validation_step()
     return cache
+
+
+def prepare_reference(config: RunConfig, pretrained: Pretrained, stop: StopRequest) -> None:
+    """Compute what every run on these data and weights reads: prepared datasets, reference log-probs of all prompts.
+
+    Raises:
+        StoppedEarly: asked for between two chunks; those that are done stay in the cache.
+    """
+    stop.deadline = job_deadline(config.exp_manager.budget_seconds)
+    start_processes(config)
+    paths = filter(None, (config.model.data.train, config.model.data.validation))
+    datasets = [open_dataset(config, pretrained, path) for path in paths]
+    weights_hash = on_rank_zero(lambda: hash_pretrained(pretrained))
+    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+    model.load_pretrained(pretrained)
+    for dataset in datasets:
+        reference_of(config, model, dataset, weights_hash, range(len(dataset)), stop)
+        if is_rank_zero():
+            print(f"{len(dataset)} prompts are ready in {dataset.directory}", flush=True)
+    dist.barrier()
+    shut_down()
 
 
 def run_identity(config: RunConfig, fingerprint: str, weights_hash: str) -> dict[str, object]:

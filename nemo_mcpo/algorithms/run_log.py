@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from nemo.utils.exp_manager import exp_manager
 
 from nemo_mcpo.config import ExpManager, RunConfig
 from nemo_mcpo.platform.distributed import is_rank_zero
+from nemo_mcpo.platform.heartbeat import Heartbeat
 
 
 class RunLog:
@@ -24,6 +25,7 @@ class RunLog:
     def __init__(self, config: RunConfig) -> None:
         self.directory = config.exp_manager.directory
         self.metrics_path = self.directory / "metrics.jsonl"
+        self.heartbeat = Heartbeat(self.directory)
         self._loggers = _start_experiment(config.exp_manager, self.directory / "nemo")
 
     def rewind(self, step: int) -> None:
@@ -51,6 +53,14 @@ class RunLog:
             file.write(json.dumps({"step": step, **finite}) + "\n")
         for logger in self._loggers:
             logger.log_metrics({name: value for name, value in finite.items() if value is not None}, step=step)
+
+    def save_prompts(self, step: int, prompts: Sequence[Mapping[str, object]]) -> Path | None:
+        """Keep the prompts of a step that went wrong, ``not_finite-<step>.json``; where they are, on rank 0."""
+        if not is_rank_zero():
+            return None
+        path = self.directory / f"not_finite-{step:08d}.json"
+        path.write_text(json.dumps({"step": step, "prompts": list(prompts)}, indent=1))
+        return path
 
     def close(self) -> None:
         """Flush the loggers."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.doctor import FP8_CAPABILITY, query_gpus
 
 
 def select_accelerator(name: str) -> None:
@@ -25,6 +26,23 @@ def select_accelerator(name: str) -> None:
                 where="trainer.accelerator",
                 got=name,
                 cure="run scripts/doctor.py to see why, or set trainer.accelerator=auto",
+            )
+
+
+def check_fp8(fp8: str | None) -> None:
+    """Raise ConfigError where FP8 is asked for and this machine's GPUs have none; asks the driver, not torch."""
+    if fp8 is None:
+        return
+    lines, _ = query_gpus()
+    for line in lines.splitlines() or ["-, no GPU, , , 0.0, "]:
+        _, name, _, _, capability, _ = line.split(", ")
+        if float(capability) < FP8_CAPABILITY:
+            raise ConfigError(
+                "this GPU has no FP8",
+                where="model.fp8",
+                got=f"{fp8} on {name}, compute capability {capability}",
+                expected=f"at least {FP8_CAPABILITY} (H100, H200, L40)",
+                cure="set model.fp8=null: bf16 runs on A100 and newer",
             )
 
 

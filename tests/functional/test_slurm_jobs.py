@@ -42,19 +42,19 @@ def test_preempted_killed_drained_and_without_a_controller(slurm, inputs, whole,
         return int(slurm.job(job)["Restarts"])
 
     for number in range(PREEMPTIONS):
-        wait_for(lambda number=number: f"start {number + 1}, on" in said(tmp_path), 120.0)
+        wait_for(lambda number=number: f"start {number + 1}, on" in said(tmp_path), 300.0)
         time.sleep(chance.uniform(0.0, 20.0))
         slurm.call("scancel", "--batch", "--signal=USR1", str(job))
-        wait_for(lambda number=number: starts() > number or slurm.job(job)["JobState"] == "COMPLETED", 120.0)
+        wait_for(lambda number=number: starts() > number or slurm.job(job)["JobState"] == "COMPLETED", 300.0)
     before = starts()
-    wait_for(lambda: len(ranks(tmp_path)) == 4, 120.0)
+    wait_for(lambda: len(ranks(tmp_path)) == 4, 300.0)
     slurm.call("scontrol", "update", "nodename=n1", "state=drain", "reason=test")  # the job at hand goes on
     slurm.kill_controller()
     time.sleep(3.0)
     slurm.start_controller()
-    wait_for(lambda: finished_checkpoints(tmp_path / "run") != [], 120.0)
+    wait_for(lambda: finished_checkpoints(tmp_path / "run") != [], 300.0)
     os.kill(ranks(tmp_path)[-1], signal.SIGKILL)
-    wait_for(lambda: starts() > before, 120.0)
+    wait_for(lambda: starts() > before, 300.0)
     assert slurm.job(job)["JobState"] == "PENDING"  # one node is not enough
     slurm.call("scontrol", "update", "nodename=n1", "state=resume")
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
@@ -75,7 +75,7 @@ def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
         wait_for((tmp_path / "checking").exists, 60.0)
         slurm.call("scancel", "--batch", "--signal=USR1", str(job))
         (tmp_path / "checking").unlink()
-    facts = slurm.wait(job, 60.0)
+    facts = slurm.wait(job, 120.0)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "75:0", "1"), said(tmp_path)
     assert "started 2 times (MAX_RESTARTS=1): not once more" in said(tmp_path)
 
@@ -85,7 +85,7 @@ def test_killed_at_every_start(slurm, inputs, tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
     (tmp_path / "python").chmod(0o755)
     job = submit(slurm, inputs, tmp_path, PYTHON=str(tmp_path / "python"))
-    facts = slurm.wait(job, 60.0)
+    facts = slurm.wait(job, 120.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("137:0", "1")
     assert "killed twice with nothing saved in between" in said(tmp_path)
 
@@ -93,10 +93,10 @@ def test_killed_at_every_start(slurm, inputs, tmp_path):
 def test_a_rank_that_hangs_is_named(slurm, inputs, tmp_path):
     """The first one, which keeps the store where the others look for it."""
     job = submit(slurm, inputs, tmp_path, "trainer.distributed_timeout_minutes=0.2")
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 120.0)
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 300.0)
     first = ranks(tmp_path)[0]
     os.kill(first, signal.SIGSTOP)
     wait_for(lambda: "the launch hangs" in said(tmp_path), 60.0)
     os.kill(first, signal.SIGKILL)
-    assert slurm.wait(job, 60.0)["JobState"] == "FAILED"
+    assert slurm.wait(job, 120.0)["JobState"] == "FAILED"
     assert "the launch hangs: rank 0's node does not answer" in said(tmp_path)

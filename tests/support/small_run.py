@@ -29,6 +29,15 @@ class Records:
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
         self.states: list[TrainerState] = []
+        self.prompts: list[dict[str, object]] = []
+        self.beats: list[tuple[str, int, int]] = []
+        self.heartbeat = self
+
+    def beat(self, doing: str, done: int, of: int) -> None:
+        self.beats.append((doing, done, of))
+
+    def save_prompts(self, step: int, prompts: list[dict[str, object]]) -> None:
+        self.prompts = prompts
 
     def save(self, model, state: TrainerState) -> None:
         self.states.append(state)

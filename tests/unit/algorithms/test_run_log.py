@@ -120,3 +120,9 @@ def test_tensorboard_on_wish(tmp_path):
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
+
+
+def test_prompts_of_a_step_that_went_wrong(tmp_path):
+    path = RunLog(config(tmp_path)).save_prompts(7, [{"prompt_id": 3, "source": "data.jsonl:12"}])
+    assert path == tmp_path / "not_finite-00000007.json"
+    assert json.loads(path.read_text()) == {"step": 7, "prompts": [{"prompt_id": 3, "source": "data.jsonl:12"}]}

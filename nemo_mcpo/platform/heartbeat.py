@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``<log_dir>/heartbeat.json``: what a run is doing and when it last moved, for whoever watches it from outside.
+
+{"time": 1795290000.0, "doing": "train", "done": 120, "of": 2800, "host": "node07", "job": "4711", "restart": "1"}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from nemo_mcpo.platform.distributed import is_rank_zero
+
+SECONDS = 1.0
+"""A file is written no more often."""
+
+
+class Heartbeat:
+    """Rank 0 writes; a disk that is full or away stops the run elsewhere, where it matters."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "heartbeat.json"
+        self._doing, self._at = "", 0.0
+
+    def beat(self, doing: str, done: int, of: int) -> None:
+        """``done`` of ``of`` prompts (reference) or steps (train) are there."""
+        now = time.time()
+        if not is_rank_zero() or (doing == self._doing and done < of and now - self._at < SECONDS):
+            return
+        self._doing, self._at = doing, now
+        job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT")
+        facts = {"time": now, "doing": doing, "done": done, "of": of, "host": socket.gethostname()}
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(facts | {"job": job, "restart": restart}))
+            temporary.replace(self.path)
+        except OSError:
+            return

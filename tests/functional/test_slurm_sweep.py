@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sweep on a real Slurm: a cache that is built once, runs as an array, a table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_mcpo.models.reference_cache import _whole_chunks
+from tests.support.configs import ROOT
+from tests.support.jobs import LAYOUT, run_keys, site
+from tests.support.launch import metrics
+
+pytestmark = [pytest.mark.functional, pytest.mark.slurm]
+
+
+def scored(cache: Path) -> list[int]:
+    """Prompts of the one reference cache, as often as they were scored."""
+    (log,) = cache.glob("prepared/*/reference/*.log")
+    return np.concatenate([indices for indices, _, _ in _whole_chunks(log.read_bytes())]).tolist()
+
+
+def test_two_learning_rates_and_two_seeds(slurm, inputs, tmp_path):
+    options = f"--nodes=1 --gres=none --output={tmp_path}/%x-%j.log"
+    settings = site(tmp_path, LRS="1e-3 2e-3", SEEDS="1 2", METRIC="loss", SBATCH_OPTIONS=options)
+    keys = [*run_keys(inputs, tmp_path, **LAYOUT), "trainer.mcpo.max_steps=3"]
+    said = slurm.call("bash", str(ROOT / "slurm" / "sweep.sh"), *keys, **settings)
+    cache, _, table = map(int, re.findall(r"(?:job|array) (\d+)", said))
+    assert slurm.wait(table)["JobState"] == "COMPLETED", (tmp_path / f"mcpo_sweep-{cache}.log").read_text()
+    sweep = tmp_path / "mcpo_sweep"
+    names = ["lr-1e-3-seed-1", "lr-1e-3-seed-2", "lr-2e-3-seed-1", "lr-2e-3-seed-2"]
+    assert sorted(path.name for path in sweep.glob("lr-*")) == names
+    losses = [metrics(sweep / name)[-1]["loss"] for name in names]
+    assert all(len(metrics(sweep / name)) == 3 for name in names) and len(set(losses)) == 4
+    assert sorted(scored(tmp_path / "run-cache")) == list(range(24))
+    printed = (tmp_path / f"mcpo_sweep-{table}.log").read_text()
+    for lr, pair in (("0.001", losses[:2]), ("0.002", losses[2:])):
+        mean, spread = np.mean(pair), np.std(pair, ddof=1)
+        assert re.search(rf"{lr} +2 of 2 +{mean:.4f} ± {spread:.4f}", printed), printed
