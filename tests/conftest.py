@@ -17,11 +17,14 @@ def _missing_hardware(marker: str) -> str:
         import torch
 
         return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
+    if marker == "container":
+        found = shutil.which("buildah") and os.geteuid() == 0
+        return "" if found else "needs buildah and root: apt-get install buildah"
     return "" if shutil.which("sbatch") else "no SLURM (sbatch) on this machine"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for marker in ("gpu", "slurm"):
+    for marker in ("gpu", "slurm", "container"):
         marked = [item for item in items if item.get_closest_marker(marker)]
         reason = _missing_hardware(marker) if marked else ""
         for item in marked if reason else ():
