@@ -39,7 +39,9 @@ RUN groupadd --gid "${USER_ID}" mcpo \
 USER ${USER_ID}:${USER_ID}
 ENV HOME=/home/mcpo USER=mcpo
 
-# Ends with 1 when anything that a run needs is missing; a GPU is not expected here. What it leaves in a home would belong
+# Ends with 1 when anything that a run needs is missing; a GPU is not expected here. What imports leave behind would belong
 # to this user alone.
-RUN HOME=/tmp/doctor python scripts/doctor.py && rm -rf /tmp/doctor
+RUN mkdir /tmp/doctor \
+    && HOME=/tmp/doctor TMPDIR=/tmp/doctor python scripts/doctor.py \
+    && rm -r /tmp/doctor
 CMD ["python", "scripts/doctor.py"]

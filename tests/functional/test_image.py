@@ -95,14 +95,11 @@ def test_the_user_reads_the_program_and_writes_results(buildah, container):
 
 
 def test_only_what_it_needs_is_inside(buildah, container):
-    listed = answer(buildah, container, "find", "/opt/nemo_mcpo", "-mindepth", "1", "-maxdepth", "1").split()
-    assert {Path(name).name for name in listed} == set(COPIED) - {"nemo_mcpo"}
-    assert (
-        answer(
-            buildah, container, "grep", "-rl", "not for an image", "/opt/nemo_mcpo", "/tmp", "/home", "/results", "-s"
-        )
-        == ""
+    found = answer(
+        buildah, container, "find", "/opt/nemo_mcpo", "/tmp", "/home/mcpo", "-mindepth", "1", "-maxdepth", "1"
     )
+    names = {Path(line).name for line in found.split() if not Path(line).name.startswith(".bash")}
+    assert names - {".profile"} == set(COPIED) - {"nemo_mcpo"}
 
 
 def test_a_mounted_repository_comes_first(buildah, container):

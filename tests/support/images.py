@@ -70,7 +70,8 @@ class Buildah:
 
     def in_image(self, container: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
         """A command in a container, as ``docker run`` would start it."""
-        return self.run("run", "--isolation=chroot", *self.mounts, *options, container, "--", *command)
+        words = ("run", "--isolation=chroot", *self.mounts, *options, container, "--")
+        return self.run(*words, "/usr/bin/env", *command)  # buildah itself does not look along the image's PATH
 
 
 def write_environment(venv: Path, without: tuple[str, ...]) -> None:
