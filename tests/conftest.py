@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ def _missing_hardware(marker: str) -> str:
         return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
     if marker == "container":
         found = shutil.which("buildah") and os.geteuid() == 0
-        return "" if found else "needs buildah and root: apt-get install buildah"
-    return "" if shutil.which("sbatch") else "no SLURM (sbatch) on this machine"
+        return "" if found else "needs buildah and root (Debian: buildah)"
+    programs = ("sbatch", "slurmctld", "slurmd", "munged")
+    missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+    return f"no {', '.join(missing)} on this machine (Debian: slurmctld slurmd slurm-client munge)" if missing else ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,3 +40,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.launch import write_inputs
 
     return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A real Slurm of two nodes."""
+    from tests.support.slurm import Slurm
+
+    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
+    cluster = Slurm(root)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(root)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
 from nemo_mcpo.algorithms.run_data import OpenData, check_budgets, open_dataset, whole_run
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import num_validation_prompts
-from nemo_mcpo.config import Model, RunConfig
+from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import CheckpointError, ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
@@ -59,7 +60,7 @@ def run_mcpo(
     settings = config.model
     stop = stop or StopRequest()
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
-    start_processes(settings)
+    start_processes(config)
     on_rank_zero(lambda: lock_for_this_process(config.exp_manager.directory / ".lock"))
     objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
     sampling = NegativeSampling.from_config(settings)
@@ -128,13 +129,15 @@ def check_start(step: int, first_step: int, checkpoints: Path) -> None:
         )
 
 
-def start_processes(settings: Model) -> None:
+def start_processes(config: RunConfig) -> None:
     """The process group and megatron-core's groups, in the configured layout."""
+    settings = config.model
     initialize_parallel(
         tensor_parallel=settings.tensor_model_parallel_size,
         pipeline_parallel=settings.pipeline_model_parallel_size,
         virtual_pipeline_parallel=settings.virtual_pipeline_model_parallel_size,
         seed=settings.seed,
+        timeout=timedelta(minutes=config.trainer.distributed_timeout_minutes),
     )
 
 

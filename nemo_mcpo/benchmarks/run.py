@@ -76,7 +76,7 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``head``."""
-    start_processes(config.model)
+    start_processes(config)
     report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, full=arguments.full)
     print(head.table(report))
     shut_down()
@@ -93,7 +93,7 @@ def _say(table: str, *, first: bool) -> None:
 @contextmanager
 def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfig, MegatronGPTMCPOModel]]:
     """Processes and a model that can train; the configuration names the model's directory, where it has one."""
-    start_processes(config.model)
+    start_processes(config)
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
         if directory is not None:

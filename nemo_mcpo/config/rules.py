@@ -152,7 +152,8 @@ def check_processes(config: RunConfig, world_size: int) -> None:
             where="model.tensor_model_parallel_size x model.pipeline_model_parallel_size",
             got=f"{model.tensor_model_parallel_size} x {model.pipeline_model_parallel_size}",
             expected=f"a divisor of {world_size} processes",
-            cure=f"launch a multiple of {model_parallel} processes (torchrun --nproc-per-node=…), or lower the sizes",
+            cure=f"launch a multiple of {model_parallel} processes (sbatch --nodes=…, torchrun --nproc-per-node=…), "
+            "or lower the sizes",
         )
     replicas = world_size // model_parallel
     if model.global_batch_size < replicas:

@@ -52,6 +52,7 @@ class Trainer(Section):
     devices: Positive | Literal["auto"]
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(_precision)]
+    distributed_timeout_minutes: Annotated[float, Field(gt=0.0)]
     mcpo: TrainerMCPO
 
 

@@ -13,9 +13,13 @@ import torch.distributed as dist
 
 from nemo_mcpo.platform.command import FailedElsewhere, world_size_from_environment
 from nemo_mcpo.platform.cpu import install_cpu_adapter
+from nemo_mcpo.platform.hang_watch import HangWatch, watch_for_hangs
 from nemo_mcpo.platform.stopping import StoppedEarly, StopRequest
 
 Value = TypeVar("Value")
+_TIME_TO_REPORT = timedelta(minutes=2)
+"""NCCL ends a process that waits for too long; the hang watch, which knows more, speaks before."""
+_watches: list[HangWatch] = []
 
 
 def local_device() -> torch.device:
@@ -31,9 +35,13 @@ def initialize_parallel(
     pipeline_parallel: int,
     virtual_pipeline_parallel: int | None,
     seed: int,
-    timeout_minutes: float = 30.0,
+    timeout: timedelta = timedelta(minutes=30),
 ) -> None:
-    """Set up the CPU adapter, the process group (nccl or gloo) and megatron-core's groups; once a process."""
+    """Set up the CPU adapter, the process group (nccl or gloo) and megatron-core's groups; once a process.
+
+    Args:
+        timeout: how long a rank may wait for others before the launch ends.
+    """
     install_cpu_adapter()
     from megatron.core import parallel_state, tensor_parallel as megatron_tensor_parallel
 
@@ -42,11 +50,12 @@ def initialize_parallel(
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        timeout = timedelta(minutes=timeout_minutes)
         if world_size_from_environment() > 1:
-            dist.init_process_group(backend, timeout=timeout)
+            dist.init_process_group(backend, timeout=timeout + _TIME_TO_REPORT)
         else:
-            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        if (watch := watch_for_hangs(timeout)) is not None:
+            _watches.append(watch)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor_parallel,
         pipeline_model_parallel_size=pipeline_parallel,
@@ -59,6 +68,8 @@ def shut_down() -> None:
     """Undo ``initialize_parallel``, so that a process can exit without a warning or start again."""
     from megatron.core import parallel_state
 
+    while _watches:
+        _watches.pop().stop()
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()

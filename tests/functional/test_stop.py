@@ -88,3 +88,17 @@ def test_one_rank_that_is_asked_stops_all(inputs, whole, tmp_path):
     assert errors.count("exitcode  : 75") == 2
     assert train(arguments, processes=2).returncode == 0
     assert [line["loss"] for line in metrics(run)] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
+
+
+@pytest.mark.parallel
+def test_a_rank_that_hangs_is_named(inputs, tmp_path):
+    arguments = overrides(inputs, tmp_path / "run", **STEPS, model__tensor_model_parallel_size=2)
+    process = started([*arguments, "trainer.distributed_timeout_minutes=0.15"], "preparing", processes=2)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[1]), signal.SIGSTOP)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "the launch hangs" in line)
+    os.kill(int(ranks[1]), signal.SIGKILL)  # torchrun would wait for it for half a minute
+    assert said.startswith("error: the launch hangs: not heard of: rank 1 (") and said.count("last at ") == 1
+    assert "the launch hangs" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 1

@@ -255,7 +255,7 @@ PROCESSES = [
         2,
         "model.tensor_model_parallel_size x model.pipeline_model_parallel_size: "
         "the processes do not divide into model replicas (got 2 x 2, expected a divisor of 2 processes). "
-        "Cure: launch a multiple of 4 processes (torchrun --nproc-per-node=…), or lower the sizes.",
+        "Cure: launch a multiple of 4 processes (sbatch --nodes=…, torchrun --nproc-per-node=…), or lower the sizes.",
     ),
     (
         {"model.global_batch_size": 3},

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a launch that hangs, and names the rank: a thread beside every rank's work looks at where the work stands.
+
+A rank whose main thread has not moved for the time-out asks what the others wrote of themselves. The culprit is not
+heard of (killed, stopped, its node gone), or stands outside every collective while the others wait inside one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from types import FrameType
+
+import torch.distributed as dist
+
+BEAT_SECONDS = 5.0
+_PACKAGE, _COLLECTIVES = f"{os.sep}nemo_mcpo{os.sep}", os.path.join("torch", "distributed")
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a rank says of itself.
+
+    Attributes:
+        at: when it said so, Unix seconds.
+        moved: when its main thread was last seen to move, Unix seconds.
+        place: the innermost line of this package that it is in.
+        waits: it is inside a collective.
+    """
+
+    rank: int
+    host: str
+    at: float
+    moved: float
+    place: str
+    waits: bool
+
+
+class HangWatch:
+    """A daemon thread of this rank; ends the process with exit code 1 when the launch hangs.
+
+    Args:
+        store: a connection of its own to the launch's key-value store, since the main thread may block in another.
+        timeout_seconds: how long the main thread may stand still.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int, timeout_seconds: float) -> None:
+        self._store, self._rank, self._world_size, self._timeout = store, rank, world_size, timeout_seconds
+        self._main, self._ended = threading.main_thread().ident, threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hang-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Before the process group ends: from here on others may leave."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        place, moved = None, time.time()
+        while True:
+            frame = sys._current_frames().get(self._main or 0)
+            now, before, place = time.time(), place, _stack(frame)
+            moved = now if place != before else moved
+            beat = Beat(self._rank, socket.gethostname(), now, moved, place_of(frame), _waits(frame))
+            del frame
+            try:
+                self._store.set(f"hang_watch/{self._rank}", json.dumps(asdict(beat)))
+                if now - moved >= self._timeout:
+                    self._report(now)
+            except RuntimeError as problem:  # also where rank 0, which keeps the store, is the one that stands still
+                if now - moved >= self._timeout:
+                    _leave(f"rank 0's node does not answer: {' '.join(str(problem).split())[:200]}")
+            if self._ended.wait(min(BEAT_SECONDS, self._timeout / 4)):
+                return
+
+    def _report(self, now: float) -> None:
+        """Let one rank speak; who is outside a collective shows where."""
+        if not _waits(sys._current_frames().get(self._main or 0)):
+            faulthandler.dump_traceback(sys.stderr)
+        first = self._store.compare_set("hang_watch/reporter", "", str(self._rank)).decode() == str(self._rank)
+        message = None
+        if first:
+            keys = [f"hang_watch/{rank}" for rank in range(self._world_size)]
+            known = [Beat(**json.loads(self._store.get(key))) if self._store.check([key]) else None for key in keys]
+            message = find_culprits(known, now, self._timeout / 2)
+        else:
+            time.sleep(BEAT_SECONDS)  # the launcher ends everybody when the first one goes
+        _leave(message)
+
+
+def watch_for_hangs(timeout: timedelta) -> HangWatch | None:
+    """Start watching this rank of an initialised launch; None when it is alone."""
+    if dist.get_world_size() == 1:
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=2 * BEAT_SECONDS))
+    return HangWatch(store, dist.get_rank(), dist.get_world_size(), timeout.total_seconds())
+
+
+def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: float) -> str:
+    """One line that names who keeps the others waiting; ``beats`` by rank, None of a rank that never spoke."""
+    silent = [rank for rank, beat in enumerate(beats) if beat is None or now - beat.at > silence_seconds]
+    heard = [beat for rank, beat in enumerate(beats) if beat is not None and rank not in silent]
+    if silent:
+        found = [(rank, beats[rank]) for rank in silent[:8]]
+        last = [f"{_name(beat)}, last at {beat.place}" if beat else f"rank {rank}, at all" for rank, beat in found]
+        return f"not heard of: {'; '.join(last)}. Cure: look at that node (dmesg, nvidia-smi), or leave it out"
+    busy = [beat for beat in heard if not beat.waits]
+    if busy and len(busy) < len(heard):
+        named = "; ".join(f"{_name(beat)} at {beat.place}" for beat in busy[:8])
+        return f"the others wait for {named}. Cure: see its stack above; if it only works, a larger time-out"
+    places: dict[str, list[int]] = {}
+    for beat in heard:
+        places.setdefault(beat.place, []).append(beat.rank)
+    fewest_first = sorted(places.items(), key=lambda item: len(item[1]))
+    where = "; ".join(f"ranks {ranks[:8]} at {place}" for place, ranks in fewest_first[:8])
+    return f"every rank stands still: {where}. Cure: look at the network between the nodes (NCCL_DEBUG=INFO)"
+
+
+def place_of(frame: FrameType | None) -> str:
+    """The innermost line of this package on a stack, else the innermost of all."""
+    found = frame
+    while found is not None and _PACKAGE not in found.f_code.co_filename:
+        found = found.f_back
+    found = found or frame
+    return "nowhere" if found is None else f"{found.f_code.co_filename.rpartition(_PACKAGE)[2]}:{found.f_lineno}"
+
+
+def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
+    """Where every call on a stack stands: equal for a thread that has not moved."""
+    found = []
+    while frame is not None:
+        found.append((id(frame), frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def _waits(frame: FrameType | None) -> bool:
+    while frame is not None and _COLLECTIVES not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _name(beat: Beat) -> str:
+    return f"rank {beat.rank} ({beat.host})"
+
+
+def _leave(message: str | None) -> None:
+    if message is not None:
+        print(f"error: the launch hangs: {message}.", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job script refuses in its first seconds, and its plan outside Slurm."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support.configs import ROOT
+from tests.support.jobs import JOB, said, site, submit
+
+pytestmark = [pytest.mark.functional, pytest.mark.slurm]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"CONTAINER_IMAGE": "image.sqsh"}, "nothing here can run CONTAINER_IMAGE=image.sqsh"),
+        ({"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": "/absent:/x"}, "a mount does not exist: /absent"),
+        ({"TASKS_PER_NODE": "0"}, "this node has no GPUs"),
+    ],
+)
+def test_bad_sites(slurm, inputs, tmp_path, changes, message):
+    job = submit(slurm, inputs, tmp_path, **changes)
+    assert slurm.wait(job, 30.0)["ExitCode"] == "2:0"
+    assert f"error: {message}" in said(tmp_path)
+
+
+def test_nodes_that_do_not_fit_the_layout(slurm, inputs, tmp_path):
+    job = submit(slurm, inputs, tmp_path, "model.tensor_model_parallel_size=3")
+    facts = slurm.wait(job, 60.0)
+    assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0")
+    batch_log = (tmp_path / "batch.log").read_text()  # with the end of the ranks' log
+    assert "the processes do not divide into model replicas" in batch_log
+    assert "launch a multiple of 3 processes (sbatch --nodes=…, torchrun --nproc-per-node=…)" in batch_log
+
+
+def test_a_directory_that_only_one_node_sees(slurm, inputs, tmp_path):
+    srun = tmp_path / "bin" / "srun"  # on the way to the other nodes the file is gone
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\nrm -f "{tmp_path}"/run/.canary-*\nexec /usr/bin/srun "$@"\n')
+    srun.chmod(0o755)
+    (tmp_path / "site.env").write_text(f"PATH={srun.parent}:$PATH\n")
+    job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"))
+    assert slurm.wait(job, 30.0)["ExitCode"] == "2:0"
+    assert f"error: {tmp_path}/run is not the same directory on every node" in said(tmp_path)
+
+
+def test_a_partition_without_the_gpus(slurm):
+    refused = slurm.run("sbatch", "--gres=gpu:16", str(JOB))
+    assert refused.returncode != 0 and "Requested node configuration is not available" in refused.stderr
+
+
+def test_the_plan_outside_slurm(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | site(tmp_path)
+    words = ["bash", str(JOB), "--dry-run", "model.optim.lr=1e-6"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train_gpt_mcpo.py --config-name tiny_cpu" in done.stdout and done.stdout.endswith("model.optim.lr=1e-6 \n")
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("slurm/*_*.sh")), ids=lambda path: path.name)
+def test_slurm_takes_every_script(slurm, script):
+    slurm.call("sbatch", "--test-only", str(script))

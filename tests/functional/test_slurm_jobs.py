@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Job scripts on a real Slurm: stopped, killed, drained and hung jobs lose nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from nemo_mcpo.models.checkpoint_files import finished_checkpoints
+from tests.support.jobs import ranks, said, submit
+from tests.support.launch import metrics, overrides, train, without_time
+from tests.support.slurm import wait_for
+
+pytestmark = [pytest.mark.functional, pytest.mark.slurm]
+PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
+"""How many there are at random moments; a run of ten takes five minutes."""
+
+
+@pytest.fixture(scope="module")
+def whole(slurm, inputs, tmp_path_factory) -> list[dict]:
+    """A job that nobody interrupts; it trains what one process does."""
+    results = tmp_path_factory.mktemp("whole")
+    assert slurm.wait(submit(slurm, inputs, results))["JobState"] == "COMPLETED", said(results)
+    lines = without_time(metrics(results / "run"))
+    alone = overrides(inputs, results / "alone", trainer__mcpo__max_steps=12, trainer__mcpo__save_interval=0)
+    assert train(alone).returncode == 0
+    losses = [line["loss"] for line in metrics(results / "alone")]
+    assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-5)
+    return lines
+
+
+def test_preempted_killed_drained_and_without_a_controller(slurm, inputs, whole, tmp_path):
+    """The run ends as if nothing had happened."""
+    chance = random.Random(5)
+    job = submit(slurm, inputs, tmp_path)
+
+    def starts() -> int:
+        return int(slurm.job(job)["Restarts"])
+
+    for number in range(PREEMPTIONS):
+        wait_for(lambda number=number: f"start {number + 1}, on" in said(tmp_path), 120.0)
+        time.sleep(chance.uniform(0.0, 20.0))
+        slurm.call("scancel", "--batch", "--signal=USR1", str(job))
+        wait_for(lambda number=number: starts() > number or slurm.job(job)["JobState"] == "COMPLETED", 120.0)
+    before = starts()
+    wait_for(lambda: len(ranks(tmp_path)) == 4, 120.0)
+    slurm.call("scontrol", "update", "nodename=n1", "state=drain", "reason=test")  # the job at hand goes on
+    slurm.kill_controller()
+    time.sleep(3.0)
+    slurm.start_controller()
+    wait_for(lambda: finished_checkpoints(tmp_path / "run") != [], 120.0)
+    os.kill(ranks(tmp_path)[-1], signal.SIGKILL)
+    wait_for(lambda: starts() > before, 120.0)
+    assert slurm.job(job)["JobState"] == "PENDING"  # one node is not enough
+    slurm.call("scontrol", "update", "nodename=n1", "state=resume")
+    assert slurm.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
+    assert "a rank was killed (code 137)" in said(tmp_path)
+    assert without_time(metrics(tmp_path / "run")) == whole
+    assert len(list((tmp_path / "run" / "logs").glob(f"{job}-*.log"))) == starts() + 1
+
+
+def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
+    """While the nodes are checked: it requeues itself, but for one time too many."""
+    slow = tmp_path / "bin" / "srun"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\ntouch "{tmp_path}/checking"\nsleep 3\nexec /usr/bin/srun "$@"\n')
+    slow.chmod(0o755)
+    (tmp_path / "site.env").write_text(f"PATH={slow.parent}:$PATH\n")
+    job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"), MAX_RESTARTS="1")
+    for _ in range(2):
+        wait_for((tmp_path / "checking").exists, 60.0)
+        slurm.call("scancel", "--batch", "--signal=USR1", str(job))
+        (tmp_path / "checking").unlink()
+    facts = slurm.wait(job, 60.0)
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "75:0", "1"), said(tmp_path)
+    assert "started 2 times (MAX_RESTARTS=1): not once more" in said(tmp_path)
+
+
+def test_killed_at_every_start(slurm, inputs, tmp_path):
+    """A rank that is killed twice with nothing saved in between ends the job."""
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    job = submit(slurm, inputs, tmp_path, PYTHON=str(tmp_path / "python"))
+    facts = slurm.wait(job, 60.0)
+    assert (facts["ExitCode"], facts["Restarts"]) == ("137:0", "1")
+    assert "killed twice with nothing saved in between" in said(tmp_path)
+
+
+def test_a_rank_that_hangs_is_named(slurm, inputs, tmp_path):
+    """The first one, which keeps the store where the others look for it."""
+    job = submit(slurm, inputs, tmp_path, "trainer.distributed_timeout_minutes=0.2")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 120.0)
+    first = ranks(tmp_path)[0]
+    os.kill(first, signal.SIGSTOP)
+    wait_for(lambda: "the launch hangs" in said(tmp_path), 60.0)
+    os.kill(first, signal.SIGKILL)
+    assert slurm.wait(job, 60.0)["JobState"] == "FAILED"
+    assert "the launch hangs: rank 0's node does not answer" in said(tmp_path)
