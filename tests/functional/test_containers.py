@@ -23,7 +23,8 @@ PLUGIN = ROOT / "tests" / "support" / "fakepyxis.c"
 # Each rank notes where it is and what the plugin was told.
 PYTHON = f"""\
 #!/bin/sh
-{{ pwd; echo "$FAKEPYXIS_IMAGE"; echo "$FAKEPYXIS_MOUNTS"; echo "$FAKEPYXIS_WORKDIR"; }} >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
+printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" \\
+    >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 exec {sys.executable} "$@"
 """
 # Each rank notes its words; those before the program are dropped.
