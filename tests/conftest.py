@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -19,8 +20,10 @@ def _missing_hardware(marker: str) -> str:
 
         return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
     if marker == "container":
-        found = shutil.which("buildah") and os.geteuid() == 0
-        return "" if found else "needs buildah and root (Debian: buildah)"
+        if not shutil.which("buildah"):
+            return "no buildah on this machine (Debian: buildah)"
+        mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+        return "" if os.geteuid() == 0 and mounts else "building an image needs root, and the right to mount"
     programs = ("sbatch", "slurmctld", "slurmd", "munged")
     missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
     return f"no {', '.join(missing)} on this machine (Debian: slurmctld slurmd slurm-client munge)" if missing else ""
