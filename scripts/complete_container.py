@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from nemo_mcpo.platform.requirements import missing, requirements
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements" / "cpu.lock"
@@ -29,14 +31,24 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def is_version(text: str | None) -> bool:
+    """Whether pip can compare it."""
+    try:
+        return bool(text and Version(text))
+    except InvalidVersion:
+        return False
+
+
 def constraints() -> list[str]:
     """Every installed package at its version, every other one at that of the lock."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
     versions = dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
     versions = {normal(name): version for name, version in versions.items()}
-    installed = {}
+    installed: dict[str, str] = {}
     for found in importlib.metadata.distributions():
-        installed.setdefault(normal(found.name), found.version)  # the first on the path is the one that is imported
+        name, version = found.metadata["Name"], found.metadata["Version"]
+        if name and is_version(version):  # Ubuntu's own packages have others, which pip cannot read
+            installed.setdefault(normal(name), version)  # the first on the path is the one that is imported
     return [f"{name}=={version}" for name, version in sorted((versions | installed).items())]
 
 
