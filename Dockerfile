@@ -4,7 +4,8 @@
 #   docker build --tag nemo_mcpo .
 #   docker run --rm --gpus all nemo_mcpo                    # what this machine has: scripts/doctor.py
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" --volume "$PWD/results:/results" \
-#       --env NEMO_MCPO_CACHE=/results/cache nemo_mcpo python examples/train_gpt_mcpo.py … exp_manager.explicit_log_dir=/results/run
+#       --env NEMO_MCPO_CACHE=/results/cache nemo_mcpo \
+#       python examples/train_gpt_mcpo.py … exp_manager.explicit_log_dir=/results/run
 #
 # In a Slurm job the repository is mounted and stands first on PYTHONPATH (slurm/common.sh).
 ARG BASE_IMAGE=nvcr.io/nvidia/nemo:26.02
