@@ -14,7 +14,7 @@ ARG BASE_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="nemo_mcpo" \
-      org.opencontainers.image.description="MC-PO: preference optimization with hard negatives, on NeMo and megatron-core" \
+      org.opencontainers.image.description="MC-PO: preference optimization with hard negatives, on NeMo" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
@@ -23,8 +23,8 @@ LABEL org.opencontainers.image.title="nemo_mcpo" \
 USER 0
 WORKDIR /opt/nemo_mcpo
 COPY . .
-# `pip` alone may belong to the system's Python, beside the environment that `python` starts. The package is imported from
-# where it is installed: a second copy here would hide that one from whoever stands in this directory.
+# `pip` alone may belong to the system's Python, beside the environment that `python` starts. The package is imported
+# from where it is installed: a second copy here would hide that one from whoever stands in this directory.
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation . \
     && python scripts/complete_container.py \
     && rm -r build nemo_mcpo nemo_mcpo.egg-info \
@@ -40,8 +40,8 @@ RUN groupadd --gid "${USER_ID}" mcpo \
 USER ${USER_ID}:${USER_ID}
 ENV HOME=/home/mcpo USER=mcpo
 
-# Ends with 1 when anything that a run needs is missing; a GPU is not expected here. What imports leave behind would belong
-# to this user alone.
+# Ends with 1 when anything that a run needs is missing; a GPU is not expected here. What imports leave behind would
+# belong to this user alone.
 RUN mkdir /tmp/doctor \
     && HOME=/tmp/doctor TMPDIR=/tmp/doctor python scripts/doctor.py \
     && rm -r /tmp/doctor
