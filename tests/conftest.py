@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -18,13 +19,18 @@ def _missing_hardware(marker: str) -> str:
         import torch
 
         return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
+    if marker == "container":
+        if not shutil.which("buildah"):
+            return "no buildah on this machine (Debian: buildah)"
+        mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+        return "" if os.geteuid() == 0 and mounts else "building an image needs root, and the right to mount"
     programs = ("sbatch", "slurmctld", "slurmd", "munged")
     missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
     return f"no {', '.join(missing)} on this machine (Debian: slurmctld slurmd slurm-client munge)" if missing else ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for marker in ("gpu", "slurm"):
+    for marker in ("gpu", "slurm", "container"):
         marked = [item for item in items if item.get_closest_marker(marker)]
         reason = _missing_hardware(marker) if marked else ""
         for item in marked if reason else ():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nemo_mcpo.platform.packages import package_rows
 from nemo_mcpo.platform.report import Row, failures, render
+from nemo_mcpo.platform.requirements import requirement_rows
 
 BF16_CAPABILITY = 8.0
 FP8_CAPABILITY = 8.9
@@ -120,7 +121,7 @@ def examine(folder: Path) -> tuple[Row, ...]:
     """Every row of the table."""
     packages, gpus = package_rows(), gpu_rows(*query_gpus())
     python = python_row(sys.version_info[:2])
-    return (python, *packages, *gpus, *torch_sees_gpus_row(packages, gpus), *host_rows(folder))
+    return (python, *packages, *requirement_rows(), *gpus, *torch_sees_gpus_row(packages, gpus), *host_rows(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

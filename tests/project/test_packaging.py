@@ -52,6 +52,7 @@ def test_gpu_packages_stay_out_of_base_and_lock(metadata: dict) -> None:
 
 def test_version_has_one_home(metadata: dict) -> None:
     assert metadata["version"] == nemo_mcpo.__version__
+    assert f"\nARG VERSION={nemo_mcpo.__version__}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_the_environment_is_the_lock() -> None:

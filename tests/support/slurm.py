@@ -59,12 +59,13 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 
 
 class Slurm:
-    """A running cluster; call ``stop``. ``root`` must be a short path: sockets stand in it."""
+    """A running cluster; call ``stop``. ``root`` must be a short path: sockets stand in it. ``plugin``: for srun."""
 
-    def __init__(self, root: Path, nodes: int = 2, cpus: int = 8) -> None:
+    def __init__(self, root: Path, nodes: int = 2, cpus: int = 8, plugin: Path | None = None) -> None:
         self.root, self.nodes = root, nodes
         self.environment = os.environ | {"SLURM_CONF": str(root / "slurm.conf")}
         self._write(cpus)
+        (root / "plugstack.conf").write_text(f"required {plugin}\n" if plugin else "")
         munge = [
             "--key-file",
             "key",
@@ -102,7 +103,6 @@ class Slurm:
         )
         (root / "gres.conf").write_text(gres)
         (root / "cgroup.conf").write_text(CGROUP)
-        (root / "plugstack.conf").touch()
 
     def start_controller(self) -> None:
         self.call("slurmctld", "-f", str(self.root / "slurm.conf"))

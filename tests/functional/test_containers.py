@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job script that was given an image: what it asks of pyxis and of apptainer, and a run through both."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.configs import ROOT
+from tests.support.jobs import JOB, said, site, submit
+from tests.support.launch import metrics
+from tests.support.slurm import Slurm
+
+pytestmark = [pytest.mark.functional, pytest.mark.slurm]
+PLUGIN = ROOT / "tests" / "support" / "fakepyxis.c"
+
+# Each rank notes where it is and what the plugin was told.
+PYTHON = f"""\
+#!/bin/sh
+printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" \\
+    >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
+exec {sys.executable} "$@"
+"""
+# Each rank notes its words; those before the program are dropped.
+APPTAINER = """\
+#!/bin/sh
+printf '%s\\n' "$@" >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
+cd "$6" && shift 7 && exec "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def with_pyxis() -> Iterator[Slurm]:
+    """A real Slurm whose srun takes pyxis' options."""
+    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
+    plugin = root / "fakepyxis.so"
+    if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
+        shutil.rmtree(root)
+        pytest.skip("no C compiler, or no headers of Slurm's plugins (Debian: gcc libc6-dev libslurm-dev)")
+    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", plugin, PLUGIN], check=True)
+    cluster = Slurm(root, plugin=plugin)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(root)
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def mounts(results: Path) -> str:
+    """The repository, results, the cache, and one that the site adds."""
+    own = (ROOT, results, results / "cache")
+    return ",".join([*(f"{path}:{path}" for path in own), f"{results}:/extra"])
+
+
+def run(slurm: Slurm, inputs: Path, results: Path, **changes: str) -> list[list[str]]:
+    """Two steps on two nodes; what each rank noted."""
+    settings = {"TASKS_PER_NODE": "1", "CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": f"{results}:/extra"}
+    job = submit(slurm, inputs, results, "trainer.mcpo.max_steps=2", **(settings | changes))
+    assert slurm.wait(job)["JobState"] == "COMPLETED", said(results)
+    assert [line["step"] for line in metrics(results / "run")] == [1, 2]
+    return [(results / f"rank{rank}").read_text().splitlines() for rank in range(2)]
+
+
+def test_a_run_through_pyxis(with_pyxis, inputs, tmp_path):
+    python = program(tmp_path / "python", PYTHON)
+    noted = run(with_pyxis, inputs, tmp_path, PYTHON=str(python))
+    assert noted == [[str(ROOT), "image.sqsh", mounts(tmp_path), str(ROOT)]] * 2
+
+
+def test_a_run_through_apptainer(slurm, inputs, tmp_path):
+    apptainer = program(tmp_path / "bin" / "apptainer", APPTAINER)
+    (tmp_path / "site.env").write_text(f"PATH={apptainer.parent}:$PATH\n")
+    for words in run(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env")):
+        own = ["exec", "--nv", "--bind", mounts(tmp_path), "--pwd", str(ROOT), "image.sqsh"]
+        assert words[:9] == [*own, sys.executable, str(ROOT / "examples" / "train_gpt_mcpo.py")]
+
+
+def test_the_program_is_the_image_s(with_pyxis, tmp_path):
+    """Without PYTHON in the site: the repository's .venv is the host's."""
+    settings = {name: value for name, value in site(tmp_path).items() if name != "PYTHON"}
+    plan = with_pyxis.call("bash", str(JOB), "--dry-run", CONTAINER_IMAGE="image.sqsh", **settings)
+    assert f"--container-workdir={ROOT} python {ROOT}/examples/train_gpt_mcpo.py " in plan
+
+
+@pytest.mark.parametrize("where", ["/absent", "/absent:/x:ro"])
+def test_a_mount_that_does_not_exist(with_pyxis, inputs, tmp_path, where):
+    changes = {"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": f"/usr:/host,{where}"}
+    job = submit(with_pyxis, inputs, tmp_path, **changes)
+    assert with_pyxis.wait(job, 30.0)["ExitCode"] == "2:0"
+    assert "error: a mount does not exist: /absent" in said(tmp_path)
