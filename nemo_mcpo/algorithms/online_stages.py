@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import Facts, OnlineRun
-from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, segment_data, segment_of
+from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, prompts_with_words, segment_data, segment_of
 from nemo_mcpo.config import OnlineRunConfig, check_architecture
-from nemo_mcpo.data.prepared import PreparedDataset
-from nemo_mcpo.data.prompts import read_conversations
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.errors import CheckpointError, RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
@@ -85,7 +83,7 @@ def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
         "sampling": asdict(sampling),
     }
     store = SampleStore(files.samples, manifest)
-    engine = build_engine(run, segment, sampling)
+    engine = build_engine(run.config, sampling, files.logs / "generate")
     try:
         engine.load(str(files.policy))
         facts = asdict(generate_samples(engine, store, dict(prompts), plan, progress=True))
@@ -104,7 +102,7 @@ def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     for sample in read_complete(files.samples):
         answers[sample.key.prompt_id].append(sample)
     different = dict(prompts)  # a prompt that stands twice in the data is judged once
-    judge = build_judge(run, segment)
+    judge = build_judge(run.config, files.logs / "judge")
     try:
         grouped = [answers[prompt_id] for prompt_id in different]
         found = rank_answers(judge, list(different.values()), grouped, progress=True)
@@ -143,12 +141,9 @@ def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[
     config = run.config
     prompts = open_prompts(config, initial_model(config))
     rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
-    words = conversations_of(config, prompts, rows) if with_words else {}
-    trees = [prompts[row] for row in rows]
-    return prompts.fingerprint, [
-        (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(row, ())))
-        for row, tree in zip(rows, trees, strict=True)
-    ]
+    return prompts.fingerprint, prompts_with_words(
+        prompts, rows, config.model.data.train, config.model.data.format, with_words=with_words
+    )
 
 
 def _check_prompts(samples: Path, fingerprint: str) -> None:
@@ -164,35 +159,28 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
         )
 
 
-def conversations_of(config: OnlineRunConfig, prompts: PreparedDataset, rows: list[int]) -> dict[int, tuple]:
-    """The words of prompts by row."""
-    sources = {row: prompts.source(row) for row in rows}
-    found = read_conversations(config.model.data.train, config.model.data.format, sources.values())
-    return {row: found[source] for row, source in sources.items()}
-
-
-def build_engine(run: OnlineRun, segment: int, sampling: Sampling) -> Engine:
-    """``rollouts.engine``."""
-    rollouts = run.config.rollouts
+def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
+    """``rollouts.engine``; servers that it starts write to ``logs``."""
+    rollouts = config.rollouts
     if rollouts.engine == "hf":
         from nemo_mcpo.rollouts.hf import HuggingFaceEngine
 
         return HuggingFaceEngine(sampling, rollouts.batch_size)
     from nemo_mcpo.rollouts.openai_engine import OpenAIEngine
 
-    return OpenAIEngine(sampling, rollouts.server, run.files(segment).directory / "logs" / "generate")
+    return OpenAIEngine(sampling, rollouts.server, logs)
 
 
-def build_judge(run: OnlineRun, segment: int) -> Judge:
-    """``judge.kind``."""
-    settings = run.config.judge
+def build_judge(config: OnlineRunConfig, logs: Path) -> Judge:
+    """``judge.kind``; servers that it starts write to ``logs``."""
+    settings = config.judge
     if settings.kind == "rule":
         return RuleJudge(load_rule(settings.rule or ""))
-    cache = VerdictCache(Path(run.config.model.data.cache_dir).expanduser() / "verdicts")
+    cache = VerdictCache(Path(config.model.data.cache_dir).expanduser() / "verdicts")
     if settings.kind == "reward_model":
         from nemo_mcpo.judging.reward_model import RewardModelJudge
 
         return RewardModelJudge(settings.reward_model or "", settings.batch_size, cache)
     from nemo_mcpo.judging.language_model import LanguageModelJudge
 
-    return LanguageModelJudge(settings, cache, run.files(segment).directory / "logs" / "judge")
+    return LanguageModelJudge(settings, cache, logs)

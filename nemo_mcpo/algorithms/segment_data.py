@@ -24,9 +24,11 @@ from nemo_mcpo.algorithms.segments import Segment, SegmentFiles, split_steps
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.data.prompts import read_conversations
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.models.pretrained import Pretrained
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.sampling import check_chain
 
 
@@ -72,6 +74,19 @@ def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segme
     size = config.model.global_batch_size
     places = order.take(segment.first_step * size, (segment.last_step - segment.first_step) * size)
     return list(dict.fromkeys(index for _, index in places))
+
+
+def prompts_with_words(
+    prompts: PreparedDataset, rows: Sequence[int], path: str, data_format: str, *, with_words: bool
+) -> list[tuple[int, Prompt]]:
+    """Ids and prompts of some rows; their words, which stand in the file at ``path``, only where they are needed."""
+    sources = {row: prompts.source(row) for row in rows}
+    words = read_conversations(path, data_format, sources.values()) if with_words else {}
+    trees = [prompts[row] for row in rows]
+    return [
+        (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(sources[row], ())))
+        for row, tree in zip(rows, trees, strict=True)
+    ]
 
 
 def segment_data(number: int, files: SegmentFiles) -> OpenData:

@@ -37,6 +37,10 @@ class SegmentFiles:
         return self.directory / f"policy-{self.directory.name}"
 
     @property
+    def logs(self) -> Path:
+        return self.directory / "logs"
+
+    @property
     def samples(self) -> Path:
         return self.directory / "samples"
 

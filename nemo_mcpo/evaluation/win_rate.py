@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two policies answer the same held-out prompts, and a judge says which answer is better.
+
+A tie counts half. The judge sees each pair in a drawn order; with ``judge.both_orders`` in both. Everything is kept
+under the output directory as it is made, so that a call that was interrupted goes on:
+
+    answers/policy/, answers/baseline/   stores of samples (``rollouts.store``)
+    win_rate.json                        the outcome
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+from nemo_mcpo.algorithms.online_stages import PROMPTS, build_engine, build_judge
+from nemo_mcpo.algorithms.run_data import open_dataset
+from nemo_mcpo.algorithms.segment_data import prompts_with_words
+from nemo_mcpo.algorithms.validation import num_validation_prompts
+from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.evaluation.intervals import Interval, rate_interval
+from nemo_mcpo.judging.judgement import Judgement
+from nemo_mcpo.judging.rank import rank_answers
+from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.rollouts.append_log import write_json
+from nemo_mcpo.rollouts.generate import Plan, generate_samples
+from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
+from nemo_mcpo.rollouts.store import SampleStore, read_complete
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """How the first policy fared.
+
+    Attributes:
+        win_rate: with its 95 % interval; a tie counts half.
+        ties: comparisons without a winner, and pairs of equal answers.
+        failures: comparisons without a verdict, which do not count.
+        unanswered: prompts that one of the two has no answer to, which do not count.
+        policy_tokens, baseline_tokens: mean length of an answer.
+    """
+
+    win_rate: Interval
+    wins: int
+    ties: int
+    losses: int
+    failures: int
+    unanswered: int
+    policy_tokens: float
+    baseline_tokens: float
+
+
+def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out: Path) -> WinRate:
+    """Answer ``model.data.validation`` with two Hugging Face directories at the first of ``rollouts.temperatures``.
+
+    Raises:
+        ConfigError: there are no validation prompts.
+        RolloutError: too many answers or verdicts are missing.
+    """
+    fingerprint, prompts = _held_out_prompts(config, policy)
+    ours = _answers(config, policy, prompts, fingerprint, out / "answers" / "policy")
+    theirs = _answers(config, baseline, prompts, fingerprint, out / "answers" / "baseline")
+    pairs = {number: (ours[number], theirs[number]) for number in prompts if number in ours and number in theirs}
+    different = [number for number, pair in pairs.items() if pair[0].text != pair[1].text]
+    judge = build_judge(config, out / "logs" / "judge")
+    try:
+        found = rank_answers(judge, [prompts[n] for n in different], [pairs[n] for n in different], progress=True)
+    finally:
+        judge.close()
+    result = count_outcomes(found, list(pairs.values()), len(prompts))
+    write_json(out / "win_rate.json", {"policy": str(policy), "baseline": str(baseline), **asdict(result)})
+    return result
+
+
+def count_outcomes(
+    judgements: Sequence[Judgement | None], pairs: Sequence[tuple[Sample, Sample]], num_prompts: int
+) -> WinRate:
+    """Add up judgements of those ``pairs``, the policy's answer first, that are not equal."""
+    known = [judgement for judgement in judgements if judgement is not None]
+    decided = [judgement for judgement in known if not judgement.failures]
+    wins = sum(judgement.order == (0, 1) for judgement in decided)
+    losses = sum(judgement.order == (1, 0) for judgement in decided)
+    counted = len(decided) + len(pairs) - len(judgements)
+    if counted == 0:
+        raise RolloutError("no pair of answers has a verdict", where="judge", got=f"{len(known)} without one")
+    ties = counted - wins - losses
+    return WinRate(
+        win_rate=rate_interval(wins + ties / 2, counted),
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        failures=len(known) - len(decided),
+        unanswered=num_prompts - len(pairs),
+        policy_tokens=fmean(pair[0].num_tokens for pair in pairs),
+        baseline_tokens=fmean(pair[1].num_tokens for pair in pairs),
+    )
+
+
+def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[int, Prompt]]:
+    """Their fingerprint, and the prompts by id; ``trainer.mcpo.limit_val_batches`` holds."""
+    path = config.model.data.validation
+    if path is None:
+        raise ConfigError("there are no held-out prompts", where="model.data.validation", cure="set it to a file")
+    pretrained = open_pretrained(str(policy), config.model.data.cache_dir)
+    prompts = open_dataset(config, pretrained, path, min_answers=0, drop_ranks=())
+    rows = range(num_validation_prompts(config, len(prompts)))
+    found = prompts_with_words(prompts, rows, path, config.model.data.format, with_words=True)
+    return prompts.fingerprint, dict(found)
+
+
+def _answers(
+    config: OnlineRunConfig, directory: Path, prompts: Mapping[int, Prompt], fingerprint: str, store: Path
+) -> dict[int, Sample]:
+    """One answer to each prompt, by its id."""
+    rollouts = config.rollouts
+    sampling = Sampling(rollouts.max_tokens, rollouts.top_p, config.model.seed)
+    plan = Plan(0, (rollouts.temperatures[0],), 1, 0)
+    manifest = {
+        "policy": hash_weights(directory),
+        PROMPTS: fingerprint,
+        "plan": asdict(plan),
+        "sampling": asdict(sampling),
+    }
+    samples = SampleStore(store, manifest)
+    engine = build_engine(config, sampling, store.parent.parent / "logs" / store.name)
+    try:
+        engine.load(str(directory))
+        generate_samples(engine, samples, prompts, plan, progress=True)
+    finally:
+        engine.close()
+    return {sample.key.prompt_id: sample for sample in read_complete(store)}
+
+
+def win_rate_line(result: WinRate) -> str:
+    """One line for people."""
+    rate = result.win_rate
+    return (
+        f"win rate {rate.mean:.1%} ({rate.low:.1%}–{rate.high:.1%}): {result.wins} won, {result.ties} ties, "
+        f"{result.losses} lost, {result.failures} without a verdict, {result.unanswered} without an answer; "
+        f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens an answer"
+    )

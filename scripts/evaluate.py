@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The win rate of one policy against another on held-out prompts, by the judge of the configuration.
+
+    python scripts/export_model.py --checkpoint results/run --out results/run/huggingface
+    python scripts/evaluate.py --policy results/run/huggingface --baseline SFT_DIR --out results/run/evaluation \
+        pretrained_checkpoint.restore_from_path=SFT_DIR model.data.train=FILE model.data.validation=HELD_OUT_FILE \
+        judge.server.model=DIR
+
+Overrides are those of examples/train_gpt_onmcpo.py. Kill it any time: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_mcpo.algorithms.online_command import online_config
+from nemo_mcpo.platform.accelerator import select_accelerator
+from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.stopping import StopRequest
+
+CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Answer, judge, count."""
+    StopRequest().leave_at_once()  # every answer and verdict is saved when it is there
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, required=True, help="Hugging Face directory")
+    parser.add_argument("--baseline", type=Path, required=True, help="Hugging Face directory")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments, overrides = parser.parse_known_args(argv)
+    config = online_config(overrides, CONF)
+    select_accelerator(config.trainer.accelerator)
+    # torch and transformers take seconds to import, which a wrong key need not wait for.
+    from nemo_mcpo.evaluation.win_rate import compare_policies, win_rate_line
+
+    print(win_rate_line(compare_policies(config, arguments.policy, arguments.baseline, arguments.out)), flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
