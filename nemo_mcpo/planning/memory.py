@@ -68,7 +68,7 @@ def worst_rank(architecture: ModelArchitecture, layout: Layout, data: DataShape)
     """Of the first stage (most rows in flight, the embedding) and the last (the head): no other needs more."""
     rows = rows_of(layout, data)
     stages = {0, layout.pipeline - 1}
-    return max((_stage(architecture, layout, rows, stage) for stage in stages), key=lambda memory: memory.peak)
+    return max((stage_memory(architecture, layout, rows, stage) for stage in stages), key=lambda memory: memory.peak)
 
 
 def in_flight(layout: Layout, num_rows: int, stage: int) -> int:
@@ -81,22 +81,25 @@ def in_flight(layout: Layout, num_rows: int, stage: int) -> int:
     return min(most, num_rows * layout.virtual)
 
 
-def _stage(architecture: ModelArchitecture, layout: Layout, rows: Rows, stage: int) -> Memory:
+def stage_memory(
+    architecture: ModelArchitecture, layout: Layout, rows: Rows, stage: int, kernels: kept.Kernels = kept.GPU
+) -> Memory:
+    """Of a rank of a pipeline stage, counted from 0."""
     buckets = stage_elements(architecture, layout, stage)
     elements = sum(buckets)
     last = stage == layout.pipeline - 1
     # One row may be as large as the budget; the others in flight are as long as the mean.
     tokens = rows.largest + (in_flight(layout, rows.count, stage) - 1) * min(rows.even, rows.largest)
     num_layers = architecture.num_layers / (layout.pipeline * layout.virtual)
-    layer = kept.layer_bytes(architecture, layout, layout.recompute, rows.gathered)
+    layer = kept.layer_bytes(architecture, layout, layout.recompute, rows.gathered, kernels)
     activations = tokens * num_layers * layer
     if last:
-        activations += kept.output_bytes(architecture, layout, rows.targets, rows.largest, kept.GPU)
+        activations += kept.output_bytes(architecture, layout, rows.targets, rows.largest, kernels)
     else:  # the output that was sent on stays until its gradient arrives
         activations += tokens * layout.itemsize * architecture.hidden_size / layout.split
     backward = kept.backward_bytes(architecture, layout, rows.largest)
     if layout.recompute == "full":  # the activations of the layer at hand, again
-        backward += rows.largest * kept.layer_bytes(architecture, layout, "none", rows.gathered)
+        backward += rows.largest * kept.layer_bytes(architecture, layout, "none", rows.gathered, kernels)
     fp8_copies = 2 * sum(layer_parameters(architecture, layout.tensor)) * architecture.num_layers / layout.pipeline
     return Memory(
         stage=stage,
@@ -106,7 +109,7 @@ def _stage(architecture: ModelArchitecture, layout: Layout, rows: Rows, stage: i
         optimizer=optimizer_bytes(elements, layout),
         activations=activations,
         recorded=kept.recorded_bytes(architecture, layout, rows.recorded),
-        head=kept.head_bytes(architecture, layout, rows.targets * rows.largest) if last else 0.0,
+        head=kept.head_bytes(architecture, layout, rows.targets * rows.largest, kernels) if last else 0.0,
         backward=backward,
         scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scores else 0.0,
         saving=4 * max(buckets) * (1 + 1 / layout.data),
@@ -119,5 +122,5 @@ def optimizer_bytes(elements: int, layout: Layout) -> float:
 
 
 def host_bytes(memory: Memory, layout: Layout) -> float:
-    """Host memory of a process while a checkpoint is written: gathered states, two copies of one, its share, weights."""
+    """Host memory of a process while a checkpoint is written: states, two copies of one, its share, weights."""
     return memory.gradients / 4 * (12 + 8 + 12 / layout.data) + memory.weights

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the plan says a forward pass keeps, against what autograd really keeps in a small model."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
+from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes
+from nemo_mcpo.planning.workload import rows_of
+from nemo_mcpo.trees.backends import flash_attn
+from nemo_mcpo.trees.packing import build_row
+from tests.support.planned import ARCHITECTURES, DATA, LiveBytes, fill, layout_of, trees
+from tests.support.trees import place
+
+TOLERANCE = 0.03
+IN_BF16 = replace(CPU, norm=5)
+"""Inside of a norm a CPU keeps two tensors in float32."""
+FUSED = replace(CPU, swiglu=3, gathers=True)
+"""A GPU's fused feed-forward and variable-length attention, with the norms of a CPU."""
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def measured_and_planned(name: str, layout: ParallelLayout, kernels: Kernels) -> tuple[int, float]:
+    """Bytes kept by a forward pass of four trees in one row."""
+    architecture = ARCHITECTURES[name]
+    [chunk] = build_gpt(architecture, layout)
+    fill(chunk.parameters())
+    if kernels.gathers:
+        chunk.attend = flash_attn.attend
+        chunk.config.bias_activation_fusion = True
+    batch = trees(4)
+    tokens = sum(tree.num_tokens for tree in batch)
+    row = build_row(place(batch), tokens)
+    live = LiveBytes(chunk.parameters())
+    output = live.during(lambda: chunk(row))
+    measured = live.now
+    del output
+    planned_layout = layout_of(layout)
+    rows = rows_of(planned_layout, DATA)
+    layers = architecture.num_layers * layer_bytes(
+        architecture, planned_layout, layout.recompute, rows.gathered, kernels
+    )
+    return measured, tokens * layers + output_bytes(architecture, planned_layout, rows.targets, tokens, kernels)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_forward_pass_keeps_what_is_planned(name, recompute):
+    measured, planned = measured_and_planned(name, ParallelLayout(recompute=recompute), CPU)
+    assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_in_bf16(recompute):
+    layout = ParallelLayout(recompute=recompute, dtype=torch.bfloat16)
+    measured, planned = measured_and_planned("llama", layout, IN_BF16)
+    assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_with_the_kernels_of_a_gpu(name, recompute, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=varlen))
+    with torch.compiler.set_stance("force_eager"):
+        measured, planned = measured_and_planned(name, ParallelLayout(recompute=recompute), FUSED)
+    assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+def varlen(query, key, value, *lengths, causal):
+    return Varlen.apply(query, key, value)
+
+
+class Varlen(torch.autograd.Function):
+    """Keeps what FlashAttention keeps: queries, gathered keys and values, context, log-sum-exps."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        context, log_sum_exp = (
+            torch.zeros_like(query, memory_format=torch.contiguous_format),
+            query.new_zeros(query.shape[:2], dtype=torch.float32),
+        )
+        ctx.save_for_backward(query, key, value, context, log_sum_exp)
+        return context
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError
