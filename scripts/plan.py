@@ -40,10 +40,8 @@ def main(argv: Sequence[str]) -> None:
     config = _config(config_name, overrides, arguments.model, world_size=arguments.gpus)
     architecture = _architecture(arguments.model, config)
     check_architecture(config, architecture)
-    gpu = find_gpu(arguments.gpu)
-    plan = make_plan(
-        config, Question(architecture, _data(arguments), gpu, arguments.mfu, arguments.write_gbs), arguments.gpus
-    )
+    gpu, data = find_gpu(arguments.gpu), _data(arguments, config)
+    plan = make_plan(config, Question(architecture, data, gpu, arguments.mfu, arguments.write_gbs), arguments.gpus)
     print(describe(plan))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -69,10 +67,11 @@ def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
     return open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir).architecture
 
 
-def _data(arguments: argparse.Namespace) -> DataShape:
+def _data(arguments: argparse.Namespace, config: RunConfig) -> DataShape:
     """Means of a prepared dataset, or what the flags say."""
     if arguments.prepared is None:
-        return DataShape(arguments.prompts, arguments.prompt_length, arguments.completion_length, arguments.candidates)
+        candidates = min(arguments.candidates, config.model.data.max_candidates or arguments.candidates)
+        return DataShape(arguments.prompts, arguments.prompt_length, arguments.completion_length, candidates)
     from nemo_mcpo.data.prepared import PreparedDataset
 
     dataset = PreparedDataset(arguments.prepared)

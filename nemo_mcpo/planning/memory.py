@@ -9,7 +9,8 @@
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
     saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU
 
-The reference's log-probs are on disk, one number a completion: a reference that stays costs nothing on the GPU.
+Weights, gradients, optimizer and saving are exact; a layer's backward pass is a bound. The reference's log-probs are on
+disk, one number a completion: they cost nothing on the GPU.
 """
 
 from __future__ import annotations

@@ -89,7 +89,11 @@ def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
     return [
         ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"{time.kept_bytes / 1e9:,.0f} GB on disk at most"),
         ("writing", f"{time.checkpoint_seconds:,.0f} s", speed),
-        ("host memory", f"{plan.host_bytes / 1e9:,.0f} GB", "of every process while one is written"),
+        (
+            "host memory",
+            f"{plan.host_bytes / 1e9:,.0f} GB",
+            f"of every process while one is written, {8 * plan.host_bytes / 1e9:,.0f} GB a node of 8",
+        ),
     ]
 
 

@@ -12,7 +12,13 @@ from nemo_mcpo.models.architecture import ModelArchitecture
 def _shape(
     family: str, layers: int, hidden: int, ffn: int, heads: int, groups: int, vocab: int, **more: Any
 ) -> ModelArchitecture:
-    options = {"head_dim": 128, "max_positions": 131072, "norm_epsilon": 1e-5, "rope_theta": 5e5, "dtype": "bfloat16"}
+    options: dict[str, Any] = {
+        "head_dim": 128,
+        "max_positions": 131072,
+        "norm_epsilon": 1e-5,
+        "rope_theta": 5e5,
+        "dtype": "bfloat16",
+    }
     return ModelArchitecture(family, layers, hidden, ffn, heads, groups, vocab_size=vocab, **(options | more))
 
 

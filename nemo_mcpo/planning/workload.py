@@ -26,7 +26,7 @@ class DataShape:
     """Means of the training data; lengths in tokens.
 
     The defaults are of the size of Nectar (183,000 prompts, seven answers of which one is dropped); the lengths are
-    assumed.
+    assumed: the shorter shape of docs/performance.md.
 
     Attributes:
         candidates: answers beside the preferred one.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from nemo_mcpo.platform.command import load_run_config
 from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, shut_down
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.planned import ARCHITECTURES, LAYOUTS, ROW_TOKENS, LiveBytes, fill, preferences, storage_bytes
+from support.planned import ARCHITECTURES, LAYOUTS, MEASURED, ROW_TOKENS, LiveBytes, fill, preferences, storage_bytes
 
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 
@@ -44,12 +44,11 @@ def main(directory: str, *names: str) -> None:
             virtual_pipeline_parallel=layout.virtual_pipeline,
             seed=1,
         )
-        for model in ARCHITECTURES:
-            for precision in ("32", "bf16"):
-                out = Path(directory) / name / f"{model}-{precision}"
-                out.mkdir(parents=True, exist_ok=True)
-                found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision)
-                (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
+        for model, precision in (case.split("-") for case in MEASURED[name]):
+            out = Path(directory) / name / f"{model}-{precision}"
+            out.mkdir(parents=True, exist_ok=True)
+            found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision)
+            (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
         parallel_state.destroy_model_parallel()
     shut_down()
 
@@ -86,7 +85,6 @@ def measure(out: Path, name: str, layout: ParallelLayout, precision: str) -> dic
     save(model, out / "checkpoint", gathered)
     return {
         "stage": parallel_state.get_pipeline_model_parallel_rank(),
-        "layout": asdict(layout) | {"dtype": precision},
         "data": parallel_state.get_data_parallel_world_size(),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "weights": storage_bytes(parameters),

@@ -15,12 +15,11 @@ from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.planning.workload import BYTES, rows_of
 from tests.support.launch import run
-from tests.support.planned import ARCHITECTURES, DATA, LAYOUTS, layout_of
+from tests.support.planned import ARCHITECTURES, DATA, LAYOUTS, MEASURED, layout_of
 
 PROGRAM = Path(__file__).with_name("plan_against_run.py")
 ONE = ("one",)
-MODELS = [f"{name}-{precision}" for name in ARCHITECTURES for precision in BYTES]
-CASES = [(layout, model) for layout in LAYOUTS for model in MODELS]
+CASES = [(layout, model) for layout, models in MEASURED.items() for model in models]
 
 pytestmark = pytest.mark.parallel
 

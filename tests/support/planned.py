@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.gpt import ParallelLayout
@@ -35,6 +38,15 @@ LAYOUTS = {
     "pp2": ParallelLayout(pipeline=2),
     "interleaved": ParallelLayout(pipeline=2, virtual_pipeline=2),
 }
+MEASURED = {
+    "one": ("llama-32", "llama-bf16"),
+    "dp2": ("llama-bf16", "tied-32"),
+    "tp2": ("llama-32", "qwen2-32", "qwen3-32"),
+    "tp2-sp": ("llama-bf16", "qwen3-32"),
+    "pp2": ("llama-32", "llama-bf16", "tied-32"),
+    "interleaved": ("llama-32", "tied-bf16"),
+}
+"""Models and precisions that train in a layout."""
 NUM_TREES = 16
 ROW_TOKENS = 200
 """Two trees."""
@@ -120,3 +132,30 @@ class LiveBytes:
         """Call, and count."""
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Kept(self, tensor), lambda kept: kept.tensor):
             return call()
+
+
+class Allocations(TorchDispatchMode):
+    """The bytes of all tensors that come into being in its context, at most and now; ``known`` ones do not count."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.live: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage.data_ptr() not in self.known and storage._cdata not in self.live:
+            self.live[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, storage._cdata)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.live.pop(key)

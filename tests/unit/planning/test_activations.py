@@ -6,16 +6,31 @@ from __future__ import annotations
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from nemo_mcpo.models.forward_step import train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
+from nemo_mcpo.models.optimizer import wrap_for_training
+from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes
+from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.workload import rows_of
 from nemo_mcpo.trees.backends import flash_attn
 from nemo_mcpo.trees.packing import build_row
-from tests.support.planned import ARCHITECTURES, DATA, LiveBytes, fill, layout_of, trees
+from tests.support.planned import (
+    ARCHITECTURES,
+    DATA,
+    ROW_TOKENS,
+    Allocations,
+    LiveBytes,
+    fill,
+    layout_of,
+    preferences,
+    trees,
+)
 from tests.support.trees import place
 
 TOLERANCE = 0.03
@@ -92,3 +107,23 @@ class Varlen(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "recompute", "bound"), [(1000, "none", 1.1), (1000, "full", 1.5), (40000, "none", 1.01)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_peak_of_a_training_pass(vocab_size, recompute, bound, dtype):
+    """A large vocabulary makes the head the peak, which is exact; a layer's backward pass is bounded."""
+    architecture = replace(ARCHITECTURES["llama"], vocab_size=vocab_size)
+    layout = ParallelLayout(recompute=recompute, dtype=dtype)
+    chunks = build_gpt(architecture, layout)
+    fill(chunks[0].parameters())
+    wrapped = wrap_for_training(chunks, bf16=dtype == torch.bfloat16)
+    fixed = [*chunks[0].parameters(), *(buffer.grad_data for buffer in wrapped[0].buffers)]
+    with Allocations(fixed) as allocations:
+        train_trees(wrapped, preferences(), partial(OBJECTIVES["dpo"], beta=0.1), ROW_TOKENS)
+    planned = layout_of(layout)
+    kernels = CPU if dtype == torch.float32 else IN_BF16
+    memory = stage_memory(architecture, planned, rows_of(planned, DATA), 0, kernels)
+    assert 0.99 < memory.phases["training"] / allocations.peak < bound
