@@ -9,8 +9,8 @@
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
     saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU
 
-Weights, gradients, optimizer and saving are exact; a layer's backward pass is a bound. The reference's log-probs are on
-disk, one number a completion: they cost nothing on the GPU.
+Weights, gradients, optimizer and saving are exact; a layer's backward pass is a bound. The reference's log-probs are
+on disk, one number a completion: they cost nothing on the GPU.
 """
 
 from __future__ import annotations
@@ -60,9 +60,14 @@ class Memory:
         }
 
     @property
+    def worst_phase(self) -> str:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda name: self.phases[name])
+
+    @property
     def peak(self) -> float:
         """The most there is at once, with fragmentation and what is reserved."""
-        return (self.fixed + max(self.phases.values())) * (1 + FRAGMENTATION) + RESERVED
+        return (self.fixed + self.phases[self.worst_phase]) * (1 + FRAGMENTATION) + RESERVED
 
 
 def worst_rank(architecture: ModelArchitecture, layout: Layout, data: DataShape) -> Memory:

@@ -49,7 +49,7 @@ def _run(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     memory, gpu = plan.memory, plan.question.gpu
-    phase = max(memory.phases, key=lambda name: memory.phases[name])
+    phase = memory.worst_phase
     rest = memory.peak - memory.fixed - memory.phases[phase]
     parts = [
         ("weights", memory.weights, ""),
@@ -78,7 +78,11 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
         ("tokens a step", f"{time.step_tokens:,.0f}", scored),
         ("tokens", f"{time.steps * time.step_tokens:.3e}", f"trained in {time.steps:,} steps"),
         ("reference", f"{time.reference_seconds / 3600:.2f} h", "once, every answer scored"),
-        ("run", f"{time.hours:.1f} h", "with reference and checkpoints; without validation"),
+        (
+            "run",
+            f"{time.hours:.1f} h",
+            "with reference and checkpoints; without validation, and an online run's answers",
+        ),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}", ""),
     ]
 

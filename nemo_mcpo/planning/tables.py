@@ -21,8 +21,9 @@ USED = 7 / 8
 """Share of the GPUs that a plan must use: the layers of some models divide into few pipelines."""
 
 HEADER = (
-    "| GPUs | used | layout | recompute | row, tokens | batch | GiB a GPU | step, s | run, h | GPU-hours |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| GPUs | used | layout | recompute | row, tokens | batch "
+    "| GiB a GPU | most while | step, s | run, h | GPU-hours |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -46,7 +47,7 @@ def _line(config: RunConfig, question: Question, count: int) -> str:
     if plan is None:
         enough = fewest_gpus(config, question, count)
         needed = f"needs {enough.layout.num_gpus}" if enough else "never fits"
-        return f"| {count} | | does not fit: {needed} | | | | | | | |"
+        return f"| {count} | | does not fit: {needed} | | | | | | | | |"
     layout, time = plan.layout, plan.time
     cells = (
         f"{count}",
@@ -56,6 +57,7 @@ def _line(config: RunConfig, question: Question, count: int) -> str:
         f"{layout.micro_batch_tokens:,}",
         f"{batch}",
         f"{plan.memory.peak / GIB:.1f}",
+        plan.memory.worst_phase,
         f"{time.step_seconds:.2f}",
         f"{time.hours:.1f}",
         f"{plan.gpu_hours:,.0f}",

@@ -34,7 +34,7 @@ def test_8b_by_hand(tmp_path, capsys):
         2 * parameters, 4 * parameters, 12 * parameters / 2
     )  # fmt: skip
     assert memory["saving"] == 4 * parameters * 1.5
-    assert memory["recorded"] == 32 * 22 * (121 + 5 * 288) * 4096 / 4 * 2  # 22 prompts in rows of 32,768 tokens
+    assert memory["recorded"] == 32 * 20 * (121 + 5 * 288) * 4096 / 4 * 2  # 20 prompts in rows of 32,768 tokens
     assert found["time"]["checkpoint_bytes"] == 14 * found["parameters"]
     assert found["time"]["steps"] == 2 * 183_000 // 128
     flops = found["time"]["step_flops"]
@@ -42,6 +42,11 @@ def test_8b_by_hand(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"peak              {memory['peak'] / GIB:.1f}" in printed
     assert "estimated at 40% MFU (not measured)" in printed
+
+
+def test_the_example_of_the_documentation(capsys):
+    main(["gpt_mcpo", "--gpus", "8", "--gpu", "A100-80", "--model", "llama-3.1-8b"])
+    assert capsys.readouterr().out in (ROOT / "docs" / "planning.md").read_text()
 
 
 def test_what_does_not_fit_is_refused_with_a_layout_that_fits(tmp_path):
