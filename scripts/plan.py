@@ -20,15 +20,16 @@ from nemo_mcpo.config import OnlineRunConfig, RunConfig, check_architecture
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.planning.gpus import GPUS, find_gpu
-from nemo_mcpo.planning.plan import Question, make_plan
+from nemo_mcpo.planning.plan import make_plan
 from nemo_mcpo.planning.report import describe
 from nemo_mcpo.planning.search import check_fits
 from nemo_mcpo.planning.shapes import SHAPES, find_shape
 from nemo_mcpo.planning.tables import markdown
-from nemo_mcpo.planning.workload import DataShape
+from nemo_mcpo.planning.workload import MFU, WRITE_GBS, DataShape, Question
 from nemo_mcpo.platform.command import load_run_config, run_command
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
+MODEL_KEY = "pretrained_checkpoint.restore_from_path"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,10 +54,16 @@ def _config(config_name: str, overrides: list[str], model: str | None, world_siz
     """The checked configuration; a plan needs no file of prompts, and with ``model`` no directory of weights."""
     defaults = ["model.data.train=planned"]
     if model is not None:
-        defaults.append(f"pretrained_checkpoint.restore_from_path={model}")
+        defaults.append(f"{MODEL_KEY}={model}")
     schema = OnlineRunConfig if "onmcpo" in config_name else RunConfig
     argv = ["--config-name", config_name, *defaults, *overrides]
-    return load_run_config(argv, config_dir=CONF, config_name=config_name, world_size=world_size, schema=schema)
+    try:
+        return load_run_config(argv, config_dir=CONF, config_name=config_name, world_size=world_size, schema=schema)
+    except ConfigError as error:
+        if error.where != MODEL_KEY or model is not None:
+            raise
+        cure = f"name a public model with --model, or set {MODEL_KEY}=DIR"
+        raise ConfigError("no model to plan for", where=MODEL_KEY, cure=cure) from None
 
 
 def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
@@ -110,8 +117,10 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prompt-length", type=_positive, default=data.prompt_length, help="mean, tokens")
     parser.add_argument("--completion-length", type=_positive, default=data.completion_length, help="mean, tokens")
     parser.add_argument("--candidates", type=int, default=int(data.candidates), help="beside the preferred answer")
-    parser.add_argument("--mfu", type=_positive, default=0.4, help="share of the peak (default: 0.4)")
-    parser.add_argument("--write-gbs", type=_positive, default=2.0, help="file system, GB/s for all (default: 2)")
+    parser.add_argument("--mfu", type=_positive, default=MFU, help=f"share of the peak (default: {MFU})")
+    parser.add_argument(
+        "--write-gbs", type=_positive, default=WRITE_GBS, help=f"file system, GB/s for all (default: {WRITE_GBS:g})"
+    )
     parser.add_argument("--table", action="store_true", help="print the tables of docs/planning.md instead")
     parser.add_argument("--json", type=Path, help="write the plan here")
     arguments = parser.parse_intermixed_args(list(argv))

@@ -6,22 +6,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from nemo_mcpo.config import RunConfig
-from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.planning.gpus import Gpu
 from nemo_mcpo.planning.memory import GIB, Memory, host_bytes, worst_rank
-from nemo_mcpo.planning.run_time import Assumptions, RunTime, run_time
-from nemo_mcpo.planning.workload import DataShape, Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is planned for, whatever the layout."""
-
-    architecture: ModelArchitecture
-    data: DataShape
-    gpu: Gpu
-    mfu: float = 0.4
-    write_gbs: float = 2.0
+from nemo_mcpo.planning.run_time import RunTime, run_time
+from nemo_mcpo.planning.workload import Layout, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +61,5 @@ class Plan:
 def make_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan:
     """The plan of a checked configuration; see ``config.rules.check_processes`` and ``check_architecture``."""
     layout = Layout.from_config(config, num_gpus)
-    peak = question.gpu.peak_flops(config.trainer.precision)
-    assumptions = Assumptions(question.mfu, peak, question.write_gbs)
-    return Plan(
-        question,
-        layout,
-        worst_rank(question.architecture, layout, question.data),
-        run_time(config, question.architecture, layout, question.data, assumptions),
-    )
+    memory = worst_rank(question.architecture, layout, question.data)
+    return Plan(question, layout, memory, run_time(config, question, layout))

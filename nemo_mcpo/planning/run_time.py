@@ -15,25 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mcpo.config import RunConfig
-from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.planning.cost_model import StepCost
 from nemo_mcpo.planning.parameters import checkpoint_bytes
-from nemo_mcpo.planning.workload import DataShape, Layout, rows_of
-
-
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What an estimate rests on.
-
-    Attributes:
-        mfu: share of the peak that a GPU reaches while it works.
-        peak_flops: of one GPU, operations a second.
-        write_gbs: bandwidth of the file system for the whole run, 10^9 bytes a second.
-    """
-
-    mfu: float
-    peak_flops: float
-    write_gbs: float
+from nemo_mcpo.planning.workload import Layout, Question, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +51,16 @@ class RunTime:
         return seconds / 3600
 
 
-def run_time(
-    config: RunConfig, architecture: ModelArchitecture, layout: Layout, data: DataShape, assumptions: Assumptions
-) -> RunTime:
+def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     """See the top of the file."""
-    a, trainer, mcpo = architecture, config.trainer.mcpo, config.model.mcpo
+    a, data, trainer, mcpo = question.architecture, question.data, config.trainer.mcpo, config.model.mcpo
     cost = StepCost(a, recompute=layout.recompute == "full", reuse=layout.reuse is not None)
     tree, pruned = data.tree(1 + data.candidates), data.tree(1 + mcpo.num_negatives)
     batch, rows = layout.global_batch_size, rows_of(layout, data)
     step_flops = batch * (cost.mcpo([tree], mcpo.num_negatives) if layout.scores else cost.trained(pruned))
     imbalance = rows.prompts * layout.data / batch
     bubble = (rows.count + (layout.pipeline - 1) / layout.virtual) / rows.count
-    flops_per_second = layout.num_gpus * assumptions.peak_flops * assumptions.mfu
+    flops_per_second = layout.num_gpus * question.gpu.peak_flops(config.trainer.precision) * question.mfu
     steps = trainer.max_epochs * data.prompts // batch
     steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
     has_reference = mcpo.objective != "sft"
@@ -97,5 +79,5 @@ def run_time(
         checkpoints=-(-steps // interval) if interval else 1,
         checkpoint_bytes=size,
         kept_bytes=size * (trainer.keep_last + trainer.keep_best * (config.model.data.validation is not None) + 1),
-        checkpoint_seconds=size / (assumptions.write_gbs * 1e9),
+        checkpoint_seconds=size / (question.write_gbs * 1e9),
     )

@@ -15,7 +15,8 @@ from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
-from nemo_mcpo.planning.plan import Plan, Question, make_plan
+from nemo_mcpo.planning.plan import Plan, make_plan
+from nemo_mcpo.planning.workload import Question
 
 NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
@@ -42,7 +43,7 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
     question, num_gpus = plan.question, plan.layout.num_gpus
     if better := best_plan(config, question, num_gpus):
         cure = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
-    elif enough := fewest_gpus(config, question, num_gpus):
+    elif enough := _fewer_gpus(config, question, num_gpus) or fewest_gpus(config, question, num_gpus):
         wanted = enough.layout.num_gpus
         cure = f"no layout fits on {num_gpus} GPUs: use {wanted} with {overrides_of(enough)}"
     else:
@@ -60,6 +61,13 @@ def fewest_gpus(config: RunConfig, question: Question, more_than: int) -> Plan |
     """The plan on the fewest whole nodes with more GPUs than that."""
     first = more_than // GPUS_PER_NODE + 1
     plans = (best_plan(config, question, nodes * GPUS_PER_NODE) for nodes in range(first, MOST_NODES + 1))
+    return next((plan for plan in plans if plan), None)
+
+
+def _fewer_gpus(config: RunConfig, question: Question, less_than: int) -> Plan | None:
+    """The plan on the most whole nodes with fewer GPUs than that, into which the layers divide better."""
+    most = (less_than - 1) // GPUS_PER_NODE * GPUS_PER_NODE
+    plans = (best_plan(config, question, count) for count in range(most, 0, -GPUS_PER_NODE))
     return next((plan for plan in plans if plan), None)
 
 

@@ -8,11 +8,11 @@ import math
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
-from nemo_mcpo.planning.plan import Plan, Question
+from nemo_mcpo.planning.plan import Plan
 from nemo_mcpo.planning.report import layout_name
 from nemo_mcpo.planning.search import best_plan, fewest_gpus
 from nemo_mcpo.planning.shapes import SHAPES
-from nemo_mcpo.planning.workload import DataShape
+from nemo_mcpo.planning.workload import DataShape, Question
 
 MODELS = ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b")
 KINDS = ("A100-80", "H100")

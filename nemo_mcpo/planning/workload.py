@@ -14,7 +14,9 @@ import numpy as np
 
 from nemo_mcpo.config import SCORE_FREE_SAMPLERS, RunConfig
 from nemo_mcpo.config.rules import reused_scoring
+from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
+from nemo_mcpo.planning.gpus import Gpu
 from nemo_mcpo.records import PromptTree
 
 BYTES = {"32": 4, "bf16": 2}
@@ -47,6 +49,23 @@ class DataShape:
     def tokens(self, num_completions: float) -> float:
         """Of a prompt with so many completions."""
         return self.prompt_length + num_completions * self.completion_length
+
+
+MFU = 0.4
+"""Assumed share of the peak: what good training of this kind reaches."""
+WRITE_GBS = 2.0
+"""Assumed bandwidth of the file system for the whole run, 10^9 bytes a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is planned for, whatever the layout; see ``MFU`` and ``WRITE_GBS``."""
+
+    architecture: ModelArchitecture
+    data: DataShape
+    gpu: Gpu
+    mfu: float = MFU
+    write_gbs: float = WRITE_GBS
 
 
 @dataclass(frozen=True, slots=True)

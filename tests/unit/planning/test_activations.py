@@ -11,11 +11,13 @@ from functools import partial
 import pytest
 import torch
 
-from nemo_mcpo.models.forward_step import train_trees
+from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
+from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import wrap_for_training
+from nemo_mcpo.models.product_replay import ProductRecording
 from nemo_mcpo.objectives import OBJECTIVES
-from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes
+from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes, recorded_bytes
 from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.workload import rows_of
 from nemo_mcpo.trees.backends import flash_attn
@@ -29,6 +31,7 @@ from tests.support.planned import (
     fill,
     layout_of,
     preferences,
+    storage_bytes,
     trees,
 )
 from tests.support.trees import place
@@ -86,6 +89,21 @@ def test_with_the_kernels_of_a_gpu(name, recompute, monkeypatch):
     with torch.compiler.set_stance("force_eager"):
         measured, planned = measured_and_planned(name, ParallelLayout(recompute=recompute), FUSED)
     assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("reuse", "recording"), [("layers", LayerRecording), ("products", ProductRecording)])
+def test_what_scoring_keeps_for_training(reuse, recording):
+    architecture = ARCHITECTURES["llama"]
+    [chunk] = build_gpt(architecture, ParallelLayout())
+    fill(chunk.parameters())
+    _, rows = score_trees([chunk], trees(4), budget=1000, recording=recording)
+    if reuse == "layers":
+        kept = [(output,) for output in rows[0].tape.outputs.values()]
+    else:
+        kept = [result for results in rows[0].tape.results.values() for result in results]
+    # Attention on a CPU has two results, which are recorded; those of a GPU's kernels are not.
+    measured = storage_bytes(result[0] for result in kept if len(result) == 1)
+    assert measured == recorded_bytes(architecture, replace(layout_of(ParallelLayout()), reuse=reuse), tokens=400)
 
 
 def varlen(query, key, value, *lengths, causal):

@@ -72,6 +72,14 @@ def test_how_many_gpus_are_needed(tmp_path):
     assert plan(tmp_path, *arguments, "--gpus", "32", *proposed)["fits"]
 
 
+def test_layers_that_do_not_divide_leave_gpus_idle(tmp_path):
+    arguments = ("--model", "llama-3.1-405b", "--gpu", "H200", "model.pipeline_model_parallel_size=2")
+    with pytest.raises(
+        DoesNotFitError, match=r"no layout fits on 128 GPUs: use 112 with .*pipeline_model_parallel_size=7"
+    ):
+        plan(tmp_path, *arguments, "--gpus", "128")
+
+
 def test_rules_are_those_of_training(tmp_path):
     with pytest.raises(ConfigError, match="do not divide into model replicas"):
         plan(tmp_path, "gpt_mcpo", "--model", "llama-3.1-8b", "--gpus", "6")
@@ -79,6 +87,8 @@ def test_rules_are_those_of_training(tmp_path):
         plan(tmp_path, "--model", "llama-3.1-405b", "--gpus", "16", "model.pipeline_model_parallel_size=4")
     with pytest.raises(ConfigError, match="--gpu: unknown GPU"):
         plan(tmp_path, "--model", "llama-3.1-8b", "--gpu", "V100")
+    with pytest.raises(ConfigError, match=r"no model to plan for.*--model"):
+        plan(tmp_path, "gpt_mcpo")
 
 
 def test_a_directory_and_every_configuration(tmp_path):
