@@ -10,11 +10,13 @@ import sys
 
 import pytest
 
+from nemo_mcpo.data.prepare import prepare_dataset
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.planning.gpus import GPUS, peak_flops
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.search import DoesNotFitError
 from tests.support.configs import CONF, ROOT
+from tests.support.small_run import write_tokens
 
 SCRIPT = ROOT / "scripts" / "plan.py"
 main = runpy.run_path(str(SCRIPT))["main"]
@@ -123,3 +125,15 @@ def test_exit_codes():
 def test_peaks_by_the_name_of_a_device():
     assert peak_flops("NVIDIA H100 80GB HBM3") == GPUS["H100"].bf16_flops == 989e12
     assert peak_flops("cpu") is None
+
+
+def test_lengths_of_a_prepared_dataset(tmp_path):
+    dataset = prepare_dataset(
+        data=str(write_tokens(tmp_path / "data.jsonl", num_prompts=9)), data_format="tokens", tokenizer_dir=None,
+        vocab_size=300, max_prompt_length=32, max_length=64, drop_ranks=[], max_candidates=None,
+        cache_dir=str(tmp_path), progress=False,
+    )  # fmt: skip
+    data = plan(tmp_path, "--model", "llama-3.2-1b", "--prepared", str(dataset.directory))["data"]
+    assert (data["prompts"], data["candidates"]) == (9, 4)
+    assert data["prompt_length"] == pytest.approx(dataset.prompt_lengths.mean())
+    assert data["longest"] == max(tree.num_tokens for tree in dataset)
