@@ -26,6 +26,7 @@ from nemo_mcpo.models.checkpoint_files import (
     whole_checkpoints,
 )
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
+from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
@@ -128,8 +129,8 @@ class CheckpointManager:
 
     def _start(self, model, temporary: Path) -> None:
         """Refuse before writing where the file system visibly lacks the room."""
-        # Weights, their float32 copy and Adam's two moments; a twentieth more for padding and the small files.
-        needed = 1.05 * model.architecture.num_parameters * (model.layout.dtype.itemsize + 12)
+        # A twentieth more for padding and the small files.
+        needed = 1.05 * checkpoint_bytes(model.architecture.num_parameters, model.layout.dtype.itemsize)
         free = shutil.disk_usage(self.directory).free
         if needed > free:
             raise OSError(f"{needed / 1e6:,.1f} MB are needed")

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 
 from nemo_mcpo.algorithms.negatives import prune
-from nemo_mcpo.benchmarks.cost_model import first_completions, peak_flops
 from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
 from nemo_mcpo.benchmarks.workload import build_trainer, dpo_step, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
+from nemo_mcpo.planning.cost_model import first_completions
+from nemo_mcpo.planning.gpus import peak_flops
 from nemo_mcpo.records import PromptTree
 
 

@@ -13,13 +13,13 @@ from megatron.core import parallel_state
 
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
-from nemo_mcpo.benchmarks.cost_model import StepCost
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.planning.cost_model import StepCost
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, RunConfig
 from nemo_mcpo.errors import ConfigError
 
@@ -128,6 +130,36 @@ def _check_reuse(config: RunConfig) -> None:
             expected=f"auto or false with sampler {model.mcpo.sampler} and objective {model.mcpo.objective}",
             cure="set model.mcpo.reuse_scoring=auto",
         )
+
+
+def reused_scoring(
+    requested: bool | str, *, recompute: str, fp8: str | None, local: bool
+) -> Literal["layers", "products"] | None:
+    """What training reads from the scoring pass, by ``model.mcpo.reuse_scoring``; None where it runs its own.
+
+    With FP8, Transformer Engine keeps scaling factors in the forward pass for the recompute, which a replay skips; its
+    products do not pass through torch, so that only whole layers can be replayed.
+
+    Args:
+        requested: ``model.mcpo.reuse_scoring``.
+        recompute: ``none``, ``selective`` or ``full``.
+        fp8: ``model.fp8``.
+        local: megatron-core's local layers, not Transformer Engine's.
+    """
+    if requested is False:
+        return None
+    if recompute == "full" and fp8 is None:
+        return "layers"
+    if recompute != "full" and local:
+        return "products"
+    if requested == "auto":
+        return None
+    raise ConfigError(
+        "with Transformer Engine the scoring pass can stand in for full recompute only, and not with FP8",
+        where="model.mcpo.reuse_scoring",
+        got=requested,
+        cure="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
+    )
 
 
 RULES = (_check_schedule, _check_lengths, _check_negatives, _check_chain, _check_layout, _check_reuse)

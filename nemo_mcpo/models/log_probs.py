@@ -19,14 +19,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
-LOGITS_PER_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Logits alive at once on a rank: few on a CPU, whose caches are small."""
-
-FEWEST_POSITIONS = 256
-"""Of a chunk, whatever the vocabulary: every chunk of the backward pass reads and writes the whole weight gradient."""
-
-LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
-"""Logits of a whole row that are kept for the backward pass if there are no more of them (64 MB; 0.5 GB)."""
+from nemo_mcpo.models.budgets import FEWEST_POSITIONS, LOGITS_KEPT, LOGITS_PER_CHUNK
 
 
 def completion_log_probs(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nemo_mcpo.config import RunConfig
-from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.config.rules import reused_scoring
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import collect, score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
@@ -56,26 +56,13 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
 
 
 def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable[[], Recording] | None:
-    """What the scoring pass records, by ``model.mcpo.reuse_scoring``; None where training runs a pass of its own.
-
-    With FP8, Transformer Engine keeps scaling factors in the forward pass for the recompute, which a replay skips; its
-    products do not pass through torch, so that only whole layers can be replayed.
-    """
-    if requested is False:
-        return None
-    if layout.recompute == "full" and layout.fp8 is None:
-        return LayerRecording
-    if layout.recompute != "full" and layout.transformer_impl == "local":
+    """What the scoring pass records, by ``config.rules.reused_scoring``; None: training runs its own pass."""
+    local = layout.transformer_impl == "local"
+    reused = reused_scoring(requested, recompute=layout.recompute, fp8=layout.fp8, local=local)
+    if reused == "products":
         # With sequence parallelism the ranks' products are added up into another tensor.
         return partial(ProductRecording, copies=layout.tensor > 1 and not layout.sequence_parallel)
-    if requested == "auto":
-        return None
-    raise ConfigError(
-        "with Transformer Engine the scoring pass can stand in for full recompute only, and not with FP8",
-        where="model.mcpo.reuse_scoring",
-        got=requested,
-        cure="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
-    )
+    return LayerRecording if reused else None
 
 
 class MegatronGPTMCPOModel(ModelPT):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 
+from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.records import PromptTree, TreeBatch
@@ -21,10 +22,6 @@ from nemo_mcpo.trees.packing import (
     separate,
     share_between_ranks,
 )
-
-MICRO_BATCHES_PER_STAGE = 4
-"""Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
-(p - 1) / (m + p - 1) of its time with m micro-batches."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ ROOMS = (
     "sampling",
     "objectives",
     "models",
+    "planning",
     "rollouts",
     "judging",
     "algorithms",
@@ -89,7 +90,10 @@ def test_no_relative_imports() -> None:
     assert relative == []
 
 
-@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.records", f"{PACKAGE}.errors", f"{PACKAGE}.platform.doctor"])
+@pytest.mark.parametrize(
+    "module",
+    [PACKAGE, f"{PACKAGE}.records", f"{PACKAGE}.errors", f"{PACKAGE}.platform.doctor", f"{PACKAGE}.planning.tables"],
+)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -23,9 +23,6 @@ import numpy as np
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.records import PromptTree
 
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
-"""Dense bf16 operations a second by a part of the GPU's name (NVIDIA's data sheets); others are not known."""
-
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
@@ -44,7 +41,7 @@ class StepCost:
         """The preferred and one other completion of every tree, each with a prompt of its own."""
         pairs = [first_completions(tree, 2) for tree in trees]
         return sum(
-            self._trained(dataclasses.replace(pair, completions=(completion,)))
+            self.trained(dataclasses.replace(pair, completions=(completion,)))
             for pair in pairs
             for completion in pair.completions
         )
@@ -55,7 +52,7 @@ class StepCost:
         for tree in trees:
             candidates = dataclasses.replace(tree, completions=tree.completions[1:])
             pruned = first_completions(tree, 1 + num_negatives)
-            cost += self._head(candidates) + self._trained(pruned)
+            cost += self._head(candidates) + self.trained(pruned)
             if self.reuse:  # the head of what is kept runs a second time, its layers do not
                 cost += self._layers(tree) - self._layers(pruned)
                 cost -= self._attention(pruned) if self.recompute else 0.0
@@ -63,10 +60,12 @@ class StepCost:
                 cost += self._layers(candidates)
         return cost
 
-    def _trained(self, tree: PromptTree) -> float:
-        return 3 * self._forward(tree) + (self._layers(tree) if self.recompute else 0.0)
+    def trained(self, tree: PromptTree) -> float:
+        """Forward, backward, and what recompute runs again."""
+        return 3 * self.forward(tree) + (self._layers(tree) if self.recompute else 0.0)
 
-    def _forward(self, tree: PromptTree) -> float:
+    def forward(self, tree: PromptTree) -> float:
+        """The layers on the whole tree, the head at its completion tokens."""
         return self._layers(tree) + self._head(tree)
 
     def _layers(self, tree: PromptTree) -> float:
@@ -89,8 +88,3 @@ class StepCost:
 def first_completions(tree: PromptTree, count: int) -> PromptTree:
     """The tree with its first ``count`` completions."""
     return dataclasses.replace(tree, completions=tree.completions[:count])
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 operations a second of a GPU by its name, or None."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much is computed at once: what decides the memory of the log-prob head and the rows of a pipeline."""
+
+MICRO_BATCHES_PER_STAGE = 4
+"""Rows that a pipeline gets for each of its stages where there are trees enough: a pipeline of p stages idles for
+(p - 1) / (m + p - 1) of its time with m micro-batches."""
+
+LOGITS_PER_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Logits alive at once on a rank: few on a CPU, whose caches are small."""
+
+FEWEST_POSITIONS = 256
+"""Of a chunk, whatever the vocabulary: every chunk of the backward pass reads and writes the whole weight gradient."""
+
+LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits of a whole row that are kept for the backward pass if there are no more of them (64 MB; 0.5 GB)."""

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of every rank, exactly, and the buffers that megatron-core puts them in.
+
+With tensor parallelism t, H hidden, F feed-forward, Q = heads · head_dim, K = groups · head_dim, V padded vocabulary:
+
+    layer   = H (Q + 2 K) / t + Q H / t + 3 H F / t + 2 H   (+ (Q + 2 K) / t biases, + 2 head_dim query and key norms)
+    first   = V H / t                                           embedding
+    last    = H + V H / t                                       final norm and output layer
+
+A tied output layer is the embedding itself; where the two are on different stages, each has a copy.
+"""
+
+from __future__ import annotations
+
+import math
+
+from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.planning.workload import Layout
+
+PARAMETER_ALIGNMENT = 64
+"""Every parameter starts at a multiple of so many elements of a buffer (megatron-core, distributed optimizer)."""
+BUCKET_ALIGNMENT = 128
+"""Every bucket ends at a multiple of this and of the replicas."""
+
+
+def layer_parameters(architecture: ModelArchitecture, tensor: int) -> list[int]:
+    """Elements of each parameter of a layer on one rank."""
+    a = architecture
+    query, key = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
+    projected = (query + 2 * key) // tensor
+    sizes = [a.hidden_size, query // tensor * a.hidden_size, projected * a.hidden_size, a.hidden_size]
+    sizes += [2 * a.ffn_hidden_size // tensor * a.hidden_size, a.ffn_hidden_size // tensor * a.hidden_size]
+    return sizes + [projected] * a.qkv_bias + [a.head_dim, a.head_dim] * a.qk_norm
+
+
+def chunk_buckets(architecture: ModelArchitecture, layout: Layout, *, first: bool, last: bool) -> list[list[int]]:
+    """Elements of each parameter of a model chunk on one rank, by bucket.
+
+    A chunk has one bucket; an embedding that two stages share has one of its own.
+    """
+    a = architecture
+    vocabulary = a.padded_vocab_size // layout.tensor * a.hidden_size
+    sizes = layer_parameters(a, layout.tensor) * (a.num_layers // (layout.pipeline * layout.virtual))
+    sizes += [a.hidden_size] * last
+    if a.tied_embeddings and layout.pipeline > 1:
+        return [sizes, [vocabulary]] if first or last else [sizes]
+    copies = first + last - (first and last and a.tied_embeddings)
+    return [sizes + [vocabulary] * copies]
+
+
+def stage_chunks(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[list[list[int]]]:
+    """The buckets of every chunk of a pipeline stage."""
+    chunks = range(layout.virtual)
+    return [
+        chunk_buckets(
+            architecture,
+            layout,
+            first=stage == 0 and chunk == 0,
+            last=stage == layout.pipeline - 1 and chunk == layout.virtual - 1,
+        )
+        for chunk in chunks
+    ]
+
+
+def stage_parameters(architecture: ModelArchitecture, layout: Layout, stage: int) -> int:
+    """Learned numbers of one rank of a stage, with the padding of the vocabulary."""
+    return sum(sum(bucket) for chunk in stage_chunks(architecture, layout, stage) for bucket in chunk)
+
+
+def bucket_elements(sizes: list[int], replicas: int) -> int:
+    """Elements of a bucket with its padding."""
+    return _up(sum(_up(size, PARAMETER_ALIGNMENT) for size in sizes), math.lcm(replicas, BUCKET_ALIGNMENT))
+
+
+def stage_elements(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[int]:
+    """Elements of every bucket of a rank's buffers."""
+    chunks = stage_chunks(architecture, layout, stage)
+    return [bucket_elements(bucket, layout.data) for chunk in chunks for bucket in chunk]
+
+
+def checkpoint_bytes(num_parameters: int, itemsize: int) -> int:
+    """Weights, their float32 copy and Adam's two moments: (itemsize + 12) bytes a parameter."""
+    return num_parameters * (itemsize + 12)
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

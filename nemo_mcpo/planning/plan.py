@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan: what one configuration on so many GPUs of a kind needs and takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.planning.memory import GIB, Memory, host_bytes, worst_rank
+from nemo_mcpo.planning.run_time import RunTime, run_time
+from nemo_mcpo.planning.workload import Layout, Question
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An answer; ``memory`` is that of the GPU that needs most."""
+
+    question: Question
+    layout: Layout
+    memory: Memory
+    time: RunTime
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is there."""
+        return self.memory.peak <= self.question.gpu.gibibytes * GIB
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all GPUs."""
+        return self.time.hours * self.layout.num_gpus
+
+    @property
+    def resident_reference(self) -> float:
+        """Bytes a GPU that a reference model beside the policy would take."""
+        return self.memory.parameters * self.layout.itemsize
+
+    @property
+    def host_bytes(self) -> float:
+        """Host memory of a process while a checkpoint is written."""
+        return host_bytes(self.memory, self.layout)
+
+    def as_dict(self) -> dict[str, object]:
+        """For programs: every number, in bytes, seconds, tokens and operations."""
+        return {
+            "fits": self.fits,
+            "gpu": asdict(self.question.gpu),
+            "num_gpus": self.layout.num_gpus,
+            "mfu": self.question.mfu,
+            "write_gbs": self.question.write_gbs,
+            "parameters": self.question.architecture.num_parameters,
+            "data": asdict(self.question.data),
+            "layout": asdict(self.layout),
+            "memory": asdict(self.memory) | self.memory.phases | {"peak": self.memory.peak},
+            "host_bytes": self.host_bytes,
+            "resident_reference": self.resident_reference,
+            "time": asdict(self.time) | {"hours": self.time.hours, "gpu_hours": self.gpu_hours},
+        }
+
+
+def make_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan:
+    """The plan of a checked configuration; see ``config.rules.check_processes`` and ``check_architecture``."""
+    layout = Layout.from_config(config, num_gpus)
+    memory = worst_rank(question.architecture, layout, question.data)
+    return Plan(question, layout, memory, run_time(config, question, layout))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan for people: one table of parts."""
+
+from __future__ import annotations
+
+from nemo_mcpo.planning.memory import FRAGMENTATION, GIB, RESERVED
+from nemo_mcpo.planning.plan import Plan
+
+
+def describe(plan: Plan) -> str:
+    """The whole plan: layout, memory by part, time, checkpoints."""
+    stage = f"pipeline stage {plan.memory.stage + 1} of {plan.layout.pipeline}, which needs most"
+    sections = {
+        "": _run(plan),
+        f"GPU memory, GiB ({stage})": _memory(plan),
+        f"Time, estimated at {plan.question.mfu:.0%} MFU (not measured)": _time(plan),
+        "Checkpoints": _checkpoints(plan),
+    }
+    rows = [row for table in sections.values() for row in table]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in (0, 1)]
+    lines = []
+    for title, table in sections.items():
+        lines += ["", title] if title else []
+        lines += [f"{name:<{widths[0]}}{value:<{widths[1]}}{note}".rstrip() for name, value, note in table]
+    return "\n".join(lines)
+
+
+def layout_name(plan: Plan) -> str:
+    """Such as ``TP4 PP1 DP2``."""
+    layout = plan.layout
+    interleaved = f" VP{layout.virtual}" if layout.virtual > 1 else ""
+    return f"TP{layout.tensor} PP{layout.pipeline}{interleaved} DP{layout.data}"
+
+
+def _run(plan: Plan) -> list[tuple[str, str, str]]:
+    data, layout = plan.question.data, plan.layout
+    lengths = f"{data.prompt_length:.0f} + {1 + data.candidates:.0f} x {data.completion_length:.0f} tokens"
+    reuse = f"training reads the {layout.reuse} of the scoring pass" if layout.reuse else ""
+    return [
+        ("GPUs", f"{layout.num_gpus} x {plan.question.gpu.name}", ""),
+        ("parameters", f"{plan.question.architecture.num_parameters:,}", "of the model"),
+        ("parameters a GPU", f"{plan.memory.parameters:,}", "with the vocabulary's padding"),
+        ("layout", layout_name(plan), "sequence parallel" if layout.sequence_parallel else ""),
+        ("recompute", layout.recompute, reuse),
+        ("rows", f"{layout.micro_batch_tokens:,} tokens", f"{layout.scoring_tokens:,} where they are scored"),
+        ("prompts", f"{data.prompts:,}", f"of {lengths}; {layout.global_batch_size} a step"),
+    ]
+
+
+def _memory(plan: Plan) -> list[tuple[str, str, str]]:
+    memory, gpu = plan.memory, plan.question.gpu
+    phase = memory.worst_phase
+    rest = memory.peak - memory.fixed - memory.phases[phase]
+    parts = [
+        ("weights", memory.weights, ""),
+        ("gradients", memory.gradients, "float32"),
+        ("optimizer", memory.optimizer, f"split over {plan.layout.data} replicas"),
+        ("activations", memory.activations, "training: rows in flight"),
+        ("from scoring", memory.recorded, "training: what the scoring pass keeps for it"),
+        ("head", memory.head, "training: log-probs backward; not at the same time as a layer"),
+        ("a layer", memory.backward, "training: its backward pass"),
+        ("scoring", memory.scoring, "scoring: a layer, or logits"),
+        ("gathered", memory.saving, "saving: a state of the optimizer, whole"),
+        ("reference", 0.0, f"log-probs are on disk; a resident model would take {_gib(plan.resident_reference)}"),
+        ("reserved", rest, f"assumed: {RESERVED / GIB:.0f} GiB for CUDA and NCCL, {FRAGMENTATION:.0%} fragmentation"),
+    ]
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    total = ("peak", _gib(memory.peak), f"{phase}; {verdict} in {gpu.gibibytes:.1f} of {gpu.name}")
+    return [(name, _gib(size), note) for name, size, note in parts] + [total]
+
+
+def _time(plan: Plan) -> list[tuple[str, str, str]]:
+    time = plan.time
+    waiting = f"{time.step_flops:.2e} operations; pipeline x {time.bubble:.2f}, uneven replicas x {time.imbalance:.2f}"
+    scored = f"trained, and {time.scored_tokens:,.0f} scored" if time.scored_tokens else "trained"
+    return [
+        ("a step", f"{time.step_seconds:.2f} s", waiting),
+        ("tokens a step", f"{time.step_tokens:,.0f}", scored),
+        ("tokens", f"{time.steps * time.step_tokens:.3e}", f"trained in {time.steps:,} steps"),
+        ("reference", f"{time.reference_seconds / 3600:.2f} h", "once, every answer scored"),
+        (
+            "run",
+            f"{time.hours:.1f} h",
+            "with reference and checkpoints; without validation, and an online run's answers",
+        ),
+        ("GPU-hours", f"{plan.gpu_hours:,.0f}", ""),
+    ]
+
+
+def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
+    time = plan.time
+    speed = f"{time.checkpoints} of them, at {plan.question.write_gbs:g} GB/s for the whole run (assumed)"
+    return [
+        ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"{time.kept_bytes / 1e9:,.0f} GB on disk at most"),
+        ("writing", f"{time.checkpoint_seconds:,.0f} s", speed),
+        (
+            "host memory",
+            f"{plan.host_bytes / 1e9:,.0f} GB",
+            f"of every process while one is written, {8 * plan.host_bytes / 1e9:,.0f} GB a node of 8",
+        ),
+    ]
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a run takes, estimated: the operations of its steps at a stated share of the GPUs' peak.
+
+    step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · MFU)
+
+    imbalance   ⌈B / DP⌉ DP / B              replicas that have a prompt less wait
+    bubble      (m + (p − 1) / v) / m        stages that wait at the beginning and the end of m rows
+
+The MFU is that of a GPU at work, counted over everything that it computes, recompute included; what tensor parallelism
+and reductions of gradients cost is a part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.planning.cost_model import StepCost
+from nemo_mcpo.planning.parameters import checkpoint_bytes
+from nemo_mcpo.planning.workload import Layout, Question, rows_of
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """Seconds, operations, tokens and bytes of a run.
+
+    Attributes:
+        step_flops: operations of a step, on all GPUs.
+        step_tokens: packed tokens that a step trains; ``scored_tokens`` those that it scores.
+        reference_seconds: every answer scored once before the first step.
+        checkpoint_bytes: of one checkpoint; ``kept_bytes`` of all that are on disk at once.
+    """
+
+    steps: int
+    step_flops: float
+    step_seconds: float
+    bubble: float
+    imbalance: float
+    step_tokens: float
+    scored_tokens: float
+    reference_seconds: float
+    checkpoints: int
+    checkpoint_bytes: int
+    kept_bytes: int
+    checkpoint_seconds: float
+
+    @property
+    def hours(self) -> float:
+        """Of the whole run, without validation and without an online run's answers and judge."""
+        seconds = self.reference_seconds + self.steps * self.step_seconds + self.checkpoints * self.checkpoint_seconds
+        return seconds / 3600
+
+
+def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
+    """See the top of the file."""
+    a, data, trainer, mcpo = question.architecture, question.data, config.trainer.mcpo, config.model.mcpo
+    cost = StepCost(a, recompute=layout.recompute == "full", reuse=layout.reuse is not None)
+    tree, pruned = data.tree(1 + data.candidates), data.tree(1 + mcpo.num_negatives)
+    batch, rows = layout.global_batch_size, rows_of(layout, data)
+    step_flops = batch * (cost.mcpo([tree], mcpo.num_negatives) if layout.scores else cost.trained(pruned))
+    imbalance = rows.prompts * layout.data / batch
+    bubble = (rows.count + (layout.pipeline - 1) / layout.virtual) / rows.count
+    flops_per_second = layout.num_gpus * question.gpu.peak_flops(config.trainer.precision) * question.mfu
+    steps = trainer.max_epochs * data.prompts // batch
+    steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
+    has_reference = mcpo.objective != "sft"
+    referenced = min(data.prompts, steps * batch) if has_reference else 0
+    size = checkpoint_bytes(a.num_parameters, layout.itemsize)
+    interval = trainer.save_interval
+    return RunTime(
+        steps=steps,
+        step_flops=step_flops,
+        step_seconds=step_flops * imbalance * bubble / flops_per_second,
+        bubble=bubble,
+        imbalance=imbalance,
+        step_tokens=batch * data.tokens(1 + mcpo.num_negatives),
+        scored_tokens=batch * data.tokens(1 + data.candidates) if layout.scores else 0.0,
+        reference_seconds=referenced * cost.forward(tree) * bubble / flops_per_second,
+        checkpoints=-(-steps // interval) if interval else 1,
+        checkpoint_bytes=size,
+        kept_bytes=size * (trainer.keep_last + trainer.keep_best * (config.model.data.validation is not None) + 1),
+        checkpoint_seconds=size / (question.write_gbs * 1e9),
+    )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of what models of 8B, 70B and 405B need on 8 to 1,024 GPUs, as docs/planning.md has them."""
+
+from __future__ import annotations
+
+import math
+
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
+from nemo_mcpo.planning.memory import GIB
+from nemo_mcpo.planning.plan import Plan
+from nemo_mcpo.planning.report import layout_name
+from nemo_mcpo.planning.search import best_plan, fewest_gpus
+from nemo_mcpo.planning.shapes import SHAPES
+from nemo_mcpo.planning.workload import DataShape, Question
+
+MODELS = ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b")
+KINDS = ("A100-80", "H100")
+COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
+USED = 7 / 8
+"""Share of the GPUs that a plan must use: the layers of some models divide into few pipelines."""
+
+HEADER = (
+    "| GPUs | used | layout | recompute | row, tokens | batch "
+    "| GiB a GPU | most while | step, s | run, h | GPU-hours |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def markdown(config: RunConfig) -> str:
+    """One table for each model and kind of GPU, by a configuration for one node of eight."""
+    return "\n\n".join(_table(config, model, kind) for model in MODELS for kind in KINDS)
+
+
+def _table(config: RunConfig, model: str, kind: str) -> str:
+    question = Question(SHAPES[model], DataShape(), GPUS[kind])
+    size = math.ceil(question.architecture.num_parameters / 1e6) / 1e3
+    lines = [f"### {model} on {kind}", "", f"{size:.2f}B parameters.", "", HEADER]
+    return "\n".join(lines + [_line(config, question, count) for count in COUNTS])
+
+
+def _line(config: RunConfig, question: Question, count: int) -> str:
+    # One prompt a GPU at least: a replica needs one, and some GPUs are a replica of their own.
+    batch = max(config.model.global_batch_size, count)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"global_batch_size": batch})})
+    plan = _best_of_nearly_all(config, question, count)
+    if plan is None:
+        enough = fewest_gpus(config, question, count)
+        needed = f"needs {enough.layout.num_gpus}" if enough else "never fits"
+        return f"| {count} | | does not fit: {needed} | | | | | | | | |"
+    layout, time = plan.layout, plan.time
+    cells = (
+        f"{count}",
+        f"{layout.num_gpus}",
+        layout_name(plan),
+        layout.recompute,
+        f"{layout.micro_batch_tokens:,}",
+        f"{batch}",
+        f"{plan.memory.peak / GIB:.1f}",
+        plan.memory.worst_phase,
+        f"{time.step_seconds:.2f}",
+        f"{time.hours:.1f}",
+        f"{plan.gpu_hours:,.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _best_of_nearly_all(config: RunConfig, question: Question, count: int) -> Plan | None:
+    """The fastest plan on whole nodes, with at least ``USED`` of the GPUs."""
+    numbers = range(count, math.ceil(count * USED) - 1, -GPUS_PER_NODE)
+    plans = [plan for number in numbers if (plan := best_plan(config, question, number))]
+    return min(plans, key=lambda plan: plan.time.step_seconds, default=None)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of test_plan: what small models take on every rank of some layouts.
+
+torchrun --nproc-per-node=2 plan_against_run.py DIRECTORY LAYOUT …
+
+Writes DIRECTORY/LAYOUT/MODEL-PRECISION/RANK.json: parameters, and bytes of weights, gradient buffers, optimizer,
+activations and of what a checkpoint gathers; and the checkpoint itself beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from omegaconf import OmegaConf
+
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.forward_step import train_trees
+from nemo_mcpo.models.gpt import ParallelLayout
+from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.sharded_state import save_sharded_state
+from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.platform.command import load_run_config
+from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, shut_down
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.planned import ARCHITECTURES, LAYOUTS, MEASURED, ROW_TOKENS, LiveBytes, fill, preferences, storage_bytes
+
+CONF = Path(__file__).parents[2] / "examples" / "conf"
+
+
+def main(directory: str, *names: str) -> None:
+    torch.set_num_threads(1)
+    for name in names:
+        layout = LAYOUTS[name]
+        initialize_parallel(
+            tensor_parallel=layout.tensor,
+            pipeline_parallel=layout.pipeline,
+            virtual_pipeline_parallel=layout.virtual_pipeline,
+            seed=1,
+        )
+        for model, precision in (case.split("-") for case in MEASURED[name]):
+            out = Path(directory) / name / f"{model}-{precision}"
+            out.mkdir(parents=True, exist_ok=True)
+            found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision)
+            (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
+        parallel_state.destroy_model_parallel()
+    shut_down()
+
+
+def configuration(layout: ParallelLayout, precision: str) -> RunConfig:
+    virtual = layout.virtual_pipeline or "null"
+    overrides = [
+        f"trainer.precision={precision}",
+        f"model.tensor_model_parallel_size={layout.tensor}",
+        f"model.pipeline_model_parallel_size={layout.pipeline}",
+        f"model.virtual_pipeline_model_parallel_size={virtual}",
+        f"model.sequence_parallel={str(layout.sequence_parallel).lower()}",
+        f"model.micro_batch_tokens={ROW_TOKENS}",
+        "model.data.train=none",
+        "pretrained_checkpoint.restore_from_path=none",
+    ]
+    return load_run_config(overrides, config_dir=CONF, config_name="tiny_cpu", world_size=dist.get_world_size())
+
+
+def measure(out: Path, name: str, layout: ParallelLayout, precision: str) -> dict[str, object]:
+    config = configuration(layout, precision)
+    cfg = model_config(config, ARCHITECTURES[name])
+    model = MegatronGPTMCPOModel(OmegaConf.create(cfg))
+    parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
+    fill(parameters)
+    model.setup_training(config, bind_objective("dpo", config.model.mcpo.model_dump()), num_steps=10)
+    model.prepare_for_training_step()
+    live = LiveBytes(parameters)
+    batch = preferences()
+    live.during(lambda: train_trees(model.wrapped, batch, model.objective, ROW_TOKENS))
+    model.finish_training_step(len(batch.trees))
+    buffers = [buffer for chunk in model.wrapped for buffer in chunk.buffers]
+    gathered: list[int] = []
+    save(model, out / "checkpoint", gathered)
+    return {
+        "stage": parallel_state.get_pipeline_model_parallel_rank(),
+        "data": parallel_state.get_data_parallel_world_size(),
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "weights": storage_bytes(parameters),
+        "gradients": storage_bytes(buffer.grad_data for buffer in buffers),
+        "optimizer": optimizer_bytes(model.optimizer, parameters),
+        "activations": live.peak,
+        "saving": max(gathered, default=0),
+    }
+
+
+def optimizer_bytes(optimizer, parameters: list) -> int:
+    """Of what the optimizer has of its own: not of the weights, nor of its step counters."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    kept = []
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for group in part.optimizer.param_groups:
+            for main in group["params"]:
+                kept += [main, *(value for key, value in part.optimizer.state[main].items() if key != "step")]
+    return storage_bytes(tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in weights)
+
+
+def save(model: MegatronGPTMCPOModel, directory: Path, gathered: list[int]) -> None:
+    """Write a checkpoint; ``gathered`` gets the bytes of every state that is collected from the replicas."""
+    if is_rank_zero():
+        directory.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    all_gather = dist.all_gather
+
+    def counted(received: list, sent: torch.Tensor, *args, **kwargs):
+        if sent.dtype == torch.float32 and sent.dim() == 1:
+            gathered.append(sum(tensor.nbytes for tensor in received) + sent.nbytes)
+        return all_gather(received, sent, *args, **kwargs)
+
+    dist.all_gather = counted
+    try:
+        save_sharded_state(model, directory)
+    finally:
+        dist.all_gather = all_gather
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

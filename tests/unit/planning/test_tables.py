@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/planning.md has what the command prints."""
+
+from __future__ import annotations
+
+from nemo_mcpo.planning.tables import markdown
+from tests.support.configs import ROOT, compose
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_command():
+    printed = markdown(compose(name="gpt_mcpo", world_size=8))
+    assert printed in (ROOT / "docs" / "planning.md").read_text(), "python scripts/plan.py --table prints other tables"
