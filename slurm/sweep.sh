@@ -54,6 +54,9 @@ sweep_cache() {
     nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
+for word in "$@"; do
+    case "$word" in model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Cure: LRS=\"…\" SEEDS=\"…\"" ;; esac
+done
 case "${SWEEP_STAGE:-} $*" in
     *--dry-run*)
         say "1. the cache" && sweep_cache "$@"

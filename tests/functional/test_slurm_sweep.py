@@ -11,7 +11,7 @@ import pytest
 
 from nemo_mcpo.models.reference_cache import _whole_chunks
 from tests.support.configs import ROOT
-from tests.support.jobs import LAYOUT, run_keys, site
+from tests.support.jobs import run_keys, site
 from tests.support.launch import metrics
 
 pytestmark = [pytest.mark.functional, pytest.mark.slurm]
@@ -25,9 +25,12 @@ def scored(cache: Path) -> list[int]:
 
 def test_two_learning_rates_and_two_seeds(slurm, inputs, tmp_path):
     options = f"--nodes=1 --gres=none --output={tmp_path}/%x-%j.log"
-    settings = site(tmp_path, LRS="1e-3 2e-3", SEEDS="1 2", METRIC="loss", SBATCH_OPTIONS=options)
-    keys = [*run_keys(inputs, tmp_path, **LAYOUT), "trainer.mcpo.max_steps=3"]
-    said = slurm.call("bash", str(ROOT / "slurm" / "sweep.sh"), *keys, **settings)
+    settings = site(tmp_path, TASKS_PER_NODE="1", LRS="1e-3 2e-3", SEEDS="1 2", METRIC="loss", SBATCH_OPTIONS=options)
+    sweep_sh = str(ROOT / "slurm" / "sweep.sh")
+    keys = [key for key in run_keys(inputs, tmp_path) if not key.startswith("model.optim.lr")]
+    refused = slurm.run("bash", sweep_sh, *keys, "model.optim.lr=1e-3", **settings)
+    assert refused.returncode == 2 and "the sweep sets model.optim.lr" in refused.stderr
+    said = slurm.call("bash", sweep_sh, *keys, "trainer.mcpo.max_steps=3", **settings)
     cache, _, table = map(int, re.findall(r"(?:job|array) (\d+)", said))
     assert slurm.wait(table)["JobState"] == "COMPLETED", (tmp_path / f"mcpo_sweep-{cache}.log").read_text()
     sweep = tmp_path / "mcpo_sweep"
