@@ -4,10 +4,9 @@
 # the processes, nemo_mcpo_end decides between done, failed, and once more.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
-RESTART="${SLURM_RESTART_COUNT:-0}"
 STOP_CODE=75 # stopped early with everything saved
 STOP_ASKED=false STEP='' CODE=0
-RUN_NAME='' # below the job's directory, for a job of several runs
+RUN_NAME='' ARRAY_TASK='' # below the job's directory, for a job of several runs
 
 say() { printf '[%s +%d s] %s\n' "$NEMO_MCPO_JOB" "$SECONDS" "$*" >&2; }
 die() { say "error: $*" && exit 2; }
@@ -28,8 +27,8 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     [ ! -f "$site" ] || source "$site"
     local results="${NEMO_MCPO_RESULTS:-$ROOT/results}"
     RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}${RUN_NAME:+/$RUN_NAME}"
-    LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
     export NEMO_MCPO_CACHE="${NEMO_MCPO_CACHE:-$results/cache}"
+    nemo_mcpo_job
     # Of a heterogeneous job the first group trains, the second one answers and judges.
     NODES="${SLURM_JOB_NUM_NODES_HET_GROUP_0:-${SLURM_JOB_NUM_NODES:-1}}"
     NODELIST="${SLURM_JOB_NODELIST_HET_GROUP_0:-${SLURM_JOB_NODELIST:-}}"
@@ -40,11 +39,24 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     $DRY_RUN && return
     [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
     trap nemo_mcpo_stop USR1 TERM
-    mkdir -p "$RUN_DIR/logs" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
+    mkdir -p "$RUN_DIR/logs" "$NEMO_MCPO_CACHE" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
     NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
     nemo_mcpo_canary
     nemo_mcpo_rendezvous
     say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $NODELIST; log $LOG"
+}
+
+# What Slurm says of this job. The environment may be that of a job from which this one was submitted.
+nemo_mcpo_job() {
+    JOB="${ARRAY_TASK:-${SLURM_JOB_ID:-}}" RESTART=0
+    if [ -n "$JOB" ]; then
+        RESTART="$(scontrol show job -o "$JOB" | sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' | head -n 1)"
+        RESTART="${RESTART:-${SLURM_RESTART_COUNT:-0}}"
+        [ "${SLURM_JOB_ID_HET_GROUP_0:-}" = "$SLURM_JOB_ID" ] ||
+            unset SLURM_HET_SIZE SLURM_JOB_NUM_NODES_HET_GROUP_0 SLURM_JOB_NODELIST_HET_GROUP_0
+    fi
+    LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
+    export NEMO_MCPO_FAILURE="${LOG%.log}.failed" # a rank that ends with an error leaves this file
 }
 
 nemo_mcpo_stop() {
@@ -55,7 +67,8 @@ nemo_mcpo_stop() {
 
 nemo_mcpo_gpus() { # of one node
     local found="${SLURM_GPUS_ON_NODE:-}"
-    [ -n "$found" ] || found="$(sinfo -h -o %G 2>/dev/null | sed -n 's/.*gpu:\([a-z0-9_.]*:\)*\([0-9][0-9]*\).*/\2/p' | sort -n | tail -n 1)"
+    [ -n "$found" ] || found="$(sinfo -h -o %G 2>/dev/null | sed -n 's/.*gpu:\([^:,(]*:\)*\([0-9][0-9]*\).*/\2/p' | sort -n | tail -n 1)"
+    [ -n "$found" ] || ! $DRY_RUN || { say "no Slurm here says how many GPUs a node has: 8?" && found=8; }
     echo "${found:-0}"
 }
 
@@ -70,12 +83,13 @@ nemo_mcpo_container() {
     PYTHON="${PYTHON:-python}" CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
     local mounts="$ROOT:$ROOT,${RUN_DIR%/*}:${RUN_DIR%/*},$NEMO_MCPO_CACHE:$NEMO_MCPO_CACHE${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
     local mount runtime
-    $DRY_RUN || mkdir -p "${RUN_DIR%/*}" "$NEMO_MCPO_CACHE"
     for mount in ${CONTAINER_MOUNTS//,/ }; do
         [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Cure: CONTAINER_MOUNTS in slurm/site.env"
     done
     if srun --help 2>/dev/null | grep -e --container-image >/dev/null; then
         CONTAINER=("--container-image=$CONTAINER_IMAGE" "--container-mounts=$mounts" "--container-workdir=$ROOT")
+        # Without this option what the image sets wins over what the job sets.
+        ! srun --help 2>/dev/null | grep -e --container-env >/dev/null || CONTAINER+=("--container-env=$(nemo_mcpo_exported)")
     elif runtime="$(command -v apptainer || command -v singularity)"; then
         INSIDE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$CONTAINER_IMAGE")
     else
@@ -83,11 +97,17 @@ nemo_mcpo_container() {
     fi
 }
 
+nemo_mcpo_exported() { # names of the job's own variables that ranks need
+    local name names=PYTHONPATH,MASTER_ADDR,MASTER_PORT
+    for name in ${!NEMO_MCPO_@} ${!NCCL_@} ${!GLOO_@} ${!TORCH_@} ${!HF_@} ${!OMP_@}; do names="$names,$name"; done
+    echo "$names"
+}
+
 nemo_mcpo_canary() { # a file that every node must see
     local file="$RUN_DIR/.canary-$SLURM_JOB_ID" token="$SLURM_JOB_ID-$RANDOM"
     echo "$token" >"$file"
     # shellcheck disable=SC2016  # expands on the node
-    srun --input=none ${SLURM_HET_SIZE:+--het-group=0} --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
+    srun --input=none --export=ALL ${SLURM_HET_SIZE:+--het-group=0} --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
         bash -c '[ "$(cat "$0" 2>/dev/null)" = "$1" ] || { echo "$(hostname) does not see $0" >&2; exit 1; }' "$file" "$token" ||
         die "$RUN_DIR is not the same directory on every node. Cure: NEMO_MCPO_RESULTS on a shared file system"
     rm -f "$file"
@@ -112,6 +132,7 @@ nemo_mcpo_train() { # config name, overrides of the job
 # config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
 nemo_mcpo_online() {
     local config="$1" segments="$2" segment stage && shift 2
+    case "${OVERRIDES[*]-}" in *onmcpo.segments=*) die "the job counts the segments. Cure: SEGMENTS=5 sbatch …" ;; esac
     nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
     for ((segment = 0; segment < segments; segment++)); do
         for stage in export generate judge train; do
@@ -143,7 +164,7 @@ nemo_mcpo_step() {
     local group="$1" nodes="$2" tasks="$3" && shift 3
     local cpus="SLURM_JOB_CPUS_PER_NODE${SLURM_HET_SIZE:+_HET_GROUP_$group}" # such as 64 or 64(x2)
     cpus="${!cpus:-$tasks}" && cpus="${cpus%%[!0-9]*}"
-    local step=(srun --input=none --kill-on-bad-exit=0 --wait="${WAIT_SECONDS:-30}" --label --mpi="${SRUN_MPI:-none}"
+    local step=(srun --input=none --export=ALL --kill-on-bad-exit=0 --wait="${WAIT_SECONDS:-30}" --label --mpi="${SRUN_MPI:-none}"
         ${SLURM_HET_SIZE:+"--het-group=$group"} --nodes="$nodes" --ntasks="$((nodes * tasks))" --ntasks-per-node="$tasks"
         --cpus-per-task="$((cpus < tasks ? 1 : cpus / tasks))"
         --output="$LOG" --open-mode=append ${CONTAINER[@]+"${CONTAINER[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@")
@@ -162,6 +183,16 @@ nemo_mcpo_step() {
     while kill -0 "$STEP" 2>/dev/null; do wait "$STEP" || true; done # a signal ends a wait early
     wait "$STEP" || CODE=$?
     STEP=''
+    [ "$CODE" -le 128 ] || nemo_mcpo_explain
+}
+
+# A step ends with a code above 128 when a rank was killed, also where srun killed those that waited for one that failed.
+nemo_mcpo_explain() {
+    if [ -e "$NEMO_MCPO_FAILURE" ]; then
+        CODE=1
+    elif $STOP_ASKED; then # before the ranks could listen
+        CODE=$STOP_CODE
+    fi
 }
 
 # --- after the last rank ended ------------------------------------------------------------------------------------------------
@@ -170,30 +201,43 @@ nemo_mcpo_end() {
     $DRY_RUN && exit 0
     [ "$CODE" -ne 0 ] || { say "done" && exit 0; }
     if [ "$CODE" -ne "$STOP_CODE" ] && [ "$CODE" -le 128 ]; then
-        say "failed with code $CODE; the end of $LOG:" && tail -n 30 "$LOG" >&2
+        say "failed with code $CODE; the end of $LOG:"
+        tail -n 30 "$LOG" >&2 || true
         exit "$CODE"
     fi
     # 75: saved. Above 128: a signal ended a rank, and the run continues from its last checkpoint.
     if [ "$CODE" -ne "$STOP_CODE" ]; then
-        say "a rank was killed (code $CODE); the end of $LOG:" && tail -n 30 "$LOG" >&2
+        say "a rank was killed (code $CODE); the end of $LOG:"
+        tail -n 30 "$LOG" >&2 || true
         nemo_mcpo_progressed || { say "killed twice with nothing saved in between: not once more" && exit "$CODE"; }
     fi
     if [ "$RESTART" -ge "${MAX_RESTARTS:-20}" ]; then
         say "started $((RESTART + 1)) times (MAX_RESTARTS=${MAX_RESTARTS:-20}): not once more. sbatch the same to continue"
         exit "$CODE"
     fi
-    say "requeued"
-    trap - USR1 TERM # Slurm's own signal, now
-    local job="$SLURM_JOB_ID"
-    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-    scontrol requeue "$job" || exit "$CODE"
-    sleep 60 # until Slurm ends this script
+    nemo_mcpo_requeue
+}
+
+nemo_mcpo_requeue() {
+    local attempt
+    trap - USR1 TERM # Slurm's own signal, from now on
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do
+        case "$(squeue -h -j "$JOB" -o %T 2>/dev/null)" in
+            COMPLETING | CANCELLED) say "cancelled: not requeued" && exit "$CODE" ;;
+        esac
+        say "requeued"
+        ! scontrol requeue "$JOB" || sleep 60 # until Slurm ends this script
+        say "not requeued at attempt $attempt; the controller may be away"
+        sleep 30
+    done
+    exit "$CODE"
 }
 
 nemo_mcpo_progressed() { # since a rank of this job was killed before
     local note="$RUN_DIR/logs/$SLURM_JOB_ID.killed" saved
-    saved="$(cd "$RUN_DIR" && find . \( -path './checkpoints/*' -o -path './segments/*' \) ! -path '*.incomplete/*' \
-        ! -path '*/logs/*' -type f -printf '%p %s\n' | sort)"
+    saved="$(find "$RUN_DIR" "$NEMO_MCPO_CACHE" \( -path '*/checkpoints/*' -o -path '*/segments/*' -o -path '*/answers/*' \
+        -o -path '*/reference/*' -o -path '*/verdicts/*' \) ! -path '*.incomplete/*' ! -path '*/logs/*' \
+        -type f -printf '%p %s\n' | sort | cksum)"
     [ ! -f "$note" ] || [ "$saved" != "$(cat "$note")" ] || return 1
     echo "$saved" >"$note"
 }

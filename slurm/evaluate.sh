@@ -11,6 +11,7 @@
 #SBATCH --job-name=mcpo_evaluate
 #SBATCH --nodes=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --gres=gpu:8
 #SBATCH --time=08:00:00
 #SBATCH --requeue
@@ -20,11 +21,12 @@
 set -euo pipefail
 NEMO_MCPO_JOB=mcpo_evaluate
 # shellcheck source=slurm/common.sh
-for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}"; do
+for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/.."; do
     [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
 done
+[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Cure: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
 
-evaluate() { # run or Hugging Face directory, config name
+evaluate() { # run or Hugging Face directory, config name, overrides of the job
     local policy="$1" checkpoint out
     checkpoint="$(find "$1/checkpoints" -maxdepth 1 -name 'step-*[0-9]' 2>/dev/null | sort | tail -n 1 || true)"
     out="$RUN_DIR/$(basename "$1")${checkpoint:+-${checkpoint##*/}}"
@@ -33,11 +35,16 @@ evaluate() { # run or Hugging Face directory, config name
         [ -d "$policy" ] || nemo_mcpo_step 0 1 1 "$PYTHON" "$ROOT/scripts/export_model.py" --checkpoint "$checkpoint" --out "$policy"
         [ "$CODE" -eq 0 ] || return 0
     fi
-    nemo_mcpo_words scripts/evaluate.py "$2" "model.data.train=${EVAL_DATA:-???}" "model.data.validation=${EVAL_DATA:-???}"
+    nemo_mcpo_words scripts/evaluate.py "${@:2}" "model.data.train=${EVAL_DATA:-???}" "model.data.validation=${EVAL_DATA:-???}"
     nemo_mcpo_step 0 1 1 "${WORDS[@]}" --policy "$policy" --baseline "${BASELINE:-${MODEL:-???}}" --out "$out"
-    $DRY_RUN || sed -n 's/^0: win rate/win rate/p' "$LOG"
+    $DRY_RUN || [ "$CODE" -ne 0 ] || sed -n 's/^0: win rate/win rate/p' "$LOG"
 }
 
 nemo_mcpo_begin "$@"
-evaluate "${RUN:-${RUN_DIR%/*}/mcpo_llama8b}" "${CONFIG:-gpt_onmcpo}"
+RUN="${RUN:-${RUN_DIR%/*}/mcpo_llama8b}"
+if [ -n "${CONFIG:-}" ]; then
+    evaluate "$RUN" "$CONFIG"
+else
+    evaluate "$RUN" gpt_onmcpo rollouts.engine=openai "rollouts.server.replicas=$TASKS_PER_NODE"
+fi
 nemo_mcpo_end

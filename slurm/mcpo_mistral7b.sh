@@ -10,6 +10,7 @@
 #SBATCH --job-name=mcpo_mistral7b
 #SBATCH --nodes=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --gres=gpu:8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
@@ -19,9 +20,10 @@
 set -euo pipefail
 NEMO_MCPO_JOB=mcpo_mistral7b
 # shellcheck source=slurm/common.sh
-for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}"; do
+for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/.."; do
     [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
 done
+[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Cure: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
 
 nemo_mcpo_begin "$@"
 nemo_mcpo_train "${CONFIG:-gpt_mcpo}" model=mistral_7b

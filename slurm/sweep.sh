@@ -12,6 +12,7 @@
 #SBATCH --job-name=mcpo_sweep
 #SBATCH --nodes=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --gres=gpu:8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
@@ -21,23 +22,42 @@
 set -euo pipefail
 NEMO_MCPO_JOB=mcpo_sweep
 # shellcheck source=slurm/common.sh
-for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}"; do
+for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/.."; do
     [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
 done
-read -ra RATES <<<"${LRS:-8e-7 1e-6 2e-6 5e-6 8e-6 1e-5 2e-5}"
-read -ra STARTS <<<"${SEEDS:-1 2 3}"
+[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Cure: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
+STAGE='' KEYS=()
+for word in "$@"; do
+    case "$word" in
+        --stage=*) STAGE="${word#*=}" ;; # as words, not as variables: a site may keep those from its jobs
+        --lrs=*) LRS="${word#*=}" ;;
+        --seeds=*) SEEDS="${word#*=}" ;;
+        --metric=*) METRIC="${word#*=}" ;;
+        model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Cure: LRS=\"…\" SEEDS=\"…\"" ;;
+        *) KEYS+=("$word") ;;
+    esac
+done
+LRS="${LRS:-8e-7 1e-6 2e-6 5e-6 8e-6 1e-5 2e-5}" SEEDS="${SEEDS:-1 2 3}" METRIC="${METRIC:-rewards/accuracy}"
+read -ra RATES <<<"$LRS"
+read -ra STARTS <<<"$SEEDS"
 RUNS=$((${#RATES[@]} * ${#STARTS[@]}))
 
 sweep_submit() { # overrides
-    local options cache runs table
+    local options words cache runs table name
+    local site="${NEMO_MCPO_SITE:-$ROOT/slurm/site.env}"
+    # shellcheck source=slurm/site.env.example
+    [ ! -f "$site" ] || source "$site"
     read -ra options <<<"${SBATCH_OPTIONS:-}"
-    export NEMO_MCPO_ROOT="$ROOT"
-    cache="$(SWEEP_STAGE=cache sbatch --parsable ${options[@]+"${options[@]}"} "$ROOT/slurm/sweep.sh" "$@")"
-    runs="$(SWEEP_STAGE=run sbatch --parsable ${options[@]+"${options[@]}"} --array="0-$((RUNS - 1))" --output=%x-%A_%a.log \
-        --dependency="afterok:$cache" --kill-on-invalid-dep=yes "$ROOT/slurm/sweep.sh" "$@")"
-    table="$(SWEEP_STAGE=table sbatch --parsable ${options[@]+"${options[@]}"} --nodes=1 --gres=none --time=10 \
-        --dependency="afterany:$runs" "$ROOT/slurm/sweep.sh")"
-    echo "cache: job $cache; $RUNS runs: array $runs; table: job $table"
+    # Of a job from which this is called.
+    for name in ${!SLURM_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
+    words=(sbatch --parsable "--output=$PWD/%x-%j.log" ${options[@]+"${options[@]}"})
+    set -- "$ROOT/slurm/sweep.sh" "--lrs=$LRS" "--seeds=$SEEDS" "--metric=$METRIC" "$@"
+    cd "$ROOT"
+    cache="$("${words[@]}" "$@" --stage=cache)" && cache="${cache%%;*}" && echo "cache: job $cache"
+    runs="$("${words[@]}" --array="0-$((RUNS - 1))" --dependency="afterok:$cache" --kill-on-invalid-dep=yes "$@" --stage=run)"
+    runs="${runs%%;*}" && echo "$RUNS runs: array $runs"
+    table="$("${words[@]}" --nodes=1 --gres=none --time=10 --dependency="afterany:$runs" "$@" --stage=table)"
+    echo "table: job ${table%%;*}"
 }
 
 sweep_run() { # one point of the grid
@@ -54,23 +74,27 @@ sweep_cache() {
     nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
-for word in "$@"; do
-    case "$word" in model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Cure: LRS=\"…\" SEEDS=\"…\"" ;; esac
-done
-case "${SWEEP_STAGE:-} $*" in
+sweep_table() {
+    TASKS_PER_NODE=1
+    nemo_mcpo_begin
+    nemo_mcpo_step 0 1 1 "$PYTHON" "$ROOT/scripts/collect_sweep.py" "$RUN_DIR" --metric "$METRIC"
+    [ "$CODE" -ne 0 ] || sed -n 's/^0: //p' "$LOG"
+}
+
+set -- ${KEYS[@]+"${KEYS[@]}"}
+case "$STAGE $*" in
     *--dry-run*)
         say "1. the cache" && sweep_cache "$@"
-        say "2. $RUNS runs: learning rates ${RATES[*]}, seeds ${STARTS[*]}; the first:" && sweep_run 0 "$@"
+        say "2. $RUNS runs: learning rates $LRS, seeds $SEEDS; the first:" && sweep_run 0 "$@"
         ;;
     cache*) sweep_cache "$@" ;;
-    run*) sweep_run "$SLURM_ARRAY_TASK_ID" "$@" ;;
-    table*)
-        TASKS_PER_NODE=1
-        nemo_mcpo_begin
-        nemo_mcpo_step 0 1 1 "$PYTHON" "$ROOT/scripts/collect_sweep.py" "$RUN_DIR" --metric "${METRIC:-rewards/accuracy}"
-        sed -n 's/^0: //p' "$LOG"
+    run*)
+        ARRAY_TASK="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+        sweep_run "$SLURM_ARRAY_TASK_ID" "$@"
         ;;
+    table*) sweep_table ;;
     *)
+        case "$0" in */slurm_script) die "this job would submit others. Cure: bash slurm/sweep.sh" ;; esac
         sweep_submit "$@"
         exit 0
         ;;

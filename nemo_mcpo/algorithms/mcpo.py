@@ -119,6 +119,7 @@ class MCPOTrainer:
             first = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
             trees = [self.train.dataset[index] for _, index in first]
             check_shared_prefixes(self.model, trees, self.config.trainer.precision)
+        save_seconds = 0.0  # of the last checkpoint: the next one takes as long
         with Progress(self.num_steps, self.step) as progress:
             for step in self.augment_dataloader():
                 started = time.perf_counter()
@@ -130,9 +131,11 @@ class MCPOTrainer:
                     metrics |= self.run_validation()
                 self.log.write(self.step, metrics)
                 progress.update(metrics, prompts=self.config.model.global_batch_size)
-                reason = None if last else agreed_reason(self.stop, metrics["step_seconds"])
+                reason = None if last else agreed_reason(self.stop, metrics["step_seconds"] + save_seconds)
                 if last or reason or _is_due(self.step, settings.save_interval):
+                    started = time.perf_counter()
                     self.checkpoints.save(self.model, self.state_dict(metrics))
+                    save_seconds = time.perf_counter() - started
                 if reason:
                     leave_together(f"{reason}, after step {self.step}")
         self.log.heartbeat.beat("done", self.step, self.num_steps)

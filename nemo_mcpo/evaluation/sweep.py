@@ -87,7 +87,9 @@ def _values(runs: Iterable[SweepRun]) -> list[float]:
 
 
 def _lines(path: Path) -> list[dict[str, float | None]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Without a last one that is being written."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _is_done(run: Path) -> bool:

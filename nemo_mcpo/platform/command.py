@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 failed; 2 bad usage or configuration; 75 stopped early by 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,8 @@ from nemo_mcpo.platform.quiet import quiet_dependencies
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
 
 _PATIENCE_SECONDS = 20.0
+FAILURE = "NEMO_MCPO_FAILURE"
+"""Environment variable: a file that a rank leaves which ends with an error (``slurm/common.sh``)."""
 
 
 class FailedElsewhere(BaseException):
@@ -60,7 +63,15 @@ def _fail(message: str, code: int) -> None:
     if rank != "0" and code == ConfigError.exit_code:  # every rank finds the same mistake in the configuration
         _leave_after_rank_zero(code)
     print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
+    mark_failure()
     _leave(code)
+
+
+def mark_failure() -> None:
+    """Tell the job that a rank failed by itself: where the others hang, srun kills them and returns their code."""
+    if path := os.environ.get(FAILURE):
+        with contextlib.suppress(OSError):
+            Path(path).touch()
 
 
 def _leave(code: int) -> None:

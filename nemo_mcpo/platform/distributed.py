@@ -59,6 +59,7 @@ def initialize_parallel(
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor_parallel,
         pipeline_model_parallel_size=pipeline_parallel,
+        distributed_timeout_minutes=(timeout + _TIME_TO_REPORT).total_seconds() / 60,
         virtual_pipeline_model_parallel_size=virtual_pipeline_parallel,
     )
     megatron_tensor_parallel.model_parallel_cuda_manual_seed(seed)

@@ -2,7 +2,8 @@
 """Finds a launch that hangs, and names the rank: a thread beside every rank's work looks at where the work stands.
 
 A rank whose main thread has not moved for the time-out asks what the others wrote of themselves. The culprit is not
-heard of (killed, stopped, its node gone), or stands outside every collective while the others wait inside one.
+heard of (killed, stopped, its node gone), or still at work, or stands outside every collective while the others wait
+inside one. (A rank that waits for its GPU stands where it asked for a value.)
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from types import FrameType
 
 import torch.distributed as dist
 
+from nemo_mcpo.platform.command import mark_failure
+
 BEAT_SECONDS = 5.0
 _PACKAGE, _COLLECTIVES = f"{os.sep}nemo_mcpo{os.sep}", os.path.join("torch", "distributed")
+_CHECKPOINTS = os.path.join("torch", "distributed", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,10 @@ def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: flo
         found = [(rank, beats[rank]) for rank in silent[:8]]
         last = [f"{_name(beat)}, last at {beat.place}" if beat else f"rank {rank}, at all" for rank, beat in found]
         return f"not heard of: {'; '.join(last)}. Cure: look at that node (dmesg, nvidia-smi), or leave it out"
-    busy = [beat for beat in heard if not beat.waits]
+    busy = [beat for beat in heard if now - beat.moved < silence_seconds] or [beat for beat in heard if not beat.waits]
     if busy and len(busy) < len(heard):
         named = "; ".join(f"{_name(beat)} at {beat.place}" for beat in busy[:8])
-        return f"the others wait for {named}. Cure: see its stack above; if it only works, a larger time-out"
+        return f"the others wait for {named}. Cure: look at what it does there; if it is only slow, raise the time-out"
     places: dict[str, list[int]] = {}
     for beat in heard:
         places.setdefault(beat.place, []).append(beat.rank)
@@ -135,7 +139,7 @@ def place_of(frame: FrameType | None) -> str:
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
-    """Where every call on a stack stands: equal for a thread that has not moved."""
+    """Where every call on a stack stands; a thread that works stands elsewhere before long."""
     found = []
     while frame is not None:
         found.append((id(frame), frame.f_lasti))
@@ -144,9 +148,12 @@ def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
 
 
 def _waits(frame: FrameType | None) -> bool:
-    while frame is not None and _COLLECTIVES not in frame.f_code.co_filename:
+    """Inside a collective; writing a checkpoint, which torch also does under ``distributed``, is work."""
+    files = []
+    while frame is not None:
+        files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    return frame is not None
+    return any(_COLLECTIVES in file for file in files) and not any(_CHECKPOINTS in file for file in files)
 
 
 def _name(beat: Beat) -> str:
@@ -156,4 +163,5 @@ def _name(beat: Beat) -> str:
 def _leave(message: str | None) -> None:
     if message is not None:
         print(f"error: the launch hangs: {message}.", file=sys.stderr, flush=True)
+    mark_failure()
     os._exit(1)

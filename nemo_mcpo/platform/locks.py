@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -12,7 +14,11 @@ from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
 
-_PATIENCE_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 300.0 if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10.0
+"""What a node that died held is free once the file server gives it up: minutes on NFS."""
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""A file system without locks, such as Lustre mounted without ``flock``."""
 
 
 @contextlib.contextmanager
@@ -20,7 +26,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (created when missing), waiting for it as long as it takes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _flock(descriptor, fcntl.LOCK_EX, path)
         yield
     finally:
         os.close(descriptor)
@@ -37,7 +43,7 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
@@ -48,3 +54,14 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
                     cure="wait for it, stop it, or choose another directory (training: exp_manager.explicit_log_dir)",
                 ) from None
             time.sleep(0.2)
+
+
+def _flock(descriptor: int, operation: int, path: Path) -> None:
+    """Lock, or warn and go on where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as problem:
+        if problem.errno not in _NO_LOCKS:
+            raise
+        message = "%s: this file system has no locks (%s): start no two runs on the same files, or mount it with flock"
+        logger.warning(message, path, problem.strerror)

@@ -23,7 +23,7 @@ PLUGIN = ROOT / "tests" / "support" / "fakepyxis.c"
 # Each rank notes where it is and what the plugin was told.
 PYTHON = f"""\
 #!/bin/sh
-printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" \\
+printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" "$FAKEPYXIS_ENV" \\
     >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 exec {sys.executable} "$@"
 """
@@ -74,8 +74,9 @@ def run(slurm: Slurm, inputs: Path, results: Path, **changes: str) -> list[list[
 
 def test_a_run_through_pyxis(with_pyxis, inputs, tmp_path):
     python = program(tmp_path / "python", PYTHON)
-    noted = run(with_pyxis, inputs, tmp_path, PYTHON=str(python))
-    assert noted == [[str(ROOT), "image.sqsh", mounts(tmp_path), str(ROOT)]] * 2
+    for *noted, names in run(with_pyxis, inputs, tmp_path, PYTHON=str(python), NCCL_DEBUG="INFO"):
+        assert noted == [str(ROOT), "image.sqsh", mounts(tmp_path), str(ROOT)]
+        assert {"PYTHONPATH", "MASTER_ADDR", "NEMO_MCPO_CACHE", "NCCL_DEBUG"} <= set(names.split(","))
 
 
 def test_a_run_through_apptainer(slurm, inputs, tmp_path):

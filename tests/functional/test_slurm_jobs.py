@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from nemo_mcpo.models.checkpoint_files import finished_checkpoints
-from tests.support.jobs import ranks, said, submit
+from tests.support.jobs import JOB, TWO_NODES, ranks, said, site, submit
 from tests.support.launch import metrics, overrides, train, without_time
 from tests.support.slurm import wait_for
 
@@ -80,14 +81,40 @@ def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
     assert "started 2 times (MAX_RESTARTS=1): not once more" in said(tmp_path)
 
 
+def program(path: Path, text: str) -> str:
+    """A program that stands where Python should."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_killed_at_every_start(slurm, inputs, tmp_path):
     """A rank that is killed twice with nothing saved in between ends the job."""
-    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
-    (tmp_path / "python").chmod(0o755)
-    job = submit(slurm, inputs, tmp_path, PYTHON=str(tmp_path / "python"))
-    facts = slurm.wait(job, 120.0)
+    python = program(tmp_path / "python", "kill -9 $$")
+    facts = slurm.wait(submit(slurm, inputs, tmp_path, PYTHON=python), 120.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("137:0", "1")
     assert "killed twice with nothing saved in between" in said(tmp_path)
+
+
+def test_one_rank_fails_and_the_others_hang(slurm, inputs, tmp_path):
+    """srun kills those that hang; the job has failed all the same, and is not started again."""
+    python = program(tmp_path / "python", '[ $SLURM_PROCID = 2 ] || sleep 100\ntouch "$NEMO_MCPO_FAILURE"\nexit 1')
+    facts = slurm.wait(submit(slurm, inputs, tmp_path, PYTHON=python, WAIT_SECONDS="2"), 60.0)
+    assert (facts["ExitCode"], facts["Restarts"]) == ("1:0", "0")
+
+
+def test_cancelled_by_its_user(slurm, inputs, tmp_path):
+    """The ranks save, and the job stays cancelled. Its site passes no environment to jobs."""
+    text = f"trap 'touch {tmp_path}/saved; exit 75' TERM USR1\ntouch {tmp_path}/up$SLURM_PROCID\nsleep 100 & wait"
+    settings = site(tmp_path, PYTHON=program(tmp_path / "python", text), PATH=os.environ["PATH"])
+    lines = "".join(f"export {name}={value}\n" for name, value in settings.items())
+    (tmp_path / "site.env").write_text(lines)
+    job = slurm.submit(*TWO_NODES, "--job-name=run", f"--export=NEMO_MCPO_SITE={tmp_path}/site.env", str(JOB))
+    wait_for(lambda: len(list(tmp_path.glob("up*"))) == 4, 60.0)
+    slurm.call("scancel", str(job))
+    facts = slurm.wait(job, 60.0)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_rank_that_hangs_is_named(slurm, inputs, tmp_path):
@@ -98,5 +125,6 @@ def test_a_rank_that_hangs_is_named(slurm, inputs, tmp_path):
     os.kill(first, signal.SIGSTOP)
     wait_for(lambda: "the launch hangs" in said(tmp_path), 60.0)
     os.kill(first, signal.SIGKILL)
-    assert slurm.wait(job, 120.0)["JobState"] == "FAILED"
+    facts = slurm.wait(job, 120.0)
+    assert (facts["ExitCode"], facts["Restarts"]) == ("1:0", "0")
     assert "the launch hangs: rank 0's node does not answer" in said(tmp_path)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A Slurm plugin that takes the options of NVIDIA's pyxis, runs the task bare, and tells it what was asked for in the
- * variables FAKEPYXIS_IMAGE, FAKEPYXIS_MOUNTS and FAKEPYXIS_WORKDIR. Like pyxis, it fails when a mount does not exist.
+ * variables FAKEPYXIS_IMAGE, FAKEPYXIS_MOUNTS, FAKEPYXIS_WORKDIR and FAKEPYXIS_ENV. Like pyxis, it fails when a mount does not exist.
  *
  *   gcc -shared -fPIC -o fakepyxis.so fakepyxis.c        (Debian: gcc libslurm-dev)
  */
@@ -12,9 +12,11 @@
 
 SPANK_PLUGIN(fakepyxis, 1)
 
-enum { IMAGE, MOUNTS, WORKDIR, NUM_OPTIONS };
-static const char *options[NUM_OPTIONS] = {"container-image", "container-mounts", "container-workdir"};
-static const char *variables[NUM_OPTIONS] = {"FAKEPYXIS_IMAGE", "FAKEPYXIS_MOUNTS", "FAKEPYXIS_WORKDIR"};
+enum { IMAGE, MOUNTS, WORKDIR, ENV, NUM_OPTIONS };
+static const char *options[NUM_OPTIONS] = {"container-image", "container-mounts", "container-workdir",
+                                           "container-env"};
+static const char *variables[NUM_OPTIONS] = {"FAKEPYXIS_IMAGE", "FAKEPYXIS_MOUNTS", "FAKEPYXIS_WORKDIR",
+                                             "FAKEPYXIS_ENV"};
 static char *values[NUM_OPTIONS];
 
 static int keep(int option, const char *value, int remote)

@@ -11,8 +11,10 @@ from nemo_mcpo.platform.hang_watch import Beat, find_culprits, place_of
 NOW, SILENCE = 1000.0, 60.0
 
 
-def beat(rank: int, place: str = "algorithms/mcpo.py:1", *, ago: float = 1.0, waits: bool = True) -> Beat:
-    return Beat(rank, f"node{rank}", NOW - ago, NOW - 100.0, place, waits)
+def beat(
+    rank: int, place: str = "algorithms/mcpo.py:1", *, ago: float = 1.0, moved: float = 100.0, waits: bool = True
+) -> Beat:
+    return Beat(rank, f"node{rank}", NOW - ago, NOW - moved, place, waits)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,8 @@ def beat(rank: int, place: str = "algorithms/mcpo.py:1", *, ago: float = 1.0, wa
             [beat(0), beat(1, "data/order.py:7", waits=False)],
             "the others wait for rank 1 (node1) at data/order.py:7",
         ),
+        ([beat(0, "a.py:1", moved=3.0), beat(1), beat(2)], "the others wait for rank 0 (node0) at a.py:1"),
+        ([beat(0, waits=False), beat(1, "b.py:2", moved=3.0)], "the others wait for rank 1 (node1) at b.py:2"),
         ([beat(0), beat(1, "b.py:2"), beat(2)], "every rank stands still: ranks [1] at b.py:2; ranks [0, 2] at "),
         (
             [beat(0, waits=False), beat(1, waits=False)],
