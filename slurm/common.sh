@@ -50,10 +50,10 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
 nemo_mcpo_job() {
     JOB="${ARRAY_TASK:-${SLURM_JOB_ID:-}}" RESTART=0
     if [ -n "$JOB" ]; then
-        RESTART="$(scontrol show job -o "$JOB" | sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' | head -n 1)"
+        RESTART="$(scontrol show job -o "$JOB" 2>/dev/null | sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' | head -n 1 || true)"
         RESTART="${RESTART:-${SLURM_RESTART_COUNT:-0}}"
         [ "${SLURM_JOB_ID_HET_GROUP_0:-}" = "$SLURM_JOB_ID" ] ||
-            unset SLURM_HET_SIZE SLURM_JOB_NUM_NODES_HET_GROUP_0 SLURM_JOB_NODELIST_HET_GROUP_0
+            unset SLURM_HET_SIZE SLURM_JOB_NUM_NODES_HET_GROUP_0 SLURM_JOB_NODELIST_HET_GROUP_{0,1}
     fi
     LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
     export NEMO_MCPO_FAILURE="${LOG%.log}.failed" # a rank that ends with an error leaves this file
@@ -131,13 +131,14 @@ nemo_mcpo_train() { # config name, overrides of the job
 
 # config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
 nemo_mcpo_online() {
-    local config="$1" segments="$2" segment stage && shift 2
+    local config="$1" segments="$2" segment stage nodes servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" && shift 2
     case "${OVERRIDES[*]-}" in *onmcpo.segments=*) die "the job counts the segments. Cure: SEGMENTS=5 sbatch …" ;; esac
     nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
     for ((segment = 0; segment < segments; segment++)); do
         for stage in export generate judge train; do
             [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
-            say "segment $((segment + 1)) of $segments: $stage"
+            case "$stage" in generate | judge) nodes="$servers" ;; *) nodes="$NODELIST" ;; esac
+            say "segment $((segment + 1)) of $segments: $stage${nodes:+ on $nodes}"
             case "$stage" in
                 export) nemo_mcpo_step 0 1 1 "${WORDS[@]}" --stage export --segment "$segment" ;;
                 train) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment" ;;
@@ -226,9 +227,8 @@ nemo_mcpo_requeue() {
             COMPLETING | CANCELLED) say "cancelled: not requeued" && exit "$CODE" ;;
         esac
         say "requeued"
-        ! scontrol requeue "$JOB" || sleep 60 # until Slurm ends this script
-        say "not requeued at attempt $attempt; the controller may be away"
-        sleep 30
+        ! scontrol requeue "$JOB" || { sleep 600 && exit "$CODE"; } # Slurm ends this script
+        say "attempt $attempt failed; the controller may be away" && sleep 30
     done
     exit "$CODE"
 }

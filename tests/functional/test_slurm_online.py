@@ -39,7 +39,7 @@ def finished(slurm, inputs, tmp_path_factory) -> Path:
 def test_stage_after_stage(slurm, inputs, finished):
     """A job that is submitted again finds everything done."""
     assert [line["step"] for line in metrics(finished / "run")] == [1, 2]
-    assert "segment 1 of 1: judge" in said(finished)
+    assert "segment 1 of 1: judge on n0" in said(finished)
     job = submit(slurm, "onmcpo_llama8b.sh", inputs, finished, *ON_ONE_NODE)
     assert slurm.wait(job, 60.0)["JobState"] == "COMPLETED", said(finished)
 
@@ -48,6 +48,8 @@ def test_training_and_servers_apart(slurm, inputs, finished, tmp_path):
     """Two groups of a heterogeneous job do what one node does."""
     job = submit(slurm, "onmcpo_llama8b.sh", inputs, tmp_path, *TRAINER_AND_SERVERS_APART)
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
+    for stage, node in (("export", "n0"), ("generate", "n1"), ("judge", "n1"), ("train", "n0")):
+        assert f"segment 1 of 1: {stage} on {node}" in said(tmp_path)
     losses = [[line["loss"] for line in metrics(results / "run")] for results in (tmp_path, finished)]
     assert losses[0] == losses[1]
 
