@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.gpt import ParallelLayout
-from nemo_mcpo.planning.workload import DataShape, Layout
+from nemo_mcpo.planning.data_shape import DataShape
+from nemo_mcpo.planning.workload import Layout
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 BASE: dict = {
