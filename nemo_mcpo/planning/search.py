@@ -122,7 +122,7 @@ def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[P
     """Every layout that the rules allow and that fits; rows below ``max_length`` only where no larger ones fit."""
     layers, mcpo = question.architecture.num_layers, config.model.mcpo
     reuse = "auto" if mcpo.reuse_scoring is True else mcpo.reuse_scoring
-    budgets = list(_budgets(config, question))
+    rows = list(budgets(config, question))
     pipelines = [size for size in range(1, layers + 1) if layers % size == 0]
     for tensor, pipeline in itertools.product((1, 2, 4, 8), pipelines):
         if num_gpus % (tensor * pipeline):
@@ -137,7 +137,7 @@ def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[P
         if not _allowed(_changed(config, changes), question, num_gpus):
             continue
         for recompute in (None, "selective", "full"):
-            for tokens, scoring in budgets:
+            for tokens, scoring in rows:
                 changes |= {
                     "activations_checkpoint_granularity": recompute,
                     "micro_batch_tokens": tokens,
@@ -150,7 +150,7 @@ def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[P
                     break
 
 
-def _budgets(config: RunConfig, question: Question) -> Iterator[tuple[int, int]]:
+def budgets(config: RunConfig, question: Question) -> Iterator[tuple[int, int]]:
     """Rows that are trained and scored: as configured, then halved together while a prompt has room."""
     data, model = question.data, config.model
     whole = max(data.tokens(1 + data.candidates), data.longest, model.data.max_prompt_length)

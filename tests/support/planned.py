@@ -32,7 +32,6 @@ DATA = DataShape(prompts=64, prompt_length=40, completion_length=30, candidates=
 
 
 LAYOUTS = {
-    "one": ParallelLayout(),
     "dp2": ParallelLayout(),
     "tp2": ParallelLayout(tensor=2),
     "tp2-sp": ParallelLayout(tensor=2, sequence_parallel=True),
@@ -40,12 +39,11 @@ LAYOUTS = {
     "interleaved": ParallelLayout(pipeline=2, virtual_pipeline=2),
 }
 MEASURED = {
-    "one": ("llama-32", "llama-bf16"),
     "dp2": ("llama-bf16", "tied-32"),
-    "tp2": ("llama-32", "qwen2-32", "qwen3-32"),
+    "tp2": ("qwen2-32",),
     "tp2-sp": ("llama-bf16", "qwen3-32"),
-    "pp2": ("llama-32", "llama-bf16", "tied-32"),
-    "interleaved": ("llama-32", "tied-bf16"),
+    "pp2": ("llama-bf16", "tied-32"),
+    "interleaved": ("tied-bf16",),
 }
 """Models and precisions that train in a layout."""
 NUM_TREES = 16

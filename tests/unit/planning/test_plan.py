@@ -148,3 +148,13 @@ def test_the_mfu_has_no_recompute_and_all_waiting(tmp_path):
     assert time["mfu"] == pytest.approx(0.3)
     time = plan(tmp_path, *arguments, "model.activations_checkpoint_granularity=full", "--hfu", "0.3")["time"]
     assert time["mfu"] < 0.27
+
+
+def test_host_memory_of_less_than_a_node(tmp_path, capsys):
+    found = plan(tmp_path, "--model", "llama-3.2-1b", "--gpus", "6", "model.tensor_model_parallel_size=2")
+    assert f"{6 * found['host_bytes'] / 1e9:,.0f} GB for 6" in capsys.readouterr().out
+
+
+def test_fine_tuning_has_no_reference(capsys):
+    main(["quickstart_sft", "--model", "llama-3.2-1b"])
+    assert "reference  " not in capsys.readouterr().out
