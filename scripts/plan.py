@@ -5,60 +5,76 @@
     python scripts/plan.py gpt_mcpo --gpus 64 --gpu H100 pretrained_checkpoint.restore_from_path=DIR
     python scripts/plan.py --table          # the tables of docs/planning.md
 
-The configuration and its overrides are those of the training commands. Of a model only config.json is read; --model
-names a public one instead. A run that does not fit exits with 1 and a layout that does. Times are estimates.
+The configuration and its overrides are those of the training commands, --config-path and --config-name too. Of a model
+only config.json is read; --model names a public one instead. Times are estimates.
+
+Exit code 0: the run fits. 1: it does not, and the error names a layout that does (or something failed, as the error
+says). 2: a flag or a configuration that is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from nemo_mcpo.config import OnlineRunConfig, RunConfig, check_architecture
+from nemo_mcpo.config import OnlineRunConfig, RunConfig, parse_config
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.planning.gpus import GPUS, find_gpu
-from nemo_mcpo.planning.plan import make_plan
+from nemo_mcpo.planning.data_shape import DataShape, check_data
+from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
+from nemo_mcpo.planning.plan import Plan, make_plan
 from nemo_mcpo.planning.report import describe
-from nemo_mcpo.planning.search import check_fits
-from nemo_mcpo.planning.shapes import SHAPES, find_shape
+from nemo_mcpo.planning.search import check_fits, check_layout
+from nemo_mcpo.planning.shapes import SHAPES
 from nemo_mcpo.planning.tables import markdown
-from nemo_mcpo.planning.workload import MFU, WRITE_GBS, DataShape, Question
-from nemo_mcpo.platform.command import load_run_config, run_command
+from nemo_mcpo.planning.workload import HFU, WRITE_GBS, Question
+from nemo_mcpo.platform.command import compose_config, run_command
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 MODEL_KEY = "pretrained_checkpoint.restore_from_path"
+DATA_FLAGS = ("prompts", "prompt_length", "completion_length", "candidates")
+TABLE_IGNORES = ("gpus", "gpu", "model", "prepared", *DATA_FLAGS, "hfu", "write_gbs", "json")
+
+Choice = TypeVar("Choice")
 
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
-    config_name, overrides = _split(arguments.words)
     if arguments.table:
-        print(markdown(_config(config_name, overrides, "llama-3.1-8b", world_size=None)))
+        _refuse_beside("--table", arguments, TABLE_IGNORES)
+        print(markdown(_config(arguments, "llama-3.1-8b")))
         return
-    config = _config(config_name, overrides, arguments.model, world_size=arguments.gpus)
-    architecture = _architecture(arguments.model, config)
-    check_architecture(config, architecture)
-    gpu, data = find_gpu(arguments.gpu), _data(arguments, config)
-    plan = make_plan(config, Question(architecture, data, gpu, arguments.mfu, arguments.write_gbs), arguments.gpus)
+    config = _config(arguments, arguments.model)
+    data = _data(arguments, config)
+    gpu = _chosen(GPUS, "--gpu", arguments.gpu or "A100-80", "choose a GPU of the list")
+    hfu = _limited(arguments.hfu, HFU, "--hfu", 1)
+    write_gbs = _limited(arguments.write_gbs, WRITE_GBS, "--write-gbs", 1e6)
+    question = Question(_architecture(arguments.model, config), data, gpu, hfu, write_gbs)
+    num_gpus = _num_gpus(arguments.gpus, config)
+    check_layout(config, question, num_gpus)
+    plan = make_plan(config, question, num_gpus)
     print(describe(plan))
     if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(plan.as_dict(), indent=1) + "\n", encoding="utf-8")
+        _write(plan, arguments.json)
     check_fits(plan, config)
 
 
-def _config(config_name: str, overrides: list[str], model: str | None, world_size: int | None) -> RunConfig:
-    """The checked configuration; a plan needs no file of prompts, and with ``model`` no directory of weights."""
-    defaults = ["model.data.train=planned"]
-    if model is not None:
-        defaults.append(f"{MODEL_KEY}={model}")
-    schema = OnlineRunConfig if "onmcpo" in config_name else RunConfig
-    argv = ["--config-name", config_name, *defaults, *overrides]
+def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
+    """The checked configuration; a plan needs no prompts, no judge, and with ``model`` no directory of weights."""
+    words = list(arguments.words)
+    name = words.pop(0) if words and "=" not in words[0] else "gpt_mcpo"
+    argv = ["--config-name", arguments.config_name or name, "model.data.train=planned"]
+    argv += ["--config-path", str(arguments.config_path)] if arguments.config_path else []
+    argv += [f"{MODEL_KEY}={model}"] if model is not None else []
+    raw = compose_config([*argv, *words], config_dir=CONF, config_name=name)
+    schema = OnlineRunConfig if "onmcpo" in raw else RunConfig
+    if schema is OnlineRunConfig and raw["judge"]["server"]["model"] is None:
+        raw["judge"]["server"]["model"] = "planned"
     try:
-        return load_run_config(argv, config_dir=CONF, config_name=config_name, world_size=world_size, schema=schema)
+        return parse_config(raw, None, schema)
     except ConfigError as error:
         if error.where != MODEL_KEY or model is not None:
             raise
@@ -68,7 +84,9 @@ def _config(config_name: str, overrides: list[str], model: str | None, world_siz
 
 def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
     if model is not None:
-        return find_shape(model)
+        return _chosen(
+            SHAPES, "--model", model, f"choose one, or set {MODEL_KEY}=DIR, a directory with its config.json"
+        )
     from nemo_mcpo.models.pretrained import open_pretrained  # heavy: a name needs neither torch nor transformers
 
     return open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir).architecture
@@ -76,57 +94,81 @@ def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
 
 def _data(arguments: argparse.Namespace, config: RunConfig) -> DataShape:
     """Means of a prepared dataset, or what the flags say."""
-    if arguments.prepared is None:
-        candidates = min(arguments.candidates, config.model.data.max_candidates or arguments.candidates)
-        return DataShape(arguments.prompts, arguments.prompt_length, arguments.completion_length, candidates)
-    from nemo_mcpo.data.prepared import PreparedDataset
-
-    dataset = PreparedDataset(arguments.prepared)
-    return DataShape(
-        prompts=len(dataset),
-        prompt_length=float(dataset.prompt_lengths.mean()),
-        completion_length=float(dataset.completion_lengths.mean()),
-        candidates=float(dataset.num_completions.mean()) - 1,
-        longest=int(dataset.tree_lengths.max()),
-    )
+    if arguments.prepared is not None:
+        _refuse_beside("--prepared", arguments, DATA_FLAGS)
+        data = DataShape.from_prepared(arguments.prepared, config)
+    else:
+        data = DataShape.from_config(config, **{name: getattr(arguments, name) for name in DATA_FLAGS})
+    check_data(data, config)
+    return data
 
 
-def _split(words: list[str]) -> tuple[str, list[str]]:
-    """The configuration's name, which may be left out, and the overrides."""
-    if words and "=" not in words[0]:
-        return words[0], words[1:]
-    return "gpt_mcpo", words
+def _num_gpus(given: int | None, config: RunConfig) -> int:
+    """``--gpus``; else what the configuration says, or one node."""
+    if given is not None and given < 1:
+        raise ConfigError("not a number of GPUs", where="--gpus", got=given, cure="give at least 1")
+    trainer = config.trainer
+    configured = trainer.num_nodes * (GPUS_PER_NODE if trainer.devices == "auto" else trainer.devices)
+    return configured if given is None else given
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError("not above 0")
+def _write(plan: Plan, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plan.as_dict(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        got = f"{path}: {error.strerror}"
+        raise ConfigError("cannot be written", where="--json", got=got, cure="name a file that can") from None
+
+
+def _chosen(table: Mapping[str, Choice], flag: str, name: str, cure: str) -> Choice:
+    if name not in table:
+        raise ConfigError("unknown name", where=flag, got=name, expected=f"one of {', '.join(table)}", cure=cure)
+    return table[name]
+
+
+def _limited(given: float | None, default: float, flag: str, most: float) -> float:
+    number = default if given is None else given
+    if not 0 < number <= most:
+        expected = f"above 0, at most {most:g}"
+        raise ConfigError("out of range", where=flag, got=number, expected=expected, cure=f"default: {default:g}")
     return number
+
+
+def _refuse_beside(flag: str, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Of these flags none may be given together with this one, which would ignore them."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
+    if given:
+        raise ConfigError(f"would be ignored with {flag}", where=" ".join(given), cure=f"leave out {flag}, or these")
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     data = DataShape()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="CONFIG KEY=VALUE", help="as for training (default: gpt_mcpo)")
-    parser.add_argument("--gpus", type=int, default=8, help="default: 8")
-    parser.add_argument("--gpu", default="A100-80", help=f"{', '.join(GPUS)} (default: A100-80)")
-    parser.add_argument("--model", help=f"{', '.join(SHAPES)}; else pretrained_checkpoint.restore_from_path")
-    parser.add_argument("--prepared", type=Path, help="directory of a prepared dataset: its prompts and lengths")
-    parser.add_argument("--prompts", type=int, default=data.prompts, help="default: 183,000, as in Nectar")
-    parser.add_argument("--prompt-length", type=_positive, default=data.prompt_length, help="mean, tokens")
-    parser.add_argument("--completion-length", type=_positive, default=data.completion_length, help="mean, tokens")
-    parser.add_argument("--candidates", type=int, default=int(data.candidates), help="beside the preferred answer")
-    parser.add_argument("--mfu", type=_positive, default=MFU, help=f"share of the peak (default: {MFU})")
-    parser.add_argument(
-        "--write-gbs", type=_positive, default=WRITE_GBS, help=f"file system, GB/s for all (default: {WRITE_GBS:g})"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("words", nargs="*", metavar="CONFIG KEY=VALUE", help="as for training (default: gpt_mcpo)")
+    parser.add_argument("--config-path", "-cp", type=Path, help="directory of YAML files (default: examples/conf)")
+    parser.add_argument("--config-name", "-cn", help="instead of CONFIG")
+    parser.add_argument("--gpus", type=int, help="default: trainer.num_nodes x trainer.devices, 8 where that is auto")
+    parser.add_argument("--gpu", help=f"{', '.join(GPUS)} (default: A100-80)")
+    parser.add_argument("--model", help=f"{', '.join(SHAPES)} (default: {MODEL_KEY})")
+    parser.add_argument("--prepared", type=Path, help="directory of a prepared dataset: its prompts and lengths")
+    parser.add_argument("--prompts", type=int, help=f"default: {data.prompts:,}, as in Nectar")
+    parser.add_argument("--prompt-length", type=float, help=f"mean, tokens (default: {data.prompt_length})")
+    parser.add_argument("--completion-length", type=float, help=f"mean, tokens (default: {data.completion_length})")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        help=f"beside the preferred answer (default: {data.candidates}; online: temperatures x samples - 1)",
+    )
+    parser.add_argument(
+        "--hfu", type=float, help=f"share of the peak of a GPU at work, recompute is work (default: {HFU})"
+    )
+    parser.add_argument("--write-gbs", type=float, help=f"file system, GB/s for all (default: {WRITE_GBS:g})")
     parser.add_argument("--table", action="store_true", help="print the tables of docs/planning.md instead")
     parser.add_argument("--json", type=Path, help="write the plan here")
-    arguments = parser.parse_intermixed_args(list(argv))
-    if arguments.gpus < 1:
-        raise ConfigError("not a number of GPUs", where="--gpus", got=arguments.gpus, cure="give at least 1")
-    return arguments
+    return parser.parse_intermixed_args(list(argv))
 
 
 if __name__ == "__main__":

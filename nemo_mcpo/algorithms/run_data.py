@@ -143,7 +143,7 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
                 cure=f"raise {key}, or lower model.data.max_prompt_length",
             )
     whole = dataset.tree_lengths
-    trained = np.minimum(whole, trained_lengths(dataset, config.model.mcpo.num_negatives))
+    trained = np.minimum(whole, dataset.trained_lengths(config.model.mcpo.num_negatives))
     recompute, reuse = config.model.activations_checkpoint_granularity, config.model.mcpo.reuse_scoring
     sizes = {
         # Without full recompute, scoring that is reused keeps the products of whole trees.
@@ -155,11 +155,3 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
         if large and is_rank_zero():
             message = "up to %d of %d prompts with their answers exceed %s=%d: each gets a longer row of its own"
             logger.warning(message, large, len(dataset), key, budget)
-
-
-def trained_lengths(dataset: PreparedDataset, num_negatives: int) -> np.ndarray:
-    """Tokens of each prompt, its preferred answer and ``num_negatives`` of its longest, int64 ``[rows]``: a bound."""
-    first = dataset.completion_offsets[:-1]
-    preferred = dataset.completion_lengths[first]
-    longest = np.maximum.reduceat(dataset.completion_lengths, first)
-    return dataset.prompt_lengths + preferred + num_negatives * longest

@@ -80,7 +80,7 @@ def _report(
     }
     peak = peak_flops(str(report["device"]))
     # Utilisation counts what the model needs, without what recompute runs again.
-    needed = dataclasses.replace(cost, recompute=False)
+    needed = cost.useful()
     useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():
         report[f"{name}_seconds"] = spread.median

@@ -124,8 +124,7 @@ def dpo_step(
 
 def step_cost(model: MegatronGPTMCPOModel) -> StepCost:
     """The work of this model's steps, as it is set up."""
-    recompute, reuse = model.layout.recompute == "full", model.recording is not None
-    return StepCost(model.architecture, recompute=recompute, reuse=reuse)
+    return StepCost(model.architecture, recompute=model.layout.recompute, reuse=model.recording is not None)
 
 
 def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:

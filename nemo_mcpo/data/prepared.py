@@ -117,6 +117,12 @@ class PreparedDataset:
         """Tokens of each prompt with all its completions, int64 ``[rows]``."""
         return np.diff(self._sequence_offsets[np.append(self._prompt_sequences, -1)])
 
+    def trained_lengths(self, num_negatives: int) -> np.ndarray:
+        """Tokens of each prompt, its preferred answer and ``num_negatives`` of its longest: bounds, ``[rows]``."""
+        first = self.completion_offsets[:-1]
+        longest = np.maximum.reduceat(self.completion_lengths, first)
+        return self.prompt_lengths + self.completion_lengths[first] + num_negatives * longest
+
     @property
     def _prompt_sequences(self) -> np.ndarray:
         return self.completion_offsets[:-1] + np.arange(len(self))

@@ -7,7 +7,7 @@
 
 >>> shape = ModelArchitecture("llama", 8, 512, 896, 8, 4, 64, 8192, 4096, 1e-5, 1e4)
 >>> tree = PromptTree(0, 0, np.zeros(250), tuple(np.zeros(250) for _ in range(6)))
->>> step = StepCost(shape, recompute=False, reuse=False)
+>>> step = StepCost(shape, recompute="none", reuse=False)
 >>> round(step.mcpo([tree], 1) / step.plain_dpo([tree]), 2)
 1.33
 """
@@ -29,13 +29,17 @@ class StepCost:
     """Operations of steps on one model.
 
     Attributes:
-        recompute: full activation recompute.
+        recompute: ``none``, ``selective`` (attention runs again) or ``full`` (layers do).
         reuse: the scoring pass is the forward pass.
+        replays_attention: of which attention is recorded too: by ``cascade`` on a CPU, not by the kernels of a GPU.
+        repeats_head: its logits are too many to keep, and are computed again for the backward pass.
     """
 
     architecture: ModelArchitecture
-    recompute: bool
+    recompute: str
     reuse: bool
+    replays_attention: bool = True
+    repeats_head: bool = False
 
     def plain_dpo(self, trees: Sequence[PromptTree]) -> float:
         """The preferred and one other completion of every tree, each with a prompt of its own."""
@@ -48,21 +52,28 @@ class StepCost:
 
     def mcpo(self, trees: Sequence[PromptTree], num_negatives: int) -> float:
         """Every candidate scored; the preferred completion and ``num_negatives`` trained. The first stand for all."""
-        cost = 0.0
-        for tree in trees:
-            candidates = dataclasses.replace(tree, completions=tree.completions[1:])
-            pruned = first_completions(tree, 1 + num_negatives)
-            cost += self._head(candidates) + self.trained(pruned)
-            if self.reuse:  # the head of what is kept runs a second time, its layers do not
-                cost += self._layers(tree) - self._layers(pruned)
-                cost -= self._attention(pruned) if self.recompute else 0.0
-            else:
-                cost += self._layers(candidates)
-        return cost
+        return sum(self.step(tree, first_completions(tree, 1 + num_negatives)) for tree in trees)
+
+    def step(self, tree: PromptTree, pruned: PromptTree) -> float:
+        """Every candidate of a tree scored, and the pruned one trained."""
+        candidates = dataclasses.replace(tree, completions=tree.completions[1:])
+        cost = self._head(candidates) + self.trained(pruned)
+        if not self.reuse:
+            return cost + self._layers(candidates)
+        # The head of what is kept runs a second time, its layers do not.
+        cost += self._layers(tree) - self._layers(pruned)
+        if self.replays_attention:
+            return cost - (self._attention(pruned) if self.recompute != "none" else 0.0)
+        return cost + (self._attention(pruned) if self.recompute != "full" else 0.0)
 
     def trained(self, tree: PromptTree) -> float:
         """Forward, backward, and what recompute runs again."""
-        return 3 * self.forward(tree) + (self._layers(tree) if self.recompute else 0.0)
+        again = {"none": 0.0, "selective": self._attention(tree), "full": self._layers(tree)}[self.recompute]
+        return 3 * self.forward(tree) + again + (self._head(tree) if self.repeats_head else 0.0)
+
+    def useful(self) -> StepCost:
+        """Without what runs again."""
+        return dataclasses.replace(self, recompute="none", replays_attention=True, repeats_head=False)
 
     def forward(self, tree: PromptTree) -> float:
         """The layers on the whole tree, the head at its completion tokens."""

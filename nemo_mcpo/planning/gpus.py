@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_mcpo.errors import ConfigError
-
 GPUS_PER_NODE = 8
 """Of the machines that are planned for (DGX, HGX): tensor parallelism stays inside of one."""
 
@@ -18,12 +16,14 @@ class Gpu:
     Attributes:
         gibibytes: memory that a process sees (``torch.cuda.get_device_properties``), in GiB; a little less than sold.
         bf16_flops, fp32_flops: dense operations a second.
+        capability: of CUDA; FP8 needs 8.9.
     """
 
     name: str
     gibibytes: float
     bf16_flops: float
     fp32_flops: float
+    capability: float
 
     def peak_flops(self, precision: str) -> float:
         """Dense operations a second in ``trainer.precision``."""
@@ -33,22 +33,14 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100-40", 39.4, 312e12, 19.5e12),
-        Gpu("A100-80", 79.1, 312e12, 19.5e12),
-        Gpu("H100", 79.1, 989e12, 67e12),
-        Gpu("H200", 139.7, 989e12, 67e12),
-        Gpu("B200", 178.3, 2250e12, 75e12),
+        Gpu("A100-40", 39.4, 312e12, 19.5e12, 8.0),
+        Gpu("A100-80", 79.1, 312e12, 19.5e12, 8.0),
+        Gpu("H100", 79.1, 989e12, 67e12, 9.0),
+        Gpu("H200", 139.7, 989e12, 67e12, 9.0),
+        Gpu("B200", 178.3, 2250e12, 75e12, 10.0),
     )
 }
 """SXM modules, by the name that ``scripts/plan.py --gpu`` takes; before ``-`` it is a part of CUDA's device name."""
-
-
-def find_gpu(name: str) -> Gpu:
-    """The GPU of this name, or ConfigError."""
-    if name not in GPUS:
-        expected = f"one of {', '.join(GPUS)}"
-        raise ConfigError("unknown GPU", where="--gpu", got=name, expected=expected, cure="choose a GPU of the list")
-    return GPUS[name]
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.planning import activations as kept
+from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.parameters import layer_parameters, stage_elements, stage_parameters
-from nemo_mcpo.planning.workload import DataShape, Layout, Rows, rows_of
+from nemo_mcpo.planning.workload import Layout, Rows, rows_of
 
 GIB = 2**30
 RESERVED = 3 * GIB
@@ -95,7 +96,7 @@ def stage_memory(
     elements = sum(buckets)
     last = stage == layout.pipeline - 1
     # One row may be as large as the budget; the others in flight are as long as the mean.
-    tokens = rows.largest + (in_flight(layout, rows.count, stage) - 1) * min(rows.even, rows.largest)
+    tokens = rows.largest + (in_flight(layout, rows.count, stage) - 1) * rows.even
     num_layers = architecture.num_layers / (layout.pipeline * layout.virtual)
     layer = kept.layer_bytes(architecture, layout, layout.recompute, rows.gathered, kernels)
     activations = tokens * num_layers * layer

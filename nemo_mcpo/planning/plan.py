@@ -26,14 +26,14 @@ class Plan:
         return self.memory.peak <= self.question.gpu.gibibytes * GIB
 
     @property
+    def hopeless(self) -> bool:
+        """Whether no smaller rows would make it fit."""
+        return self.memory.fixed + self.memory.saving > self.question.gpu.gibibytes * GIB
+
+    @property
     def gpu_hours(self) -> float:
         """Of all GPUs."""
         return self.time.hours * self.layout.num_gpus
-
-    @property
-    def resident_reference(self) -> float:
-        """Bytes a GPU that a reference model beside the policy would take."""
-        return self.memory.parameters * self.layout.itemsize
 
     @property
     def host_bytes(self) -> float:
@@ -46,14 +46,13 @@ class Plan:
             "fits": self.fits,
             "gpu": asdict(self.question.gpu),
             "num_gpus": self.layout.num_gpus,
-            "mfu": self.question.mfu,
+            "hfu": self.question.hfu,
             "write_gbs": self.question.write_gbs,
             "parameters": self.question.architecture.num_parameters,
             "data": asdict(self.question.data),
             "layout": asdict(self.layout),
             "memory": asdict(self.memory) | self.memory.phases | {"peak": self.memory.peak},
             "host_bytes": self.host_bytes,
-            "resident_reference": self.resident_reference,
             "time": asdict(self.time) | {"hours": self.time.hours, "gpu_hours": self.gpu_hours},
         }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import FRAGMENTATION, GIB, RESERVED
 from nemo_mcpo.planning.plan import Plan
 
@@ -13,7 +14,7 @@ def describe(plan: Plan) -> str:
     sections = {
         "": _run(plan),
         f"GPU memory, GiB ({stage})": _memory(plan),
-        f"Time, estimated at {plan.question.mfu:.0%} MFU (not measured)": _time(plan),
+        f"Time, estimated: GPUs at work reach {plan.question.hfu:.0%} of their peak (not measured)": _time(plan),
         "Checkpoints": _checkpoints(plan),
     }
     rows = [row for table in sections.values() for row in table]
@@ -51,21 +52,24 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     memory, gpu = plan.memory, plan.question.gpu
     phase = memory.worst_phase
     rest = memory.peak - memory.fixed - memory.phases[phase]
+    head, layer, recorded = _gib(memory.head), _gib(memory.backward), _gib(memory.recorded)
+    last = f"a layer's backward pass {layer}" if memory.backward > memory.head else f"the head's backward pass {head}"
+    phases = {
+        "training": f"rows in flight {_gib(memory.activations)} + kept by scoring {recorded} + {last}",
+        "scoring": f"kept for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
+        "saving": "a state of the optimizer, gathered whole",
+    }
     parts = [
         ("weights", memory.weights, ""),
         ("gradients", memory.gradients, "float32"),
         ("optimizer", memory.optimizer, f"split over {plan.layout.data} replicas"),
-        ("activations", memory.activations, "training: rows in flight"),
-        ("from scoring", memory.recorded, "training: what the scoring pass keeps for it"),
-        ("head", memory.head, "training: log-probs backward; not at the same time as a layer"),
-        ("a layer", memory.backward, "training: its backward pass"),
-        ("scoring", memory.scoring, "scoring: a layer, or logits"),
-        ("gathered", memory.saving, "saving: a state of the optimizer, whole"),
-        ("reference", 0.0, f"log-probs are on disk; a resident model would take {_gib(plan.resident_reference)}"),
+        *((f"or {name}" if name != "training" else name, memory.phases[name], note) for name, note in phases.items()),
         ("reserved", rest, f"assumed: {RESERVED / GIB:.0f} GiB for CUDA and NCCL, {FRAGMENTATION:.0%} fragmentation"),
     ]
+    always = " + ".join(_gib(size) for size in (memory.weights, memory.gradients, memory.optimizer))
+    terms = f"{always} + {phase} {_gib(memory.phases[phase])} + {_gib(rest)}"
     verdict = "fits" if plan.fits else "DOES NOT FIT"
-    total = ("peak", _gib(memory.peak), f"{phase}; {verdict} in {gpu.gibibytes:.1f} of {gpu.name}")
+    total = ("peak", _gib(memory.peak), f"= {terms}; {verdict} in {gpu.gibibytes:.1f} of {gpu.name}")
     return [(name, _gib(size), note) for name, size, note in parts] + [total]
 
 
@@ -73,22 +77,23 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
     time = plan.time
     waiting = f"{time.step_flops:.2e} operations; pipeline x {time.bubble:.2f}, uneven replicas x {time.imbalance:.2f}"
     scored = f"trained, and {time.scored_tokens:,.0f} scored" if time.scored_tokens else "trained"
-    return [
+    # fmt: off
+    rows = [
         ("a step", f"{time.step_seconds:.2f} s", waiting),
+        ("MFU", f"{time.mfu:.0%}", "with all waiting; recompute does not count"),
         ("tokens a step", f"{time.step_tokens:,.0f}", scored),
-        ("tokens", f"{time.steps * time.step_tokens:.3e}", f"trained in {time.steps:,} steps"),
+        ("tokens", f"{time.steps * time.step_tokens / 1e6:,.0f} million", f"trained in {time.steps:,} steps"),
         ("reference", f"{time.reference_seconds / 3600:.2f} h", "once, every answer scored"),
-        (
-            "run",
-            f"{time.hours:.1f} h",
-            "with reference and checkpoints; without validation, and an online run's answers",
-        ),
+        ("run", f"{time.hours:.1f} h",
+         "with reference and checkpoints; without validation, and an online run's answers"),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}", ""),
     ]
+    # fmt: on
+    return [row for row in rows if row[0] != "reference" or time.reference_seconds]
 
 
 def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
-    time = plan.time
+    time, gpus = plan.time, min(GPUS_PER_NODE, plan.layout.num_gpus)
     speed = f"{time.checkpoints} of them, at {plan.question.write_gbs:g} GB/s for the whole run (assumed)"
     return [
         ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"{time.kept_bytes / 1e9:,.0f} GB on disk at most"),
@@ -96,7 +101,7 @@ def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
         (
             "host memory",
             f"{plan.host_bytes / 1e9:,.0f} GB",
-            f"of every process while one is written, {8 * plan.host_bytes / 1e9:,.0f} GB a node of 8",
+            f"of every process while one is written, {gpus * plan.host_bytes / 1e9:,.0f} GB for {gpus}",
         ),
     ]
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a run takes, estimated: the operations of its steps at a stated share of the GPUs' peak.
 
-    step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · MFU)
+    step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · HFU)
+    MFU  = operations that nothing runs twice / (step · GPUs · peak)
 
     imbalance   ⌈B / DP⌉ DP / B              replicas that have a prompt less wait
     bubble      (m + (p − 1) / v) / m        stages that wait at the beginning and the end of m rows
 
-The MFU is that of a GPU at work, counted over everything that it computes, recompute included; what tensor parallelism
-and reductions of gradients cost is a part of it.
+The HFU is that of a GPU at work, counted over everything that it computes, recompute included; what tensor parallelism
+and reductions of gradients cost is a part of it. The MFU is what comes out, as PaLM (arXiv:2204.02311) defines it: the
+scoring pass is work, recompute and waiting are not. In FP8 the peak is that of bf16.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.budgets import LOGITS_KEPT
 from nemo_mcpo.planning.cost_model import StepCost
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.planning.workload import Layout, Question, rows_of
@@ -26,6 +29,7 @@ class RunTime:
 
     Attributes:
         step_flops: operations of a step, on all GPUs.
+        mfu: share of the peak, by what nothing runs twice and with all waiting.
         step_tokens: packed tokens that a step trains; ``scored_tokens`` those that it scores.
         reference_seconds: every answer scored once before the first step.
         checkpoint_bytes: of one checkpoint; ``kept_bytes`` of all that are on disk at once.
@@ -34,6 +38,7 @@ class RunTime:
     steps: int
     step_flops: float
     step_seconds: float
+    mfu: float
     bubble: float
     imbalance: float
     step_tokens: float
@@ -54,13 +59,23 @@ class RunTime:
 def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     """See the top of the file."""
     a, data, trainer, mcpo = question.architecture, question.data, config.trainer.mcpo, config.model.mcpo
-    cost = StepCost(a, recompute=layout.recompute == "full", reuse=layout.reuse is not None)
-    tree, pruned = data.tree(1 + data.candidates), data.tree(1 + mcpo.num_negatives)
     batch, rows = layout.global_batch_size, rows_of(layout, data)
-    step_flops = batch * (cost.mcpo([tree], mcpo.num_negatives) if layout.scores else cost.trained(pruned))
+    cost = StepCost(
+        a,
+        layout.recompute,
+        reuse=layout.reuse is not None,
+        replays_attention=False,
+        repeats_head=rows.targets * rows.even * a.padded_vocab_size / layout.tensor > LOGITS_KEPT["cuda"],
+    )
+    tree, pruned = data.tree(1 + data.candidates), data.tree(1 + mcpo.num_negatives)
+    step_flops, useful_flops = (
+        batch * (one.step(tree, pruned) if layout.scores else one.trained(pruned)) for one in (cost, cost.useful())
+    )
     imbalance = rows.prompts * layout.data / batch
     bubble = (rows.count + (layout.pipeline - 1) / layout.virtual) / rows.count
-    flops_per_second = layout.num_gpus * question.gpu.peak_flops(config.trainer.precision) * question.mfu
+    peak = layout.num_gpus * question.gpu.peak_flops(config.trainer.precision)
+    flops_per_second = peak * question.hfu
+    step_seconds = step_flops * imbalance * bubble / flops_per_second
     steps = trainer.max_epochs * data.prompts // batch
     steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
     has_reference = mcpo.objective != "sft"
@@ -70,7 +85,8 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     return RunTime(
         steps=steps,
         step_flops=step_flops,
-        step_seconds=step_flops * imbalance * bubble / flops_per_second,
+        step_seconds=step_seconds,
+        mfu=useful_flops / (step_seconds * peak),
         bubble=bubble,
         imbalance=imbalance,
         step_tokens=batch * data.tokens(1 + mcpo.num_negatives),

@@ -2,12 +2,13 @@
 """Which layouts of a configuration fit, and the one to propose.
 
 Tried: tensor parallelism inside of a node (with sequence parallelism), pipelines, every recompute, and rows of the
-configured budget, a half or a quarter of it. Proposed: of those within a twentieth of the fastest the one that splits
-the model least, with the larger rows.
+configured budgets, of a half, a quarter … down to one mean prompt with its answers. Proposed: of those within a
+twentieth of the fastest the one that splits the model least, with the larger rows.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from nemo_mcpo.config import RunConfig, check_architecture
@@ -17,9 +18,12 @@ from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.plan import Plan, make_plan
 from nemo_mcpo.planning.workload import Question
+from nemo_mcpo.platform.doctor import FP8_CAPABILITY
 
 NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
+NO_LAYOUT_CURES = ("trainer.devices", "model.data.max_length")
+"""Keys whose mistakes are none of the layout."""
 
 
 class DoesNotFitError(NemoMcpoError):
@@ -28,7 +32,7 @@ class DoesNotFitError(NemoMcpoError):
 
 def best_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan | None:
     """The plan to propose on so many GPUs, or None where no layout fits."""
-    fitting = [plan for plan in _plans(config, question, num_gpus) if plan.fits]
+    fitting = list(_fitting(config, question, num_gpus))
     if not fitting:
         return None
     fastest = min(plan.time.step_seconds for plan in fitting)
@@ -36,18 +40,56 @@ def best_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan | No
     return min(near, key=_preference)
 
 
+def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | None:
+    """The plan to propose on these GPUs; else on the most whole nodes with fewer, else on the fewest with more.
+
+    The layers of some models divide better into fewer pipelines than there are GPUs for.
+    """
+    node = GPUS_PER_NODE
+    fewer = range((num_gpus - 1) // node * node, 0, -node)
+    more = range((num_gpus // node + 1) * node, (MOST_NODES + 1) * node, node)
+    plans = (best_plan(config, question, count) for count in (num_gpus, *fewer, *more))
+    return next((plan for plan in plans if plan), None)
+
+
+def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
+    """Raise ConfigError for a layout that training refuses, or that crosses nodes; with one that does not."""
+    gpu, tensor = question.gpu, config.model.tensor_model_parallel_size
+    if config.model.fp8 and gpu.capability < FP8_CAPABILITY:
+        cure = "set model.fp8=null, or choose a newer GPU"
+        raise ConfigError("this GPU has no FP8", where="model.fp8", got=f"{config.model.fp8} on {gpu.name}", cure=cure)
+    try:
+        check_processes(config, num_gpus)
+        check_architecture(config, question.architecture)
+        if GPUS_PER_NODE % tensor:
+            raise ConfigError(
+                "tensor parallelism that crosses nodes",
+                where="model.tensor_model_parallel_size",
+                got=tensor,
+                expected=f"a divisor of the {GPUS_PER_NODE} GPUs of a node",
+                cure="use a pipeline between nodes",
+            )
+    except ConfigError as error:
+        better = None if error.where in NO_LAYOUT_CURES else proposal(config, question, num_gpus)
+        if better is None:
+            raise
+        cure = f"{error.cure.rstrip('.')}; for {better.layout.num_gpus} GPUs: {overrides_of(better)}"
+        raise ConfigError(error.what, where=error.where, got=error.got, expected=error.expected, cure=cure) from None
+
+
 def check_fits(plan: Plan, config: RunConfig) -> None:
     """Raise DoesNotFitError with a layout that fits, or with the number of GPUs that would do."""
     if plan.fits:
         return
     question, num_gpus = plan.question, plan.layout.num_gpus
-    if better := best_plan(config, question, num_gpus):
-        cure = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
-    elif enough := _fewer_gpus(config, question, num_gpus) or fewest_gpus(config, question, num_gpus):
-        wanted = enough.layout.num_gpus
-        cure = f"no layout fits on {num_gpus} GPUs: use {wanted} with {overrides_of(enough)}"
-    else:
+    better = proposal(config, question, num_gpus)
+    if better is None:
         cure = f"no layout fits on up to {MOST_NODES * GPUS_PER_NODE} of these GPUs: choose GPUs with more memory"
+        cure += ", or lower model.micro_batch_tokens and the lengths of the data"
+    elif better.layout.num_gpus == num_gpus:
+        cure = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
+    else:
+        cure = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
     raise DoesNotFitError(
         "the run does not fit",
         where=f"{num_gpus} x {question.gpu.name}",
@@ -55,20 +97,6 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
         expected=f"at most {question.gpu.gibibytes:.1f} GiB",
         cure=cure,
     )
-
-
-def fewest_gpus(config: RunConfig, question: Question, more_than: int) -> Plan | None:
-    """The plan on the fewest whole nodes with more GPUs than that."""
-    first = more_than // GPUS_PER_NODE + 1
-    plans = (best_plan(config, question, nodes * GPUS_PER_NODE) for nodes in range(first, MOST_NODES + 1))
-    return next((plan for plan in plans if plan), None)
-
-
-def _fewer_gpus(config: RunConfig, question: Question, less_than: int) -> Plan | None:
-    """The plan on the most whole nodes with fewer GPUs than that, into which the layers divide better."""
-    most = (less_than - 1) // GPUS_PER_NODE * GPUS_PER_NODE
-    plans = (best_plan(config, question, count) for count in range(most, 0, -GPUS_PER_NODE))
-    return next((plan for plan in plans if plan), None)
 
 
 def overrides_of(plan: Plan) -> str:
@@ -79,7 +107,8 @@ def overrides_of(plan: Plan) -> str:
         f"model.tensor_model_parallel_size={layout.tensor} model.pipeline_model_parallel_size={layout.pipeline} "
         f"model.virtual_pipeline_model_parallel_size=null "
         f"model.sequence_parallel={str(layout.sequence_parallel).lower()} "
-        f"model.activations_checkpoint_granularity={recompute} model.micro_batch_tokens={layout.micro_batch_tokens}"
+        f"model.activations_checkpoint_granularity={recompute} model.micro_batch_tokens={layout.micro_batch_tokens} "
+        f"model.mcpo.scoring_tokens={layout.scoring_tokens}"
     )
 
 
@@ -89,28 +118,49 @@ def _preference(plan: Plan) -> tuple:
     return (layout.tensor * layout.pipeline, layout.pipeline, -layout.micro_batch_tokens, recompute)
 
 
-def _plans(config: RunConfig, question: Question, num_gpus: int) -> Iterator[Plan]:
-    """Every layout that the rules allow."""
-    layers, budget = question.architecture.num_layers, config.model.micro_batch_tokens
-    reuse = "auto" if config.model.mcpo.reuse_scoring is True else config.model.mcpo.reuse_scoring
-    for tensor in (1, 2, 4, 8):
-        for pipeline in (size for size in range(1, layers + 1) if layers % size == 0):
-            if num_gpus % (tensor * pipeline):
-                continue
-            changes: dict[str, object] = {
-                "tensor_model_parallel_size": tensor,
-                "pipeline_model_parallel_size": pipeline,
-                "virtual_pipeline_model_parallel_size": None,
-                "sequence_parallel": tensor > 1,
-                "mcpo": config.model.mcpo.model_copy(update={"reuse_scoring": reuse}),
-            }
-            if not _allowed(_changed(config, changes), question, num_gpus):
-                continue
-            for recompute in (None, "selective", "full"):
-                for tokens in (budget, budget // 2, budget // 4):
-                    if tokens == budget or tokens >= max(config.model.data.max_length, question.data.longest):
-                        changes |= {"activations_checkpoint_granularity": recompute, "micro_batch_tokens": tokens}
-                        yield make_plan(_changed(config, changes), question, num_gpus)
+def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[Plan]:
+    """Every layout that the rules allow and that fits; rows below ``max_length`` only where no larger ones fit."""
+    layers, mcpo = question.architecture.num_layers, config.model.mcpo
+    reuse = "auto" if mcpo.reuse_scoring is True else mcpo.reuse_scoring
+    rows = list(budgets(config, question))
+    pipelines = [size for size in range(1, layers + 1) if layers % size == 0]
+    for tensor, pipeline in itertools.product((1, 2, 4, 8), pipelines):
+        if num_gpus % (tensor * pipeline):
+            continue
+        changes: dict[str, object] = {
+            "tensor_model_parallel_size": tensor,
+            "pipeline_model_parallel_size": pipeline,
+            "virtual_pipeline_model_parallel_size": None,
+            "sequence_parallel": tensor > 1,
+            "mcpo": mcpo.model_copy(update={"reuse_scoring": reuse}),
+        }
+        if not _allowed(_changed(config, changes), question, num_gpus):
+            continue
+        for recompute in (None, "selective", "full"):
+            for tokens, scoring in rows:
+                changes |= {
+                    "activations_checkpoint_granularity": recompute,
+                    "micro_batch_tokens": tokens,
+                    "mcpo": mcpo.model_copy(update={"reuse_scoring": reuse, "scoring_tokens": scoring}),
+                }
+                plan = make_plan(_changed(config, changes), question, num_gpus)
+                if plan.fits:
+                    yield plan
+                if plan.hopeless or (plan.fits and tokens // 2 < config.model.data.max_length):
+                    break
+
+
+def budgets(config: RunConfig, question: Question) -> Iterator[tuple[int, int]]:
+    """Rows that are trained and scored: as configured, then halved together while a prompt has room."""
+    data, model = question.data, config.model
+    whole = max(data.tokens(1 + data.candidates), data.longest, model.data.max_prompt_length)
+    trained = max(data.tokens(1 + model.mcpo.num_negatives), data.longest_trained, model.data.max_prompt_length)
+    tokens, scoring = model.micro_batch_tokens, model.mcpo.scoring_tokens
+    yield tokens, scoring
+    while tokens // 2 >= trained or scoring // 2 >= whole:
+        tokens = tokens // 2 if tokens // 2 >= trained else tokens
+        scoring = scoring // 2 if scoring // 2 >= whole else scoring
+        yield tokens, scoring
 
 
 def _allowed(config: RunConfig, question: Question, num_gpus: int) -> bool:
@@ -123,4 +173,6 @@ def _allowed(config: RunConfig, question: Question, num_gpus: int) -> bool:
 
 
 def _changed(config: RunConfig, changes: dict[str, object]) -> RunConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+    """Of the model; whatever the number of processes."""
+    trainer = config.trainer.model_copy(update={"devices": "auto"})
+    return config.model_copy(update={"trainer": trainer, "model": config.model.model_copy(update=changes)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 
 
@@ -25,7 +24,10 @@ def _shape(
 SHAPES: dict[str, ModelArchitecture] = {
     "llama-3.2-1b": _shape("llama", 16, 2048, 8192, 32, 8, 128256, head_dim=64, tied_embeddings=True),
     "llama-3.2-3b": _shape("llama", 28, 3072, 8192, 24, 8, 128256, tied_embeddings=True),
-    "mistral-7b": _shape("mistral", 32, 4096, 14336, 32, 8, 32768, max_positions=32768),
+    "mistral-7b-v0.1": _shape(
+        "mistral", 32, 4096, 14336, 32, 8, 32000, max_positions=32768, sliding_window=4096, rope_theta=1e4
+    ),
+    "mistral-7b-v0.3": _shape("mistral", 32, 4096, 14336, 32, 8, 32768, max_positions=32768, rope_theta=1e6),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 18944, 28, 4, 152064, qkv_bias=True),
     "llama-3.1-8b": _shape("llama", 32, 4096, 14336, 32, 8, 128256),
     "qwen3-8b": _shape("qwen3", 36, 4096, 12288, 32, 8, 151936, qk_norm=True, max_positions=40960),
@@ -33,12 +35,3 @@ SHAPES: dict[str, ModelArchitecture] = {
     "llama-3.1-405b": _shape("llama", 126, 16384, 53248, 128, 8, 128256),
 }
 """What decides sizes, as in the models' own config.json; the rotary embedding is not that of each model."""
-
-
-def find_shape(name: str) -> ModelArchitecture:
-    """The shape of this name, or ConfigError."""
-    if name not in SHAPES:
-        expected = f"one of {', '.join(SHAPES)}"
-        cure = "choose one, or give a directory with its config.json as pretrained_checkpoint.restore_from_path"
-        raise ConfigError("unknown model", where="--model", got=name, expected=expected, cure=cure)
-    return SHAPES[name]

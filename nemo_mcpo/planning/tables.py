@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.plan import Plan
 from nemo_mcpo.planning.report import layout_name
-from nemo_mcpo.planning.search import best_plan, fewest_gpus
+from nemo_mcpo.planning.search import best_plan, proposal
 from nemo_mcpo.planning.shapes import SHAPES
-from nemo_mcpo.planning.workload import DataShape, Question
+from nemo_mcpo.planning.workload import Question
 
 MODELS = ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b")
 KINDS = ("A100-80", "H100")
@@ -45,7 +46,7 @@ def _line(config: RunConfig, question: Question, count: int) -> str:
     config = config.model_copy(update={"model": config.model.model_copy(update={"global_batch_size": batch})})
     plan = _best_of_nearly_all(config, question, count)
     if plan is None:
-        enough = fewest_gpus(config, question, count)
+        enough = proposal(config, question, count)
         needed = f"needs {enough.layout.num_gpus}" if enough else "never fits"
         return f"| {count} | | does not fit: {needed} | | | | | | | | |"
     layout, time = plan.layout, plan.time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained: how many prompts, how long they and their answers are; and how a run is laid out for it.
+"""How a run is laid out on its GPUs, and the rows that the replica of largest load makes of the data.
 
 The replica of largest load has ⌈B / DP⌉ prompts a step. They are scored and trained in parts where the scoring pass is
 reused, else in one; a part is packed into rows, of which a pipeline gets at least ``MICRO_BATCHES_PER_STAGE`` a stage.
@@ -10,61 +10,31 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from nemo_mcpo.config import SCORE_FREE_SAMPLERS, RunConfig
 from nemo_mcpo.config.rules import reused_scoring
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
+from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.gpus import Gpu
-from nemo_mcpo.records import PromptTree
 
 BYTES = {"32": 4, "bf16": 2}
 """Of a weight or an activation, by ``trainer.precision``."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataShape:
-    """Means of the training data; lengths in tokens.
-
-    The defaults are of the size of Nectar (183,000 prompts, seven answers of which one is dropped); the lengths are
-    assumed: the shorter shape of docs/performance.md.
-
-    Attributes:
-        candidates: answers beside the preferred one.
-        longest: tokens of the longest prompt with all its answers, where it is known.
-    """
-
-    prompts: int = 183_000
-    prompt_length: float = 121
-    completion_length: float = 288
-    candidates: float = 5
-    longest: int = 0
-
-    def tree(self, num_completions: float) -> PromptTree:
-        """A prompt of mean length with completions of mean length."""
-        completion = np.zeros(round(self.completion_length), np.int8)
-        return PromptTree(0, 0, np.zeros(round(self.prompt_length), np.int8), (completion,) * round(num_completions))
-
-    def tokens(self, num_completions: float) -> float:
-        """Of a prompt with so many completions."""
-        return self.prompt_length + num_completions * self.completion_length
-
-
-MFU = 0.4
-"""Assumed share of the peak: what good training of this kind reaches."""
+HFU = 0.4
+"""Assumed share of the peak that a GPU at work reaches: what it recomputes is work, waiting for a pipeline is not."""
 WRITE_GBS = 2.0
 """Assumed bandwidth of the file system for the whole run, 10^9 bytes a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is planned for, whatever the layout; see ``MFU`` and ``WRITE_GBS``."""
+    """What is planned for, whatever the layout; see ``HFU`` and ``WRITE_GBS``."""
 
     architecture: ModelArchitecture
     data: DataShape
     gpu: Gpu
-    mfu: float = MFU
+    hfu: float = HFU
     write_gbs: float = WRITE_GBS
 
 
@@ -157,7 +127,7 @@ class Rows:
 
 
 def rows_of(layout: Layout, data: DataShape) -> Rows:
-    """See ``Rows``; a row may be as large as its budget, or as the longest prompt with its answers."""
+    """See ``Rows``; a row may be as large as its budget, or as one prompt with its answers."""
     prompts = math.ceil(layout.global_batch_size / layout.data)
     trained, whole = data.tokens(1 + layout.num_negatives), data.tokens(1 + data.candidates)
     part = prompts
@@ -170,15 +140,14 @@ def rows_of(layout: Layout, data: DataShape) -> Rows:
     even = part * trained / count
     if layout.virtual > 1:
         count = max(-(-count // layout.pipeline), 2) * layout.pipeline
-    longest_trained = data.longest * trained / whole
     completions = 1 + layout.num_negatives
     return Rows(
         prompts=prompts,
         count=count,
         even=even,
-        largest=max(layout.micro_batch_tokens, longest_trained),
+        largest=max(layout.micro_batch_tokens, trained, data.longest_trained),
         targets=completions * data.completion_length / trained,
         gathered=(data.prompt_length + completions * (data.prompt_length + data.completion_length)) / trained,
         recorded=max(part * whole, data.longest) if layout.reuse else 0.0,
-        scored=max(layout.scoring_tokens, data.longest) if layout.scores else 0.0,
+        scored=max(layout.scoring_tokens, whole, data.longest) if layout.scores else 0.0,
     )

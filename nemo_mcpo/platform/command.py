@@ -138,13 +138,26 @@ def load_run_config(
     """Compose the YAML with the overrides and check it, without importing torch.
 
     Args:
-        argv: Hydra overrides, ``--config-path`` and ``--config-name``.
-        config_dir, config_name: where to look when they are not given.
+        argv, config_dir, config_name: as for ``compose_config``.
         world_size: number of processes that the launcher started; None for a command that does not train.
         schema: what the keys are.
 
     Raises:
         ConfigError: a file that is not there, an override or a key that is wrong.
+    """
+    composed = compose_config(argv, config_dir=config_dir, config_name=config_name)
+    return parse_config(composed, world_size, schema)
+
+
+def compose_config(argv: Sequence[str], *, config_dir: Path, config_name: str) -> dict[str, Any]:
+    """The YAML with the overrides, as plain dictionaries; nothing is checked but that it can be composed.
+
+    Args:
+        argv: Hydra overrides, ``--config-path`` and ``--config-name``.
+        config_dir, config_name: where to look when they are not given.
+
+    Raises:
+        ConfigError: a file that is not there, or an override that is wrong.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -173,7 +186,7 @@ def load_run_config(
             got=" ".join(str(problem).split()),
             cure="check --config-path, --config-name and the overrides",
         ) from None
-    return parse_config(_without_missing(container), world_size, schema)
+    return _without_missing(container)
 
 
 def _without_missing(node: Any) -> Any:

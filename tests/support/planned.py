@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.gpt import ParallelLayout
-from nemo_mcpo.planning.workload import DataShape, Layout
+from nemo_mcpo.planning.data_shape import DataShape
+from nemo_mcpo.planning.workload import Layout
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 BASE: dict = {
@@ -31,7 +32,6 @@ DATA = DataShape(prompts=64, prompt_length=40, completion_length=30, candidates=
 
 
 LAYOUTS = {
-    "one": ParallelLayout(),
     "dp2": ParallelLayout(),
     "tp2": ParallelLayout(tensor=2),
     "tp2-sp": ParallelLayout(tensor=2, sequence_parallel=True),
@@ -39,12 +39,11 @@ LAYOUTS = {
     "interleaved": ParallelLayout(pipeline=2, virtual_pipeline=2),
 }
 MEASURED = {
-    "one": ("llama-32", "llama-bf16"),
     "dp2": ("llama-bf16", "tied-32"),
-    "tp2": ("llama-32", "qwen2-32", "qwen3-32"),
+    "tp2": ("qwen2-32",),
     "tp2-sp": ("llama-bf16", "qwen3-32"),
-    "pp2": ("llama-32", "llama-bf16", "tied-32"),
-    "interleaved": ("llama-32", "tied-bf16"),
+    "pp2": ("llama-bf16", "tied-32"),
+    "interleaved": ("tied-bf16",),
 }
 """Models and precisions that train in a layout."""
 NUM_TREES = 16

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from nemo_mcpo.algorithms.run_data import check_budgets, open_dataset, trained_lengths
+from nemo_mcpo.algorithms.run_data import check_budgets, open_dataset
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.small_run import small_config
@@ -33,8 +33,8 @@ def dataset(tmp_path, llama_directory):
 
 
 def test_trained_lengths_are_bounds(dataset):
-    assert trained_lengths(dataset, 1).tolist() == [5 + 3 + 4, 8 + 1 + 6, 4 + 9 + 9]
-    assert trained_lengths(dataset, 2).tolist() == [5 + 3 + 8, 8 + 1 + 12, 4 + 9 + 18]
+    assert dataset.trained_lengths(1).tolist() == [5 + 3 + 4, 8 + 1 + 6, 4 + 9 + 9]
+    assert dataset.trained_lengths(2).tolist() == [5 + 3 + 8, 8 + 1 + 12, 4 + 9 + 18]
 
 
 @pytest.mark.parametrize("key", ["model.micro_batch_tokens", "model.mcpo.scoring_tokens"])

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.planning.cost_model import StepCost, first_completions
+from nemo_mcpo.records import PromptTree
 from tests.support.small_gpt import float64_gpt, packed_logps
 from tests.support.trees import random_trees
 
@@ -21,7 +23,7 @@ def test_a_forward_pass_is_what_torch_counts(llama_directory):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         packed_logps(model, TREES)
     architecture = read_architecture(llama_directory)
-    cost = StepCost(architecture, recompute=False, reuse=False)
+    cost = StepCost(architecture, recompute="none", reuse=False)
     a, pairs = architecture, 0.0
     for tree in TREES:
         prompt = len(tree.prompt_tokens)
@@ -44,11 +46,58 @@ def test_steps_by_hand():
     # Only the head is left: 2 operations a completion token.
     [tree] = random_trees([4], seed=1)
     lengths = [len(completion) for completion in tree.completions]
-    two_passes = StepCost(architecture, recompute=True, reuse=False)
+    two_passes = StepCost(architecture, recompute="full", reuse=False)
     assert two_passes.plain_dpo([tree]) == 3 * 2 * (lengths[0] + lengths[1])
     assert two_passes.mcpo([tree], 1) == 2 * sum(lengths[1:]) + 3 * 2 * (lengths[0] + lengths[1])
-    reused = StepCost(architecture, recompute=True, reuse=True)
+    reused = StepCost(architecture, recompute="full", reuse=True)
     assert reused.mcpo([tree], 2) == 2 * sum(lengths[1:]) + 3 * 2 * sum(lengths[:3])
+
+
+ATTENTION_ONLY = type(
+    "Architecture",
+    (),
+    {
+        "num_layers": 1, "hidden_size": 0, "ffn_hidden_size": 0, "num_attention_heads": 1, "num_query_groups": 1,
+        "head_dim": 1, "padded_vocab_size": 1,
+    },
+)()  # fmt: skip
+
+
+def pairs(*completions: int) -> float:
+    """Operations of attention in a tree with a prompt of two tokens: 4 a pair."""
+    return 4 * (3 + sum(2 * length + length * (length + 1) / 2 for length in completions))
+
+
+@pytest.mark.parametrize(
+    ("recompute", "reuse", "replays", "again"),
+    [
+        ("none", False, False, 0),
+        ("selective", False, False, 1),
+        ("full", False, False, 1),
+        ("full", True, False, 0),  # the forward pass reads layers, their recompute runs attention
+        ("full", True, True, -1),
+        ("none", True, False, 0),  # products are read, attention runs
+        ("selective", True, False, 1),
+        ("none", True, True, -1),
+        ("selective", True, True, -1),
+    ],
+)
+def test_attention_runs_again_on_a_gpu(recompute, reuse, replays, again):
+    """Beside the scored answers' attention and three of what is trained."""
+    prompt, lengths = np.zeros(2), [np.zeros(count) for count in (1, 3, 2)]
+    tree = PromptTree(0, 0, prompt, tuple(lengths))
+    cost = StepCost(ATTENTION_ONLY, recompute, reuse, replays_attention=replays)
+    scored = pairs(1, 3, 2) if reuse else pairs(3, 2)
+    assert cost.mcpo([tree], 1) == scored + (3 + again) * pairs(1, 3)
+
+
+def test_a_head_that_is_not_kept_runs_again():
+    """2 operations a completion token: forward, backward twice, once again."""
+    [tree] = random_trees([2], seed=1)
+    shape = type("Architecture", (), {**vars(ATTENTION_ONLY.__class__), "hidden_size": 1, "num_layers": 0})()
+    tokens = sum(len(completion) for completion in tree.completions)
+    assert StepCost(shape, "none", reuse=False, repeats_head=True).trained(tree) == 4 * 2 * tokens
+    assert StepCost(shape, "none", reuse=False).trained(tree) == 3 * 2 * tokens
 
 
 def test_first_completions():

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import ParallelLayout
 from nemo_mcpo.planning.parameters import bucket_elements, stage_parameters
-from nemo_mcpo.planning.shapes import SHAPES, find_shape
+from nemo_mcpo.planning.shapes import SHAPES
 from tests.support.planned import layout_of
 
 PUBLISHED = {
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
-    "mistral-7b": 7_248_023_552,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
     "qwen2.5-7b": 7_615_616_512,
     "llama-3.1-8b": 8_030_261_248,
     "qwen3-8b": 8_190_735_360,
@@ -51,8 +51,3 @@ def test_interleaving_moves_no_parameters():
 def test_padding_of_buckets():
     assert bucket_elements([1, 64, 65], replicas=1) == 256  # 64 + 64 + 128
     assert bucket_elements([1], replicas=3) == 384  # a multiple of 128 and of 3
-
-
-def test_an_unknown_model():
-    with pytest.raises(ConfigError, match=r"--model: unknown model \(got gpt-2, expected one of llama-3.2-1b"):
-        find_shape("gpt-2")

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from nemo_mcpo.models.gpt import ParallelLayout
+from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.memory import in_flight
-from nemo_mcpo.planning.workload import DataShape, Layout, rows_of
+from nemo_mcpo.planning.workload import Layout, rows_of
 from nemo_mcpo.trees.packing import pack_into_rows
 from tests.support.configs import checked
 from tests.support.planned import DATA, NUM_TREES, ROW_TOKENS, layout_of
@@ -37,9 +38,16 @@ def test_reuse_trains_in_parts():
 
 
 def test_a_known_longest_prompt_is_a_row_of_its_own():
-    data = DataShape(64, 40, 30, 3, longest=1600)
+    data = DataShape(64, 40, 30, 3, longest=1600, longest_trained=1100)
     rows = rows_of(layout_of(ParallelLayout()), data)
-    assert (rows.scored, rows.largest) == (1600, 1000)
+    assert (rows.scored, rows.largest) == (1600, 1100)
+
+
+def test_a_mean_prompt_larger_than_the_budget_is_a_row_of_its_own():
+    data = DataShape(64, 40, 300, 3)
+    rows = rows_of(layout_of(ParallelLayout()), data)  # budgets of 200 tokens
+    assert (rows.scored, rows.largest) == (40 + 4 * 300, 40 + 2 * 300)
+    assert (rows.count, rows.even) == (NUM_TREES, 640)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained, by its means: how many prompts, how long they and their answers are; refuses what training refuses.
+
+>>> DataShape(prompts=10, prompt_length=100, completion_length=50, candidates=3).tokens(2)
+200
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
+from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.records import PromptTree
+
+
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """Means of the training data; lengths in tokens.
+
+    The defaults are of the size of Nectar (183,000 prompts, seven answers of which one is dropped); the lengths are
+    assumed: the shorter shape of docs/performance.md.
+
+    Attributes:
+        candidates: answers beside the preferred one.
+        most_candidates: of the prompt that has most, where it is known.
+        longest: tokens of the longest prompt with all its answers, where it is known.
+        longest_trained: the same with the preferred answer and the longest negatives.
+    """
+
+    prompts: int = 183_000
+    prompt_length: float = 121
+    completion_length: float = 288
+    candidates: float = 5
+    most_candidates: int = 0
+    longest: int = 0
+    longest_trained: int = 0
+
+    @classmethod
+    def from_prepared(cls, directory: Path, config: RunConfig) -> DataShape:
+        """The means of a prepared dataset, and its longest prompts."""
+        if not (directory / "meta.json").is_file():
+            cure = "check the path: the directory that scripts/prepare_data.py names, with meta.json in it"
+            raise ConfigError("not a prepared dataset", where="--prepared", got=directory, cure=cure)
+        dataset, mcpo = PreparedDataset(directory), config.model.mcpo
+        trained, whole = dataset.trained_lengths(mcpo.num_negatives), dataset.tree_lengths
+        return cls(
+            prompts=len(dataset),
+            prompt_length=float(dataset.prompt_lengths.mean()),
+            completion_length=float(dataset.completion_lengths.mean()),
+            candidates=float(dataset.num_completions.mean()) - 1,
+            most_candidates=int(dataset.num_completions.max()) - 1,
+            longest=int(whole.max()),
+            longest_trained=int((trained if mcpo.replacement else np.minimum(trained, whole)).max()),
+        )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: RunConfig,
+        *,
+        prompts: int | None,
+        prompt_length: float | None,
+        completion_length: float | None,
+        candidates: int | None,
+    ) -> DataShape:
+        """The given means; of None the default, or what the configuration's limits leave of it."""
+        data, default = config.model.data, cls()
+        if candidates is None:
+            candidates = config.num_samples - 1 if isinstance(config, OnlineRunConfig) else int(default.candidates)
+        if data.max_candidates is not None:
+            candidates = min(candidates, data.max_candidates)
+        if prompt_length is None:
+            prompt_length = min(default.prompt_length, data.max_prompt_length)
+        if completion_length is None:
+            completion_length = min(default.completion_length, max(data.max_length - prompt_length, 1))
+        prompts = default.prompts if prompts is None else prompts
+        return cls(prompts, prompt_length, completion_length, candidates)
+
+    def tree(self, num_completions: float) -> PromptTree:
+        """A prompt of mean length with completions of mean length."""
+        completion = np.zeros(round(self.completion_length), np.int8)
+        return PromptTree(0, 0, np.zeros(round(self.prompt_length), np.int8), (completion,) * round(num_completions))
+
+    def tokens(self, num_completions: float) -> float:
+        """Of a prompt with so many completions."""
+        return self.prompt_length + num_completions * self.completion_length
+
+
+def check_data(data: DataShape, config: RunConfig) -> None:
+    """Raise ConfigError for data that training would refuse or could not have."""
+    model, mcpo = config.model, config.model.mcpo
+    length, limit = data.prompt_length + data.completion_length, model.data.max_length
+    most = data.most_candidates or data.candidates
+    needed = 0 if mcpo.objective == "sft" else 1
+    smallest = min(model.micro_batch_tokens, mcpo.scoring_tokens)
+    rules = (
+        (data.prompts >= model.global_batch_size, "--prompts", "fewer prompts than one global batch", data.prompts,
+         f"at least model.global_batch_size={model.global_batch_size}", "give more, or lower model.global_batch_size"),
+        (data.prompt_length > 0 and data.completion_length > 0 and math.isfinite(length), "--prompt-length",
+         "lengths that no data have", f"{data.prompt_length} and {data.completion_length}", "above 0",
+         "give means in tokens"),
+        (length <= limit, "--completion-length", "longer than training lets a prompt and an answer be", f"{length:g}",
+         f"at most model.data.max_length={limit}", "give shorter means, or raise model.data.max_length"),
+        (data.prompt_length <= smallest, "model.micro_batch_tokens", "a row's budget is smaller than one prompt",
+         smallest, f"at least {data.prompt_length:g}", "raise model.micro_batch_tokens and model.mcpo.scoring_tokens"),
+        (most >= needed, "--candidates", "no candidates", data.candidates, f"at least {needed}", "give more"),
+        (mcpo.replacement or mcpo.num_negatives <= most, "model.mcpo.num_negatives", "more negatives than candidates",
+         mcpo.num_negatives, f"at most {most:g}", "lower it, or say how many candidates there are with --candidates"),
+    )  # fmt: skip
+    for holds, where, what, got, expected, cure in rules:
+        if not holds:
+            raise ConfigError(what, where=where, got=got, expected=expected, cure=cure)
