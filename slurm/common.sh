@@ -62,7 +62,12 @@ nemo_mcpo_job() {
 nemo_mcpo_stop() {
     say 'asked to stop; the ranks save and leave'
     STOP_ASKED=true
-    [ -z "$STEP" ] || kill -USR1 "$STEP" 2>/dev/null || true
+    [ -z "$STEP" ] || nemo_mcpo_pass_on "$STEP" &
+}
+
+nemo_mcpo_pass_on() { # more than once: srun forgets a signal that comes while it launches the ranks
+    trap - USR1 TERM
+    for _ in 1 2 3 4 5 6; do kill -USR1 "$1" 2>/dev/null && sleep 5 || return 0; done
 }
 
 nemo_mcpo_gpus() { # of one node
@@ -180,7 +185,7 @@ nemo_mcpo_step() {
     export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
     "${step[@]}" &
     STEP=$!
-    ! $STOP_ASKED || kill -USR1 "$STEP"                              # it came while the step was started
+    ! $STOP_ASKED || nemo_mcpo_pass_on "$STEP" & # it came while the step was started
     while kill -0 "$STEP" 2>/dev/null; do wait "$STEP" || true; done # a signal ends a wait early
     wait "$STEP" || CODE=$?
     STEP=''
