@@ -91,7 +91,7 @@ def test_the_program_is_the_image_s(with_pyxis, tmp_path):
     """Without PYTHON in the site: the repository's .venv is the host's."""
     settings = {name: value for name, value in site(tmp_path).items() if name != "PYTHON"}
     plan = with_pyxis.call("bash", str(JOB), "--dry-run", CONTAINER_IMAGE="image.sqsh", **settings)
-    assert f"--container-workdir={ROOT} python {ROOT}/examples/train_gpt_mcpo.py " in plan
+    assert f" python {ROOT}/examples/train_gpt_mcpo.py " in plan
 
 
 @pytest.mark.parametrize("where", ["/absent", "/absent:/x:ro"])
