@@ -25,6 +25,8 @@ from nemo_mcpo.platform.quiet import quiet_dependencies
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
 
 _PATIENCE_SECONDS = 20.0
+COLLECTIVES = os.path.join("torch", "distributed")
+"""Part of the path of whatever waits for other ranks."""
 FAILURE = "NEMO_MCPO_FAILURE"
 """Environment variable: a file that a rank leaves which ends with an error (``slurm/common.sh``)."""
 
@@ -53,17 +55,21 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     except KeyboardInterrupt:
         _fail("error: interrupted", 130)
     except Exception as error:
-        _fail(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}", 1)
+        message = f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
+        # Inside a collective it is another rank that failed or was killed.
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        _fail(message, 1, by_itself=not any(COLLECTIVES in file for file in files))
     sys.exit(0)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, *, by_itself: bool = True) -> None:
     """Report and leave."""
     rank = own_rank()
     if rank != "0" and code == ConfigError.exit_code:  # every rank finds the same mistake in the configuration
         _leave_after_rank_zero(code)
     print(f"[rank {rank}] {message}" if rank != "0" else message, file=sys.stderr, flush=True)
-    mark_failure()
+    if by_itself:
+        mark_failure()
     _leave(code)
 
 

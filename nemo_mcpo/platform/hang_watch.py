@@ -22,11 +22,10 @@ from types import FrameType
 
 import torch.distributed as dist
 
-from nemo_mcpo.platform.command import mark_failure
+from nemo_mcpo.platform.command import COLLECTIVES, mark_failure
 
 BEAT_SECONDS = 5.0
-_PACKAGE, _COLLECTIVES = f"{os.sep}nemo_mcpo{os.sep}", os.path.join("torch", "distributed")
-_CHECKPOINTS = os.path.join("torch", "distributed", "checkpoint")
+_PACKAGE, _CHECKPOINTS = f"{os.sep}nemo_mcpo{os.sep}", os.path.join(COLLECTIVES, "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ def _waits(frame: FrameType | None) -> bool:
     while frame is not None:
         files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    return any(_COLLECTIVES in file for file in files) and not any(_CHECKPOINTS in file for file in files)
+    return any(COLLECTIVES in file for file in files) and not any(_CHECKPOINTS in file for file in files)
 
 
 def _name(beat: Beat) -> str:

@@ -51,7 +51,7 @@ def test_preempted_killed_drained_and_without_a_controller(slurm, inputs, whole,
     before = starts()
     wait_for(lambda: len(ranks(tmp_path)) == 4, 300.0)
     slurm.call("scontrol", "update", "nodename=n1", "state=drain", "reason=test")  # the job at hand goes on
-    slurm.kill_controller()
+    slurm.stop_controller()
     time.sleep(3.0)
     slurm.start_controller()
     wait_for(lambda: finished_checkpoints(tmp_path / "run") != [], 300.0)

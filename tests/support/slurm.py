@@ -108,10 +108,11 @@ class Slurm:
         self.call("slurmctld", "-f", str(self.root / "slurm.conf"))
         wait_for(lambda: self.run("scontrol", "ping").returncode == 0, 20.0)
 
-    def kill_controller(self) -> None:
+    def stop_controller(self) -> None:
+        """As for an update: it writes down what runs, and the nodes go on."""
         pid = int((self.root / "slurmctld.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10.0)
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command of this cluster."""

@@ -62,7 +62,13 @@ def test_other_ranks_do_not_repeat_a_configuration_error():
     assert run_main("raise DataError('bad')", RANK="1").stderr == "[rank 1] error: bad\n"
 
 
-@pytest.mark.parametrize(("body", "left"), [("raise DataError('x')", True), ("1 / 0", True), ("pass", False)])
+IN_A_COLLECTIVE = "exec(compile('1 / 0', '/env/torch/distributed/distributed_c10d.py', 'exec'))"
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [("raise DataError('x')", True), ("1 / 0", True), ("pass", False), (IN_A_COLLECTIVE, False)],
+)
 def test_a_rank_that_fails_leaves_a_mark_for_its_job(tmp_path, body, left):
     run_main(body, NEMO_MCPO_FAILURE=str(tmp_path / "failed"))
     assert (tmp_path / "failed").exists() == left
