@@ -27,6 +27,8 @@ from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
 _PATIENCE_SECONDS = 20.0
 COLLECTIVES = os.path.join("torch", "distributed")
 """Part of the path of whatever waits for other ranks."""
+BACKENDS = ("/gloo/", "NCCL")
+"""In the messages of collectives that broke."""
 FAILURE = "NEMO_MCPO_FAILURE"
 """Environment variable: a file that a rank leaves which ends with an error (``slurm/common.sh``)."""
 
@@ -56,9 +58,10 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _fail("error: interrupted", 130)
     except Exception as error:
         message = f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
-        # Inside a collective it is another rank that failed or was killed.
+        # Inside a collective it is another rank that failed or was killed. One that is waited for later leaves no frame.
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        _fail(message, 1, by_itself=not any(COLLECTIVES in file for file in files))
+        by_itself = not any(COLLECTIVES in file for file in files) and not any(name in str(error) for name in BACKENDS)
+        _fail(message, 1, by_itself=by_itself)
     sys.exit(0)
 
 

@@ -62,12 +62,13 @@ def test_other_ranks_do_not_repeat_a_configuration_error():
     assert run_main("raise DataError('bad')", RANK="1").stderr == "[rank 1] error: bad\n"
 
 
+GLOO = "raise RuntimeError('[/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error')"
 IN_A_COLLECTIVE = "exec(compile('1 / 0', '/env/torch/distributed/distributed_c10d.py', 'exec'))"
 
 
 @pytest.mark.parametrize(
     ("body", "left"),
-    [("raise DataError('x')", True), ("1 / 0", True), ("pass", False), (IN_A_COLLECTIVE, False)],
+    [("raise DataError('x')", True), ("1 / 0", True), ("pass", False), (IN_A_COLLECTIVE, False), (GLOO, False)],
 )
 def test_a_rank_that_fails_leaves_a_mark_for_its_job(tmp_path, body, left):
     run_main(body, NEMO_MCPO_FAILURE=str(tmp_path / "failed"))
