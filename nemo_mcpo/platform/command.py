@@ -58,7 +58,7 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _fail("error: interrupted", 130)
     except Exception as error:
         message = f"error: {type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
-        # Inside a collective it is another rank that failed or was killed. One that is waited for later leaves no frame.
+        # In a collective it is another rank that failed or was killed; one that is waited for later leaves no frame.
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         by_itself = not any(COLLECTIVES in file for file in files) and not any(name in str(error) for name in BACKENDS)
         _fail(message, 1, by_itself=by_itself)
