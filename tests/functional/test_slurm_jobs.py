@@ -121,11 +121,11 @@ def test_cancelled_by_its_user(slurm, inputs, tmp_path):
 
 def test_a_rank_that_hangs_is_named(slurm, inputs, tmp_path):
     """The first one, which keeps the store where the others look for it."""
-    job = submit(slurm, inputs, tmp_path, "trainer.distributed_timeout_minutes=0.2")
+    job = submit(slurm, inputs, tmp_path, "trainer.distributed_timeout_minutes=0.4")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 300.0)
-    first = ranks(tmp_path)[0]
+    first = next(pid for pid in ranks(tmp_path) if b"\0SLURM_PROCID=0\0" in Path(f"/proc/{pid}/environ").read_bytes())
     os.kill(first, signal.SIGSTOP)
-    wait_for(lambda: "the launch hangs" in said(tmp_path), 60.0)
+    wait_for(lambda: "the launch hangs" in said(tmp_path), 120.0)
     os.kill(first, signal.SIGKILL)
     facts = slurm.wait(job, 120.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("1:0", "0")
