@@ -88,6 +88,10 @@ class HangWatch:
         """Let one rank speak; who is outside a collective shows where."""
         if not _waits(sys._current_frames().get(self._main or 0)):
             faulthandler.dump_traceback(sys.stderr)
+        # Where rank 0, which keeps the store, is the one that stands still, asking it may take for ever.
+        silence = threading.Timer(2 * BEAT_SECONDS, _leave, ["rank 0's node does not answer"])
+        silence.daemon = True
+        silence.start()
         first = self._store.compare_set("hang_watch/reporter", "", str(self._rank)).decode() == str(self._rank)
         message = None
         if first:
