@@ -76,13 +76,7 @@ def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     fingerprint, prompts = segment_prompts(run, segment, with_words=rollouts.engine == "openai")
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
-    manifest = {
-        "policy": hash_weights(files.policy),
-        PROMPTS: fingerprint,
-        "plan": asdict(plan),
-        "sampling": asdict(sampling),
-    }
-    store = SampleStore(files.samples, manifest)
+    store = SampleStore(files.samples, manifest_of(files.policy, fingerprint, plan, sampling))
     engine = build_engine(run.config, sampling, files.logs / "generate")
     try:
         engine.load(str(files.policy))
@@ -91,6 +85,12 @@ def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
         engine.close()
     del facts["path"]
     return {"prompts": len(prompts)} | facts
+
+
+def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) -> dict[str, object]:
+    """What samples are of: a policy, prompts, and how they are drawn."""
+    drawn = {"plan": asdict(plan), "sampling": asdict(sampling)}
+    return {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn}
 
 
 def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from nemo_mcpo.algorithms.online_stages import PROMPTS, build_engine, build_judge
+from nemo_mcpo.algorithms.online_stages import build_engine, build_judge, manifest_of
 from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.algorithms.segment_data import prompts_with_words
 from nemo_mcpo.algorithms.validation import num_validation_prompts
@@ -24,7 +24,6 @@ from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.evaluation.intervals import Interval, rate_interval
 from nemo_mcpo.judging.judgement import Judgement
 from nemo_mcpo.judging.rank import rank_answers
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.rollouts.append_log import write_json
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
@@ -119,13 +118,7 @@ def _answers(
     rollouts = config.rollouts
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, config.model.seed)
     plan = Plan(0, (rollouts.temperatures[0],), 1, 0)
-    manifest = {
-        "policy": hash_weights(directory),
-        PROMPTS: fingerprint,
-        "plan": asdict(plan),
-        "sampling": asdict(sampling),
-    }
-    samples = SampleStore(store, manifest)
+    samples = SampleStore(store, manifest_of(directory, fingerprint, plan, sampling))
     engine = build_engine(config, sampling, store.parent.parent / "logs" / store.name)
     try:
         engine.load(str(directory))
