@@ -48,3 +48,7 @@ class CheckpointError(NemoMcpoError):
 
 class RolloutError(NemoMcpoError):
     """Generating or judging failed."""
+
+
+class MemoryExhaustedError(NemoMcpoError):
+    """A part of the work that does not fit into the memory of the GPU, or of this machine."""

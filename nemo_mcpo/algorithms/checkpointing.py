@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
 from nemo_mcpo.models.checkpoint_files import (
     CHECKPOINT_MARK as STATE_FILE,
     newest_checkpoint,
@@ -97,6 +97,7 @@ class CheckpointManager:
 
         Raises:
             CheckpointError: the disk is full or not writable; earlier checkpoints stay as they are.
+            MemoryExhaustedError: the states do not fit into memory; likewise.
         """
         final = self.directory / f"step-{state.step:08d}"
         temporary = final.with_name(final.name + INCOMPLETE)
@@ -108,11 +109,11 @@ class CheckpointManager:
 
     def _stage(self, final: Path, call: Callable[[], None], *, everywhere: bool) -> None:
         """Run one stage of a save; an error on any rank ends it on all, and the unfinished directory goes."""
-        problem: OSError | None = None
+        problem: OSError | MemoryExhaustedError | None = None
         if everywhere or is_rank_zero():
             try:
                 call()
-            except OSError as error:
+            except (OSError, MemoryExhaustedError) as error:
                 problem = error
         if any_rank(problem is not None):
             free = shutil.disk_usage(self.directory).free / 1e6
@@ -120,6 +121,8 @@ class CheckpointManager:
                 shutil.rmtree(final.with_name(final.name + INCOMPLETE), ignore_errors=True)
             elif not str(problem or ""):
                 raise FailedElsewhere(CheckpointError.exit_code)
+            if isinstance(problem, MemoryExhaustedError):
+                raise problem
             raise CheckpointError(
                 "the checkpoint could not be written",
                 where=str(final),

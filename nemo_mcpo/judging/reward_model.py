@@ -16,6 +16,7 @@ from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.rollouts.generation import batches_by_length
 
 QUESTIONS_AT_A_TIME = 64
@@ -76,6 +77,7 @@ class RewardModelJudge:
         turns = [asdict(turn) for turn in question.conversation] + [{"role": "assistant", "content": answer}]
         return self.tokenizer.apply_chat_template(turns, tokenize=False)
 
+    @memory_of("the reward model")
     @torch.inference_mode()
     def _scores(self, texts: list[str]) -> list[float]:
         limit = getattr(self.model.config, "max_position_embeddings", None)

@@ -12,14 +12,26 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.platform.out_of_memory import memory_of
+from nemo_mcpo.platform.stopping import shielded_forks
 
-FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""The one sharding of optimizer states that can change tensor, pipeline and data parallelism."""
+
+def optimizer_format() -> dict[str, object]:
+    """The one sharding of optimizer states that can change tensor, pipeline and data parallelism.
+
+    megatron-core gathers each state whole on the GPU of every replica. A single replica has nothing to gather: there
+    it goes to host memory at once. The files are the same.
+    """
+    alone = parallel_state.get_data_parallel_world_size() == 1
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "distrib_optim_fully_reshardable_mem_efficient": alone,
+    }
 
 
 def sharded_state(model, *, is_loading: bool = False) -> dict:
@@ -30,7 +42,9 @@ def sharded_state(model, *, is_loading: bool = False) -> dict:
         state[f"model{number}"] = chunk.sharded_state_dict()
     if model.optimizer is not None:
         weights = state["model0"] if len(model.chunks) == 1 else state.copy()
-        state["optimizer"] = model.optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(FORMAT))
+        state["optimizer"] = model.optimizer.sharded_state_dict(
+            weights, is_loading=is_loading, metadata=optimizer_format()
+        )
     return state
 
 
@@ -39,12 +53,14 @@ def save_sharded_state(model, directory: Path) -> None:
 
     Raises:
         OSError: the disk is full or not writable, on this or on another rank.
+        MemoryExhaustedError: the states do not fit into memory.
     """
     # Results cross processes only in asynchronous saves, for which megatron-core spawns a server process: seconds to
     # start, and left behind when this process is killed. Ours are synchronous.
     filesystem_async._results_queue = filesystem_async._results_queue or queue.SimpleQueue()
     try:
-        dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=dict(FORMAT))
+        with memory_of("writing a checkpoint"), shielded_forks():
+            dist_checkpointing.save(sharded_state(model), str(directory), content_metadata=optimizer_format())
     except (CheckpointException, dist_checkpointing.core.CheckpointingException, RuntimeError) as problem:
         raise OSError(_reason(problem)) from problem
 
@@ -63,7 +79,8 @@ def load_sharded_state(model, path: Path) -> None:
     if model.optimizer is not None:
         _prepare_torch_adam(model.optimizer)
     try:
-        loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
+        with memory_of("reading a checkpoint"):
+            loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
     except (CheckpointException, dist_checkpointing.core.CheckpointingException, OSError, RuntimeError) as problem:
         raise CheckpointError(
             "the checkpoint cannot be loaded",

@@ -11,7 +11,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPED_EARLY = 75
@@ -86,6 +87,20 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return True
+
+
+@contextmanager
+def shielded_forks() -> Iterator[None]:
+    """Processes that are forked inside do not hear what asks this one to stop: they finish what they do.
+
+    A scheduler signals every process of a job, a terminal every process of its group; a fork that writes a part of a
+    checkpoint must not end for it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what came in between is heard now
 
 
 def job_start(environment: Mapping[str, str] = os.environ) -> float:

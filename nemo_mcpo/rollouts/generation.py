@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.out_of_memory import memory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[
         yield order[start : start + batch_size]
 
 
+@memory_of("generating answers")
 @torch.inference_mode()
 def generate_batch(
     policy: Policy, prompts: Sequence[Sequence[int]], *, temperature: float, max_tokens: int, top_p: float, seed: int

@@ -18,7 +18,7 @@ import torch
 
 from nemo_mcpo.algorithms import checkpointing
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState, check_identity, read_state
-from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK
 
 MODEL = SimpleNamespace(
@@ -171,6 +171,20 @@ def test_a_save_that_fails_keeps_the_earlier_ones(make, monkeypatch, stage):
     assert names(manager) == ["step-00000001", "step-00000002"]
     manager.save(MODEL, state(3))
     assert names(manager) == ["step-00000002", "step-00000003"]
+
+
+def test_a_save_that_does_not_fit_into_memory_leaves_nothing_half_written(make, monkeypatch):
+    manager = make()
+    save_all(manager, [None])
+
+    def too_much(model, directory: Path) -> None:
+        (directory / "__0_0.distcp").write_text("half of the weights")
+        raise MemoryExhaustedError("out of memory", where="writing a checkpoint")
+
+    monkeypatch.setattr(checkpointing, "save_sharded_state", too_much)
+    with pytest.raises(MemoryExhaustedError, match=r"^writing a checkpoint: out of memory"):
+        manager.save(MODEL, state(2))
+    assert names(manager) == ["step-00000001"]
 
 
 def test_a_disk_that_is_visibly_too_small_is_refused_before_writing(make, monkeypatch):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
+from nemo_mcpo.models import sharded_state
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from tests.support.small_gpt import parameters_of, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
@@ -74,6 +75,16 @@ def test_weights_alone_load_without_an_optimizer(llama_directory, saved):
     load_sharded_state(model, saved[0])
     for name, value in parameters_of(model).items():
         assert torch.equal(value, saved[2]["saved"][name]), name
+
+
+@pytest.mark.parametrize(("doing", "call"), [("save", save_sharded_state), ("load", load_sharded_state)])
+def test_out_of_memory_is_not_a_damaged_checkpoint(llama_directory, saved, monkeypatch, tmp_path, doing, call):
+    def too_much(*arguments, **options) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30.00 GiB.")
+
+    monkeypatch.setattr(sharded_state.dist_checkpointing, doing, too_much)
+    with pytest.raises(MemoryExhaustedError, match=r"^(writing|reading) a checkpoint: out of memory .*30\.00 GiB"):
+        call(small_model(llama_directory), saved[0] if doing == "load" else tmp_path)
 
 
 def test_a_directory_that_is_no_checkpoint(llama_directory, tmp_path):

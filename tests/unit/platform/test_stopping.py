@@ -70,6 +70,22 @@ def test_a_fork_ends_as_it_would_have():
     assert done.stdout == f"{-signal.SIGTERM} None\n"
 
 
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
+def test_a_shielded_fork_finishes(name):
+    """As the writers of a checkpoint must, of a job or a terminal that signals all of its processes."""
+    done = ended(
+        "def write():\n    time.sleep(1.0)\n    os._exit(7)\n"
+        "stop.listen()\n"
+        "with stopping.shielded_forks():\n"
+        "    child = multiprocessing.get_context('fork').Process(target=write)\n"
+        "    child.start()\n    time.sleep(0.3)\n"
+        f"    for process in (child.pid, os.getpid()):\n        os.kill(process, signal.{name})\n"
+        "    child.join()\n"
+        "print(child.exitcode, stop.reason())"
+    )
+    assert done.stdout == f"7 {name}\n"
+
+
 def test_the_clock():
     stop = StopRequest()
     assert stop.reason(1e9) is None

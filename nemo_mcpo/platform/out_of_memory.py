@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Out of memory: an error that names the part of the work that did not fit, and three remedies for that part.
+
+>>> with memory_of("training"):
+...     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+Traceback (most recent call last):
+nemo_mcpo.errors.MemoryExhaustedError: training: out of memory (got DefaultCPUAllocator: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nemo_mcpo.errors import MemoryExhaustedError
+
+_MORE_SLICES = "raise model.tensor_model_parallel_size or model.pipeline_model_parallel_size"
+REMEDIES: dict[str, tuple[str, str, str]] = {
+    "the model's weights": (
+        _MORE_SLICES,
+        "set trainer.precision=bf16",
+        "end other programs on the GPU (nvidia-smi lists them)",
+    ),
+    "gradients and optimizer": (
+        "run on more GPUs: the states are split over the replicas",
+        _MORE_SLICES,
+        "set model.optim.moments=bf16 or model.optim.offload_fraction=1.0",
+    ),
+    "scoring": (
+        "lower model.mcpo.scoring_tokens",
+        "set model.mcpo.reuse_scoring=false",
+        _MORE_SLICES,
+    ),
+    "training": (
+        "lower model.micro_batch_tokens",
+        "set model.activations_checkpoint_granularity=full",
+        "raise model.tensor_model_parallel_size, with model.sequence_parallel=true",
+    ),
+    "the update": (
+        "run on more GPUs: the states are split over the replicas",
+        _MORE_SLICES,
+        "set model.optim.moments=bf16 or model.optim.offload_fraction=1.0",
+    ),
+    "writing a checkpoint": (
+        _MORE_SLICES,
+        "run on more GPUs: each writes its share of the states",
+        "end other programs on the GPU (nvidia-smi lists them)",
+    ),
+    "reading a checkpoint": (
+        _MORE_SLICES,
+        "run on more GPUs: each reads its share of the states",
+        "end other programs on the GPU (nvidia-smi lists them)",
+    ),
+    "generating answers": (
+        "lower rollouts.batch_size",
+        "lower rollouts.max_tokens",
+        "set rollouts.engine=openai, with servers that split the model",
+    ),
+    "the reward model": (
+        "lower judge.batch_size",
+        "choose a smaller judge.reward_model",
+        "set judge.kind=openai, with servers that split the model",
+    ),
+}
+"""A part of the work, and what makes it fit."""
+
+_SIGNS = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""In the messages of torch's allocators, of CUDA and of its libraries."""
+
+
+@contextmanager
+def memory_of(part: str) -> Iterator[None]:
+    """Raise MemoryExhaustedError where ``part``, a key of ``REMEDIES``, runs out of memory; also a decorator."""
+    remedies = REMEDIES[part]
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises this very class
+        start = min((at for sign in _SIGNS if (at := str(error).find(sign)) >= 0), default=-1)
+        if start < 0:
+            raise
+        cure = f"{'; or '.join(remedies)}. scripts/plan.py shows what fits"
+        raise MemoryExhaustedError("out of memory", where=part, got=_facts(str(error)[start:]), cure=cure) from error
+
+
+def _facts(message: str) -> str:
+    """What was asked for and what there is, without torch's own advice."""
+    for advice in (" If reserved but unallocated", " See documentation", " Compile with", " Error code"):
+        message = message.partition(advice)[0]
+    return " ".join(message.split()).rstrip(".")
