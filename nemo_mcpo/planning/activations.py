@@ -5,12 +5,11 @@ Of a layer without recompute, for each token, in elements of b bytes; t is the t
 sequence parallelism and 1 without, G the keys that attention gathers for a token:
 
     norms       (2 n) H / s           n = 2: input and output of each norm (3 on a CPU: before the weight, too)
-    rotary      4 head_dim            cosines and sines for queries and keys
     attention   (2 Q + 2 G K) / t     queries, gathered keys and values, context
     feed-forward  (2 + 1) F / t       gate and up, their product (5 F without the fused kernel)
 
-With full recompute only the input of each layer, H / s, is kept. Selective recompute runs attention again: it keeps
-keys and values as they come out of the projection, which stays alive with them.
+With full recompute only the input of each layer, H / s, is kept. Selective recompute turns queries and keys and runs
+attention again: it keeps what comes out of the projection. The angles are there once a row, which is not counted.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ def layer_bytes(
     if recompute == "full":
         return b * a.hidden_size / layout.split
     query, key = a.num_attention_heads * a.head_dim / tensor, a.num_query_groups * a.head_dim / tensor
-    elements = (
-        2 * kernels.norm * a.hidden_size / layout.split + 4 * a.head_dim + kernels.swiglu * a.ffn_hidden_size / tensor
-    )
+    elements = 2 * kernels.norm * a.hidden_size / layout.split + kernels.swiglu * a.ffn_hidden_size / tensor
     log_sum_exp = 4 * a.num_attention_heads / tensor
-    if recompute == "selective" or not kernels.gathers:
+    if recompute == "selective":
+        elements += 2 * query + (query + 2 * key)  # megatron-core copies the queries out of the projection
+    elif not kernels.gathers:
         elements += 2 * query + key + (query + 2 * key)  # values are a part of the projection's output
     else:
         elements += 2 * query + 2 * gathered * key

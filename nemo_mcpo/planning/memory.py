@@ -6,8 +6,10 @@
     weights     b a parameter
     gradients   4 a parameter, in float32
     optimizer   12 / DP a parameter: float32 weights and two moments (8 / DP where the weights are float32)
+                (6 / DP with moments in bf16, 4 / DP in FP8; less what is in host memory)
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
-    saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU
+    saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU,
+                where there are several replicas
 
 Weights, gradients, optimizer and saving are exact; a layer's backward pass is a bound. The reference's log-probs are
 on disk, one number a completion: they cost nothing on the GPU.
@@ -119,13 +121,18 @@ def stage_memory(
         head=kept.head_bytes(architecture, layout, rows.targets * rows.largest, kernels) if last else 0.0,
         backward=backward,
         scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scores else 0.0,
-        saving=4 * max(buckets) * (1 + 1 / layout.data),
+        saving=4 * max(buckets) * (1 + 1 / layout.data) if layout.data > 1 else 0.0,
     )
 
 
 def optimizer_bytes(elements: int, layout: Layout) -> float:
-    """Adam's moments, and float32 weights where the model's are not, of this replica's share."""
-    return elements / layout.data * (8 if layout.itemsize == 4 else 12)
+    """Adam's moments, and float32 weights where the model's are not, of this replica's share, on the GPU.
+
+    With smaller moments the float32 weights are kept as what they are more than the bf16 ones.
+    """
+    moment = {"fp32": 4, "bf16": 2, "fp8": 1}[layout.moments]
+    weight = 0 if layout.itemsize == 4 else (4 if layout.moments == "fp32" else 2)
+    return elements / layout.data * (2 * moment + weight) * (1 - layout.offloaded)
 
 
 def host_bytes(memory: Memory, layout: Layout) -> float:

@@ -12,13 +12,13 @@ import itertools
 from collections.abc import Iterator
 
 from nemo_mcpo.config import RunConfig, check_architecture
+from nemo_mcpo.config.fp8 import check_capability
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.plan import Plan, make_plan
 from nemo_mcpo.planning.workload import Question
-from nemo_mcpo.platform.doctor import FP8_CAPABILITY
 
 NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
@@ -55,9 +55,7 @@ def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | Non
 def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
     """Raise ConfigError for a layout that training refuses, or that crosses nodes; with one that does not."""
     gpu, tensor = question.gpu, config.model.tensor_model_parallel_size
-    if config.model.fp8 and gpu.capability < FP8_CAPABILITY:
-        cure = "set model.fp8=null, or choose a newer GPU"
-        raise ConfigError("this GPU has no FP8", where="model.fp8", got=f"{config.model.fp8} on {gpu.name}", cure=cure)
+    check_capability(config.model, gpu.name, gpu.capability)
     try:
         check_processes(config, num_gpus)
         check_architecture(config, question.architecture)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of what models of 8B, 70B and 405B need on 8 to 1,024 GPUs, as docs/planning.md has them."""
+"""Tables of what models need on one GPU and on up to 1,024, as docs/planning.md has them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,40 @@ HEADER = (
 )
 
 
+SMALL_MODELS = ("llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3", "llama-3.1-8b")
+SINGLE_KINDS = ("H100", "H200")
+OPTIMIZERS: dict[str, dict[str, object]] = {
+    "float32": {},
+    "bf16": {"moments": "bf16"},
+    "FP8": {"moments": "fp8"},
+    "float32, in host memory": {"offload_fraction": 1.0},
+}
+"""Adam's moments -> keys of ``model.optim``."""
+
+
 def markdown(config: RunConfig) -> str:
-    """One table for each model and kind of GPU, by a configuration for one node of eight."""
-    return "\n\n".join(_table(config, model, kind) for model in MODELS for kind in KINDS)
+    """One table for one GPU, then one for each model and kind, by a configuration for one node of eight."""
+    tables = [_table(config, model, kind) for model in MODELS for kind in KINDS]
+    return "\n\n".join([_on_one_gpu(config), *tables])
+
+
+def _on_one_gpu(config: RunConfig) -> str:
+    names = [f"{kind} ({GPUS[kind].gibibytes:.0f} GiB)" for kind in SINGLE_KINDS]
+    lines = ["### One GPU", "", f"| model | moments | {' | '.join(names)} |", "|---|---|---|---|"]
+    for model in SMALL_MODELS:
+        for moments, keys in OPTIMIZERS.items():
+            optim = config.model.optim.model_copy(update=keys)
+            changed = config.model_copy(update={"model": config.model.model_copy(update={"optim": optim})})
+            plans = [best_plan(changed, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
+            lines.append(f"| {model} | {moments} | {' | '.join(map(_cell, plans))} |")
+    return "\n".join(lines)
+
+
+def _cell(plan: Plan | None) -> str:
+    if plan is None:
+        return "does not fit"
+    rows = f"rows of {plan.layout.micro_batch_tokens:,}"
+    return f"{plan.memory.peak / GIB:.0f} GiB: recompute {plan.layout.recompute}, {rows}"
 
 
 def _table(config: RunConfig, model: str, kind: str) -> str:

@@ -48,6 +48,8 @@ class Layout:
         reuse: what training reads from the scoring pass: ``layers``, ``products`` or None.
         scores: there is a scoring pass.
         itemsize: bytes of a weight.
+        moments: Adam's, ``fp32``, ``bf16`` or ``fp8``.
+        offloaded: share of the optimizer's states in host memory.
     """
 
     tensor: int
@@ -64,6 +66,8 @@ class Layout:
     fp8: bool
     global_batch_size: int
     num_negatives: int
+    moments: str = "fp32"
+    offloaded: float = 0.0
 
     @classmethod
     def from_config(cls, config: RunConfig, num_gpus: int) -> Layout:
@@ -72,7 +76,9 @@ class Layout:
         recompute = model.activations_checkpoint_granularity or "none"
         scores = mcpo.sampler not in SCORE_FREE_SAMPLERS and mcpo.num_negatives > 0
         local = model.transformer_impl == "local"
-        reuse = reused_scoring(mcpo.reuse_scoring, recompute=recompute, fp8=model.fp8, local=local)
+        reuse = reused_scoring(
+            mcpo.reuse_scoring, recompute=recompute, fp8=model.fp8, local=local, scoring_fp8=mcpo.scoring_fp8
+        )
         return cls(
             tensor=model.tensor_model_parallel_size,
             pipeline=model.pipeline_model_parallel_size,
@@ -88,6 +94,8 @@ class Layout:
             fp8=model.fp8 is not None,
             global_batch_size=model.global_batch_size,
             num_negatives=mcpo.num_negatives,
+            moments=model.optim.moments,
+            offloaded=model.optim.offload_fraction,
         )
 
     @property

@@ -14,10 +14,11 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from nemo_mcpo.trees.params import TreeParams
+from nemo_mcpo.trees.rotary import rotate
 
 
 class TreeAttention(MegatronModule):
-    """Attends as the row's ``TreeParams`` say; it has no weights and keeps no state."""
+    """Turns queries and keys by their positions and attends, as the row's ``TreeParams`` say; it has no weights."""
 
     def __init__(self, config, layer_number, attn_mask_type, attention_type, *args, **kwargs) -> None:
         super().__init__(config=config)
@@ -35,5 +36,8 @@ class TreeAttention(MegatronModule):
         """``[S, 1, heads * head_dim]`` of ``[S, 1, heads, head_dim]``, and of ``[S, 1, groups, head_dim]`` twice."""
         if packed_seq_params is None or packed_seq_params.attend is None:
             raise ValueError("tree attention needs the row's TreeParams")
-        context = packed_seq_params.attend(query[:, 0], key[:, 0], value[:, 0], packed_seq_params)
+        query, key, value = query[:, 0], key[:, 0], value[:, 0]
+        if packed_seq_params.rotation is not None:
+            query, key = (rotate(heads, packed_seq_params.rotation) for heads in (query, key))
+        context = packed_seq_params.attend(query, key, value, packed_seq_params)
         return context.flatten(1)[:, None]

@@ -16,23 +16,26 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from nemo_mcpo.records import TreeSpan
+from nemo_mcpo.trees.rotary import Rotation
 
 Value = TypeVar("Value")
 
 
 @dataclass
 class TreeParams(PackedSeqParams):
-    """The row's spans, the backend that attends to them, and what a backend makes of the spans, once a row.
+    """The row's spans and rotation, the backend that attends to them, and what it makes of the spans, once a row.
 
     Attributes:
         spans: see ``TreeBatch``.
         attend: of an entry of ``backends.BACKENDS``.
+        rotation: what turns queries and keys before they meet; None leaves them.
         device: where the row is.
         tape: a ``models.tape.Tape`` that layers ask while they run, or None.
     """
 
     spans: tuple[TreeSpan, ...] = ()
     attend: Callable[[Tensor, Tensor, Tensor, TreeParams], Tensor] | None = None
+    rotation: Rotation | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tape: Any = None
     _derived: dict[Callable, object] = field(default_factory=dict, repr=False)

@@ -2,9 +2,11 @@
 """Rotary embedding by position id.
 
 megatron-core indexes its rotary table by the place in the row; in a packed tree every completion restarts at its
-prompt's length, so here the angles come from the position ids:
+prompt's length, so here the angles come from the position ids, once a row, and attention turns queries and keys:
 
     angle[s, j] = position[s] · θ^(−2j / head_dim),   j = 0 … head_dim/2 − 1
+
+    (x_j, x_{j + head_dim/2})  ->  (x_j cos − x_{j + head_dim/2} sin,  x_{j + head_dim/2} cos + x_j sin)
 
 >>> inverse_frequencies(4, theta=100.0, scaling=None).tolist() == [1.0, torch.tensor(0.1).item()]
 True
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +68,43 @@ ROPE_SCALINGS: dict[str, Callable[[Tensor, dict], Tensor]] = {
 }
 
 
-def rotary_by_position(inverse_frequencies: Tensor, positions_S: Tensor) -> Tensor:
-    """Angles in megatron-core's non-interleaved layout, float32 ``[S, 1, 1, head_dim]``."""
-    angles = torch.outer(positions_S.float(), inverse_frequencies.to(positions_S.device))
-    return torch.cat((angles, angles), dim=-1)[:, None, None, :]
+class Rotation(NamedTuple):
+    """What turns the queries and keys of a row: cosines and sines of every angle, float32 ``[S, 1, head_dim / 2]``."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotation_by_position(inverse_frequencies: Tensor, positions_S: Tensor) -> Rotation:
+    """The rotation of a row, for all of its layers."""
+    angles = torch.outer(positions_S.float(), inverse_frequencies.to(positions_S.device))[:, None]
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
+    """Queries or keys ``[S, heads, head_dim]`` with every pair (j, j + head_dim / 2) turned by its angle."""
+    return _Rotate.apply(heads, *rotation)
+
+
+class _Rotate(torch.autograd.Function):
+    """Keeps nothing but the row's rotation: the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(heads, cos, sin)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, -sin), None, None
+
+
+def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """In float32 or wider, rounded once, to the type that came."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.empty(heads.shape, dtype=torch.promote_types(heads.dtype, cos.dtype), device=heads.device)
+    turned_first, turned_second = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=turned_first).sub_(second * sin)
+    torch.mul(second, cos, out=turned_second).add_(first * sin)
+    return turned.to(heads.dtype)

@@ -37,8 +37,8 @@ def test_a_mask_aligned_at_the_beginning_is_found(llama_directory, monkeypatch):
 
 
 def test_position_ids_by_place_are_found(llama_directory, monkeypatch):
-    rotary = gpt.rotary_by_position
-    monkeypatch.setattr(gpt, "rotary_by_position", lambda f, positions_S: rotary(f, torch.arange(len(positions_S))))
+    rotary = gpt.rotation_by_position
+    monkeypatch.setattr(gpt, "rotation_by_position", lambda f, positions_S: rotary(f, torch.arange(len(positions_S))))
     with pytest.raises(EngineError):
         check_shared_prefixes(small_model(llama_directory), TREES, "32")
 

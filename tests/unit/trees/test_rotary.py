@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Angles by position id are transformers' own, for every scaling that is accepted."""
+"""Angles by position id are transformers' own, for every scaling that is accepted, and so is what they turn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.trees.rotary import ROPE_SCALINGS, inverse_frequencies, rotary_by_position
+from nemo_mcpo.trees.rotary import ROPE_SCALINGS, inverse_frequencies, rotate, rotation_by_position
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -49,10 +49,10 @@ def test_equal_to_transformers(scaling, head_dim, theta):
     frequencies = inverse_frequencies(head_dim, theta, scaling)
     torch.testing.assert_close(frequencies, theirs.inv_freq, rtol=1e-6, atol=0)
     cos, sin = theirs(torch.zeros(1), POSITIONS[None])
-    angles = rotary_by_position(theirs.inv_freq, POSITIONS)
-    assert angles.shape == (len(POSITIONS), 1, 1, head_dim)
-    torch.testing.assert_close(angles[:, 0, 0].cos(), cos[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(angles[:, 0, 0].sin(), sin[0], rtol=0, atol=1e-6)
+    rotation = rotation_by_position(theirs.inv_freq, POSITIONS)
+    assert rotation.cos.shape == rotation.sin.shape == (len(POSITIONS), 1, head_dim // 2)
+    torch.testing.assert_close(rotation.cos[:, 0], cos[0, :, : head_dim // 2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(rotation.sin[:, 0], sin[0, :, : head_dim // 2], rtol=0, atol=1e-6)
 
 
 def test_llama3_by_formula():
@@ -67,11 +67,37 @@ def test_llama3_by_formula():
 
 def test_angles_by_formula():
     frequencies = inverse_frequencies(8, 100.0, None)
-    angles = rotary_by_position(frequencies, torch.tensor([0, 3]))
-    expected = [3 * 100.0 ** (-2 * pair / 8) for pair in range(4)]
-    assert angles[0].count_nonzero() == 0
-    assert angles[1, 0, 0].tolist() == pytest.approx(expected + expected, rel=1e-6)
-    assert angles.dtype == torch.float32
+    rotation = rotation_by_position(frequencies, torch.tensor([0, 3]))
+    angles = [3 * 100.0 ** (-2 * pair / 8) for pair in range(4)]
+    assert rotation.cos[0, 0].tolist() == [1.0] * 4 and rotation.sin[0, 0].tolist() == [0.0] * 4
+    assert rotation.cos[1, 0].tolist() == pytest.approx([math.cos(angle) for angle in angles], rel=1e-6)
+    assert rotation.sin[1, 0].tolist() == pytest.approx([math.sin(angle) for angle in angles], rel=1e-6)
+    assert rotation.cos.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_turns_heads_and_gradients_as_transformers_does(dtype):
+    generator = torch.Generator().manual_seed(0)
+    projected = torch.randn(len(POSITIONS), 5, 3 * 16, dtype=torch.float64, generator=generator).to(dtype)
+    weight = torch.randn(len(POSITIONS), 5, 16, dtype=torch.float64, generator=generator).to(dtype)
+    rotation = rotation_by_position(inverse_frequencies(16, 10_000.0, None), POSITIONS)
+    mine, theirs = (projected.clone().requires_grad_() for _ in range(2))
+    turned = rotate(mine[..., 16:32], rotation)  # a part of a larger tensor, as queries come out of their projection
+    wide = torch.promote_types(dtype, torch.float32)
+    cos, sin = (torch.cat((half, half), dim=-1).to(wide).transpose(0, 1) for half in rotation)
+    heads = theirs[..., 16:32].to(wide).transpose(0, 1)
+    expected = apply_rotary_pos_emb(heads, heads, cos, sin, unsqueeze_dim=0)[0][0].transpose(0, 1).to(dtype)
+    assert torch.equal(turned, expected)
+    gradients = [
+        torch.autograd.grad((one * weight).sum(), source)[0] for one, source in ((turned, mine), (expected, theirs))
+    ]
+    assert torch.equal(*gradients)
+
+
+def test_gradcheck():
+    heads = torch.randn(len(POSITIONS), 2, 4, dtype=torch.float64, requires_grad=True)
+    rotation = rotation_by_position(inverse_frequencies(4, 100.0, None), POSITIONS)
+    assert torch.autograd.gradcheck(lambda one: rotate(one, rotation), heads)
 
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "yarn", "longrope", "unheard_of"])
