@@ -23,12 +23,14 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 SUBCOMMANDS = {
     "step": "a step of MC-PO against one of plain DPO, in turns",
+    "curve": "the losses of a run in bf16, in float32, and in float32 with another seed",
     "peer": "our DPO against TRL's DPOTrainer on the same tokens, in turns",
+    "profile": "where the time of a step of MC-PO goes, and what limits each part",
     "scaling": "what a step costs as candidates, negatives, lengths and processes grow",
     "attention": "the attention backends against each other",
     "head": "time and memory of the log-prob head",
 }
-TRAINING = ("step", "peer", "scaling")
+TRAINING = ("step", "profile", "peer", "scaling", "curve")
 ENGINE_FLAGS: dict[str, dict[str, Any]] = {
     "--recompute": {"choices": ["none", "selective", "full"], "default": "none"},
     "--reuse-scoring": {"choices": ["auto", "true", "false"], "default": "auto"},
@@ -38,18 +40,18 @@ ENGINE_FLAGS: dict[str, dict[str, Any]] = {
 }
 FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--shape": (
-        ("step", "attention"),
+        ("step", "profile", "attention"),
         {"action": "append", "default": [], "help": "tokens of prompt x completion, e.g. 250x250"},
     ),
-    "--data": (("step", "peer"), {"help": "a real file"}),
-    "--format": (("step", "peer"), {"default": "nectar", "help": "of --data (default: nectar)"}),
+    "--data": (("step", "profile", "peer", "curve"), {"help": "a real file"}),
+    "--format": (("step", "profile", "peer", "curve"), {"default": "nectar", "help": "of --data (default: nectar)"}),
     "--model": ((*TRAINING, "attention"), {"default": "25m", "help": "a size (25m) or a Hugging Face directory"}),
     "--candidates": ((*TRAINING, "attention"), {"type": int, "default": 5}),
     "--negatives": (TRAINING, {"type": int, "default": 1}),
     "--prompts": (TRAINING, {"type": int, "default": 8, "help": "a step (default: 8)"}),
     "--steps": (
         (*TRAINING, "attention"),
-        {"type": int, "default": 5, "help": "measured turns, after one to warm up (default: 5)"},
+        {"type": int, "default": 5, "help": "measured turns, after one to warm up; steps of a curve (default: 5)"},
     ),
     **{flag: (TRAINING, how) for flag, how in ENGINE_FLAGS.items()},
     "--layouts": (("scaling",), {"action": "store_true", "help": "also two processes: DP2, TP2, PP2"}),
@@ -68,8 +70,9 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
+    arguments.keys = _overrides(arguments)
     config = load_run_config(
-        _overrides(arguments), config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
+        arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)
     from nemo_mcpo.benchmarks import run  # heavy: usage errors come before

@@ -18,7 +18,7 @@ def _missing_hardware(marker: str) -> str:
     if marker == "gpu":
         import torch
 
-        return "" if torch.cuda.is_available() else "no NVIDIA GPU here; with one: bash scripts/test.sh -m gpu"
+        return "" if torch.cuda.is_available() else "with an NVIDIA GPU: bash scripts/test.sh -m gpu"
     if marker == "container":
         if not shutil.which("buildah"):
             return "no buildah on this machine (Debian: buildah)"
@@ -27,6 +27,12 @@ def _missing_hardware(marker: str) -> str:
     programs = ("sbatch", "slurmctld", "slurmd", "munged")
     missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
     return f"no {', '.join(missing)} on this machine (Debian: slurmctld slurmd slurm-client munge)" if missing else ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests but those marked gpu are of the CPU, on a machine with a GPU too."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

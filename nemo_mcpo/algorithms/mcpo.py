@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
 from nemo_mcpo.algorithms.engine_check import check_shared_prefixes
@@ -37,6 +38,7 @@ from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.platform.distributed import agreed_reason, leave_together
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
+from nemo_mcpo.sampling import total_variation
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +172,20 @@ class MCPOTrainer:
         log_weights_bK = sampling.log_weights_BK(rewards_bK, trees)
         columns_bM = sampling.columns_BM(log_weights_bK, trees, epochs)
         kernel = kernel_metrics(log_weights_bK)
+        if sampling.reads_weights and self.config.model.mcpo.scoring_fp8:
+            kernel["kernel/fp8_total_variation"] = self._off_by_fp8(trees, reference_bK, log_weights_bK)
         if not sampling.reads_weights:  # nothing was scored, so the kernel is not known
             kernel = {name: torch.full_like(values_b, math.nan) for name, values_b in kernel.items()}
         return DrawnPart(rows, prune(trees, columns_bM, reference_bK), rewards_bK.sum(1), kernel)
+
+    def _off_by_fp8(self, trees: list[PromptTree], reference_bK: Tensor, log_weights_bK: Tensor) -> Tensor:
+        """Total variation ``[b]`` between the weights at hand and exact ones: of the first prompt, NaN elsewhere."""
+        sample, off_b = trees[:1], torch.full((len(trees),), math.nan)
+        width = len(sample[0].completions)
+        scores_1K = self.model.score_candidates(sample, self.sampling.first_column, exactly=True).cpu()
+        exact_1K = self.sampling.log_weights_BK(scores_1K - reference_bK[:1, :width], sample)
+        off_b[:1] = total_variation(log_weights_bK[:1, :width], exact_1K)
+        return off_b
 
     def train_single_step(self, step: Step) -> dict[str, float]:
         """One optimizer step over all its parts; returns its metrics."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.config import OnlineRunConfig
-from nemo_mcpo.platform.accelerator import check_fp8, select_accelerator
+from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
 from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
 from nemo_mcpo.platform.report import render_facts
 from nemo_mcpo.platform.stopping import StopRequest
@@ -34,7 +34,7 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     config = online_config(overrides, config_dir, trains=stage == "train")
     select_accelerator(config.trainer.accelerator)
     if stage in ("export", "train"):  # the first stage, hours before training, runs where training runs
-        check_fp8(config.model.fp8)
+        check_fp8_here(config.model)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero

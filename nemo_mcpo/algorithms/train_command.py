@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_mcpo.config import RunConfig, check_architecture
-from nemo_mcpo.platform.accelerator import check_fp8, select_accelerator
+from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
 from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def open_run(argv: Sequence[str], config_dir: Path) -> tuple[RunConfig, Pretrain
         argv, config_dir=config_dir, config_name="gpt_mcpo", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)
-    check_fp8(config.model.fp8)
+    check_fp8_here(config.model)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.models.pretrained import open_pretrained
 

@@ -13,16 +13,19 @@ from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.platform.distributed import local_device
 
 
-def measure_head(positions: int, vocab_size: int, hidden_size: int, *, full: bool) -> dict[str, object]:
+def measure_head(
+    positions: int, vocab_size: int, hidden_size: int, dtype: torch.dtype, *, full: bool
+) -> dict[str, object]:
     """Forward and backward of both.
 
     ``extra`` is the peak beyond what is there before, without the gradients that any head leaves behind.
 
     Args:
+        dtype: of hidden states and weight; logits are in float32.
         full: measure full logits too, which takes ``positions × vocab_size × 4`` bytes several times over.
     """
-    hidden = torch.randn(positions, 1, hidden_size, device=local_device(), requires_grad=True)
-    weight = torch.randn(vocab_size, hidden_size, device=local_device()).mul_(0.02).requires_grad_()
+    hidden = torch.randn(positions, 1, hidden_size, device=local_device(), dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocab_size, hidden_size, device=local_device()).mul_(0.02).to(dtype).requires_grad_()
     targets = torch.randint(0, vocab_size, (positions,), device=local_device())
     places = torch.arange(positions, device=local_device())
 
@@ -33,7 +36,7 @@ def measure_head(positions: int, vocab_size: int, hidden_size: int, *, full: boo
         )
 
     def whole() -> Tensor:
-        logits = hidden[:, 0] @ weight.t()
+        logits = (hidden[:, 0] @ weight.t()).float()
         return logits.log_softmax(-1).gather(1, targets[:, None]).sum()
 
     def run(head: Callable[[], Tensor]) -> dict[str, float]:

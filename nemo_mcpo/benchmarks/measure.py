@@ -46,12 +46,17 @@ class Measured:
 
 def measure(call: Callable[[], object]) -> Measured:
     """Run ``call`` once."""
-    _reset_peak()
+    reset_peak()
     started = time.perf_counter()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return Measured(time.perf_counter() - started, _peak_bytes())
+    return Measured(time.perf_counter() - started, peak_bytes())
+
+
+def allocated_bytes() -> int | None:
+    """What tensors hold on the GPU now; None without one, where nobody can tell whose the memory of a process is."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else None
 
 
 def interleave(programs: dict[str, Callable[[], object]], steps: int) -> dict[str, list[Measured]]:
@@ -70,7 +75,8 @@ def ratio(numerator: Sequence[Measured], denominator: Sequence[Measured]) -> Spr
     return Spread.of([n.seconds / d.seconds for n, d in zip(numerator, denominator, strict=True)])
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Forget the highest memory use so far."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -80,7 +86,8 @@ def _reset_peak() -> None:
         reset.write_text("5")
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The highest memory use since ``reset_peak``; see ``Measured``."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

@@ -7,6 +7,7 @@ runs with and without shared prompts. TRL is an optional dependency: ``pip insta
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,15 @@ from typing import Any
 import torch
 
 from nemo_mcpo.algorithms.negatives import ReferencedTrees, prune
-from nemo_mcpo.benchmarks.measure import Measured, Spread, measure, ratio
+from nemo_mcpo.benchmarks.measure import (
+    Measured,
+    Spread,
+    allocated_bytes,
+    measure,
+    peak_bytes,
+    ratio,
+    reset_peak,
+)
 from nemo_mcpo.benchmarks.workload import dpo_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
@@ -30,16 +39,24 @@ BATCH_SIZES = (1, 2, 4, 8)
 def measure_peers(
     config: RunConfig, model: MegatronGPTMCPOModel, directory: str, trees: Sequence[PromptTree], steps: int
 ) -> dict[str, object]:
-    """Seconds and prompts a second of TRL, of plain DPO, and of DPO with shared prompts."""
+    """Seconds and prompts a second of TRL, of plain DPO, and of DPO with shared prompts; on a GPU the peaks too.
+
+    Both are in memory at once: of a peak, what the other one holds at rest is taken away.
+    """
     size = config.model.global_batch_size
     batches = [pairs(trees[first : first + size]) for first in range(0, len(trees) - size + 1, size)]
+    dpo_step(config, model, batches[0], share_prompts=True)  # its optimizer's states are there from here on
+    our_bytes = allocated_bytes()
     batch_size = min(
         (candidate for candidate in BATCH_SIZES if size % candidate == 0),
         key=lambda candidate: run_trl(config, directory, batches[:2], candidate, 2, lambda batch: None)[-1].seconds,
     )
     ours: dict[str, list[Measured]] = {"plain": [], "shared": []}
 
+    their_bytes: list[int] = []
+
     def take_turns(batch: PreferenceBatch) -> None:
+        their_bytes.append((allocated_bytes() or 0) - (our_bytes or 0))
         for name, share_prompts in (("plain", False), ("shared", True)):
             ours[name].append(measure(partial(dpo_step, config, model, batch, share_prompts)))
 
@@ -55,6 +72,9 @@ def measure_peers(
     for name, runs in measured.items():
         report[f"{name}_seconds"] = Spread.of([one.seconds for one in runs]).as_dict()
         report[f"{name}_prompts_per_second"] = size / Spread.of([one.seconds for one in runs]).median
+        if our_bytes is not None:
+            of_the_other = our_bytes if name == "trl" else their_bytes[-1]
+            report[f"{name}_peak_gigabytes"] = (max(one.peak_bytes for one in runs) - of_the_other) / 1e9
     for name in ours:
         report[f"{name}_speedup"] = ratio(theirs, measured[name]).as_dict()
     return report
@@ -88,12 +108,13 @@ def run_trl(
         started = 0.0
 
         def on_step_begin(self, args, state, control, **kwargs) -> None:
+            reset_peak()
             self.started = time.perf_counter()
 
         def on_step_end(self, args, state, control, **kwargs) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            measured.append(Measured(time.perf_counter() - self.started, 0))
+            measured.append(Measured(time.perf_counter() - self.started, peak_bytes()))
             after_step(batches[(len(measured) - 1) % len(batches)])
 
     class TokenDPOTrainer(DPOTrainer):
@@ -131,9 +152,12 @@ def run_trl(
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        dtype = torch.bfloat16 if config.trainer.precision == "bf16" else torch.float32
+        # float32 weights, which bf16=True computes with in bf16: what is updated is in float32 on both sides.
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation=attention_of(config.trainer.precision)
+        )
         trainer = TokenDPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa"),
+            model=model,
             args=settings,
             processing_class=AutoTokenizer.from_pretrained(directory),
             train_dataset=Dataset.from_list(rows),
@@ -141,6 +165,12 @@ def run_trl(
         )
         trainer.train()
     return measured
+
+
+def attention_of(precision: str) -> str:
+    """The fastest attention that transformers has here."""
+    flash = precision == "bf16" and torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else "sdpa"
 
 
 SIDES = ("prompt", "chosen", "rejected")
@@ -152,7 +182,9 @@ def _ids(tokens) -> str:
 
 def table(report: dict) -> str:
     """For people."""
-    lines = [f"{'':<34}{'seconds a step':<22}{'prompts/s':<11}TRL's time / this"]
+    headers = ("", "seconds a step", "prompts/s", "TRL's time / this", "peak, GB")
+    widths = (34, 22, 11, 20, 0)
+    lines = ["".join(header.ljust(width) for header, width in zip(headers, widths, strict=True))]
     names = {
         "trl": f"TRL DPOTrainer, batches of {report['trl_batch_size']}",
         "plain": "DPO, every sequence on its own",
@@ -161,5 +193,7 @@ def table(report: dict) -> str:
     for name, title in names.items():
         speedup = str(Spread(**report[f"{name}_speedup"])) if f"{name}_speedup" in report else ""
         seconds = str(Spread(**report[f"{name}_seconds"]))
-        lines.append(f"{title:<34}{seconds:<22}{report[f'{name}_prompts_per_second']:<11.2f}{speedup}")
+        peak = f"{report[f'{name}_peak_gigabytes']:.1f}" if f"{name}_peak_gigabytes" in report else ""
+        line = f"{title:<34}{seconds:<22}{report[f'{name}_prompts_per_second']:<11.2f}{speedup:<20}{peak}"
+        lines.append(line.rstrip())
     return "\n".join(lines)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
-from nemo_mcpo.benchmarks import attention, head, peer, scaling, step
+from nemo_mcpo.benchmarks import attention, curve, head, peer, profile, scaling, step
 from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
@@ -19,18 +19,34 @@ from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_archi
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero, shut_down
+from nemo_mcpo.records import PromptTree
+
+TRAIN = Path(__file__).resolve().parents[2] / "examples" / "train_gpt_mcpo.py"
+Measure = Callable[[RunConfig, MegatronGPTMCPOModel, Sequence[PromptTree], int], dict]
+Table = Callable[[Sequence[dict]], str]
 
 
 def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``step``; the reports are empty on every rank but the first."""
+    return _each_workload(config, arguments, step.measure_steps, step.table)
+
+
+def run_profile(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``profile``; likewise."""
+    return _each_workload(config, arguments, profile.profile_steps, profile.table)
+
+
+def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, table: Table) -> list[dict]:
     if not arguments.shape and not arguments.data:
         raise ConfigError("nothing to measure", where="--shape", cure="give --shape 250x250, or --data FILE")
     shapes = [Shape.parse(text) for text in arguments.shape]
-    reports = []
+    reports: list[dict] = []
     with _started(config, arguments) as (config, model):
         for trees in _workloads(config, arguments, shapes, model.architecture.vocab_size):
-            reports.append(step.measure_steps(config, model, trees, arguments.steps))
-            _say(step.table(reports), first=len(reports) == 1)
+            before = len(table(reports).splitlines()) if reports else 0
+            reports.append(measure(config, model, trees, arguments.steps))
+            if is_rank_zero():  # a growing table: its new lines
+                print("\n".join(table(reports).splitlines()[before:]), flush=True)
         return reports if is_rank_zero() else []
 
 
@@ -40,7 +56,8 @@ def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
     with _started(config, arguments) as (config, model):
         for report in scaling.measure_cases(config, model, scaling.CASES, arguments.steps):
             reports.append(report)
-            _say(scaling.table(reports), first=len(reports) == 1)
+            lines = scaling.table(reports).splitlines()
+            print("\n".join(lines if len(reports) == 1 else lines[-1:]), flush=True)
     line = scaling.cost_of_a_candidate(reports)
     print(
         f"a candidate of 250 tokens: {line['seconds_per_candidate']:.3f} s, the rest {line['seconds_without']:.3f} s, "
@@ -51,14 +68,24 @@ def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``peer``."""
-    if not arguments.data:
-        raise ConfigError("no data to train on", where="--data", cure="give a file of preferences")
+    _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
         directory = config.pretrained_checkpoint.restore_from_path
         report = peer.measure_peers(config, model, directory, trees, arguments.steps)
         print(peer.table(report))
         return [report]
+
+
+def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``curve``; the runs are processes of their own."""
+    _check_data(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = _model_directory(arguments.model, arguments.data, Path(folder))
+        keys = [*arguments.keys, f"pretrained_checkpoint.restore_from_path={directory}"]
+        report = curve.measure_curves(TRAIN, [*keys, f"model.data.cache_dir={folder}"], Path(folder), arguments.steps)
+    print(curve.table(report))
+    return [report]
 
 
 def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
@@ -77,17 +104,16 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``head``."""
     start_processes(config)
-    report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, full=arguments.full)
+    dtype = DTYPES[config.trainer.precision]
+    report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, dtype, full=arguments.full)
     print(head.table(report))
     shut_down()
     return [report]
 
 
-def _say(table: str, *, first: bool) -> None:
-    """Print a growing table: its header once, and its last line."""
-    lines = table.splitlines()
-    if is_rank_zero():
-        print("\n".join(lines if first else lines[-1:]), flush=True)
+def _check_data(arguments: Namespace) -> None:
+    if not arguments.data:
+        raise ConfigError("no data to train on", where="--data", cure="give a file of preferences")
 
 
 @contextmanager

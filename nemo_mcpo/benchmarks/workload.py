@@ -124,7 +124,12 @@ def dpo_step(
 
 def step_cost(model: MegatronGPTMCPOModel) -> StepCost:
     """The work of this model's steps, as it is set up."""
-    return StepCost(model.architecture, recompute=model.layout.recompute, reuse=model.recording is not None)
+    return StepCost(
+        model.architecture,
+        recompute=model.layout.recompute,
+        reuse=model.recording is not None,
+        replays_attention=not torch.cuda.is_available(),
+    )
 
 
 def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:
@@ -133,9 +138,8 @@ def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:
     for chunk in model.chunks:
         for number, parameter in enumerate(chunk.parameters()):
             sharded = getattr(parameter, "tensor_model_parallel", False)
-            generator = torch.Generator().manual_seed(seed + 1000 * number + (shard if sharded else 0))
+            generator = torch.Generator(parameter.device).manual_seed(seed + 1000 * number + (shard if sharded else 0))
             if parameter.dim() == 1:
                 parameter.data.fill_(1.0)
             else:
-                values = torch.randn(parameter.shape, generator=generator) * 0.02
-                parameter.data.copy_(values)
+                parameter.data.normal_(std=0.02, generator=generator)

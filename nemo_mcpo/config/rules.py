@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from nemo_mcpo.config.fp8 import check_fp8
 from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, RunConfig
 from nemo_mcpo.errors import ConfigError
 
@@ -97,13 +98,6 @@ def _check_layout(config: RunConfig) -> None:
             expected="null with model.pipeline_model_parallel_size=1",
             cure="set model.pipeline_model_parallel_size > 1 or leave it null",
         )
-    if model.fp8 and (model.transformer_impl == "local" or config.trainer.precision != "bf16"):
-        raise ConfigError(
-            "FP8 needs Transformer Engine's layers in bf16",
-            where="model.fp8",
-            got=model.fp8,
-            cure="set model.transformer_impl=transformer_engine and trainer.precision=bf16, or model.fp8=null",
-        )
 
 
 def _check_schedule(config: RunConfig) -> None:
@@ -116,6 +110,26 @@ def _check_schedule(config: RunConfig) -> None:
             expected=f"at most model.optim.lr={optim.lr}",
             cure="lower min_lr or raise lr",
         )
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    optim = config.model.optim
+    if optim.moments != "fp32" and config.trainer.precision != "bf16":
+        raise ConfigError(
+            "smaller moments beside weights in float32",
+            where="model.optim.moments",
+            got=optim.moments,
+            expected="fp32 with trainer.precision=32",
+            cure="set model.optim.moments=fp32, or trainer.precision=bf16",
+        )
+    for key, is_set in (("moments", optim.moments != "fp32"), ("offload_fraction", optim.offload_fraction > 0)):
+        if is_set and config.trainer.accelerator == "cpu":
+            raise ConfigError(
+                "there is no GPU whose memory it would save",
+                where=f"model.optim.{key}",
+                got=getattr(optim, key),
+                cure=f"set model.optim.{key}={'fp32' if key == 'moments' else 0.0}, or trainer.accelerator=gpu",
+            )
 
 
 def _check_reuse(config: RunConfig) -> None:
@@ -133,7 +147,7 @@ def _check_reuse(config: RunConfig) -> None:
 
 
 def reused_scoring(
-    requested: bool | str, *, recompute: str, fp8: str | None, local: bool
+    requested: bool | str, *, recompute: str, fp8: str | None, local: bool, scoring_fp8: bool = False
 ) -> Literal["layers", "products"] | None:
     """What training reads from the scoring pass, by ``model.mcpo.reuse_scoring``; None where it runs its own.
 
@@ -144,9 +158,10 @@ def reused_scoring(
         requested: ``model.mcpo.reuse_scoring``.
         recompute: ``none``, ``selective`` or ``full``.
         fp8: ``model.fp8``.
+        scoring_fp8: ``model.mcpo.scoring_fp8``: training needs another precision than was scored in.
         local: megatron-core's local layers, not Transformer Engine's.
     """
-    if requested is False:
+    if requested is False or scoring_fp8:
         return None
     if recompute == "full" and fp8 is None:
         return "layers"
@@ -162,7 +177,16 @@ def reused_scoring(
     )
 
 
-RULES = (_check_schedule, _check_lengths, _check_negatives, _check_chain, _check_layout, _check_reuse)
+RULES = (
+    _check_schedule,
+    _check_lengths,
+    _check_negatives,
+    _check_chain,
+    _check_layout,
+    _check_optimizer,
+    check_fp8,
+    _check_reuse,
+)
 
 
 def check_processes(config: RunConfig, world_size: int) -> None:

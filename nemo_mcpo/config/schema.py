@@ -104,6 +104,7 @@ class MCPO(Section):
     include_preferred: bool
     replacement: bool
     scoring_tokens: Positive
+    scoring_fp8: bool
     reuse_scoring: bool | Literal["auto"]
 
 
@@ -123,6 +124,8 @@ class Optim(Section):
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
     eps: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
+    moments: Literal["fp32", "bf16", "fp8"]
+    offload_fraction: Annotated[float, Field(ge=0.0, le=1.0)]
     sched: Schedule
 
 
@@ -154,6 +157,7 @@ class Model(Section):
     activations_checkpoint_granularity: Literal["selective", "full"] | None
     transformer_impl: Literal["auto", "local", "transformer_engine"]
     fp8: Literal["hybrid", "e4m3"] | None
+    fp8_recipe: Literal["tensorwise", "blockwise", "delayed"]
     seed: NonNegative
     mcpo: MCPO
     optim: Optim

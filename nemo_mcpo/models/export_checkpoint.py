@@ -53,6 +53,8 @@ def export_pretrained(pretrained: Pretrained, out: Path, dtype: str | None = Non
         "transformer_impl": "local",
         "attention_backend": "auto",
         "fp8": None,
+        "fp8_recipe": "tensorwise",
+        "scoring_fp8": False,
     }
     model = MegatronGPTMCPOModel(OmegaConf.create(config))
     model.load_pretrained(pretrained)

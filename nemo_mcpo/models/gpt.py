@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +26,12 @@ from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
 from nemo_mcpo.models.tape import Tape, TapedTransformerLayer
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.kernels import fuses_weight_gradients
 from nemo_mcpo.records import TreeBatch
 from nemo_mcpo.trees.attention import TreeAttention
 from nemo_mcpo.trees.backends import BACKENDS, choose_backend
 from nemo_mcpo.trees.params import TreeParams
-from nemo_mcpo.trees.rotary import inverse_frequencies, rotary_by_position
+from nemo_mcpo.trees.rotary import inverse_frequencies, rotation_by_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class ParallelLayout:
         attention_backend: ``auto`` or a key of ``trees.backends.BACKENDS``.
         recompute: ``none``, ``selective`` (attention) or ``full`` (every layer) activation recompute.
         fp8: ``None``, or a Transformer Engine format (``hybrid``, ``e4m3``).
+        fp8_recipe: ``tensorwise`` or ``blockwise``: what shares a scale.
+        scoring_fp8: score the candidates in FP8, where everything else is in bf16.
     """
 
     tensor: int = 1
@@ -52,6 +57,8 @@ class ParallelLayout:
     attention_backend: str = "auto"
     recompute: str = "none"
     fp8: str | None = None
+    fp8_recipe: str = "tensorwise"
+    scoring_fp8: bool = False
 
 
 class TreeGPTModel(GPTModel):
@@ -87,9 +94,12 @@ class TreeGPTModel(GPTModel):
         hidden = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
-            rotary_pos_emb=rotary_by_position(self.rotary_frequencies, batch.positions_S),
             packed_seq_params=TreeParams(
-                spans=batch.spans, attend=self.attend, device=batch.tokens_S.device, tape=tape
+                spans=batch.spans,
+                attend=self.attend,
+                rotation=rotation_by_position(self.rotary_frequencies, batch.positions_S),
+                device=batch.tokens_S.device,
+                tape=tape,
             ),
         )
         if not self.post_process:
@@ -107,7 +117,7 @@ class TreeGPTModel(GPTModel):
         )
 
 
-def resolve_transformer_impl(requested: str, fp8: str | None) -> str:
+def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
     """``auto`` becomes Transformer Engine when it is installed beside a GPU, else megatron-core's local layers."""
     has_engine = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
     if requested == "transformer_engine" and not has_engine:
@@ -118,12 +128,12 @@ def resolve_transformer_impl(requested: str, fp8: str | None) -> str:
             cure="set model.transformer_impl=auto, or use a NeMo container on a GPU",
         )
     resolved = ("transformer_engine" if has_engine else "local") if requested == "auto" else requested
-    if fp8 and resolved == "local":
+    if needs_fp8 and resolved == "local":
         raise ConfigError(
             "FP8 needs Transformer Engine's layers, which are not here",
-            where="model.fp8",
-            got=fp8,
-            cure="set model.fp8=null, or use a NeMo container on a GPU with FP8",
+            where="model.transformer_impl",
+            got=requested,
+            cure="set model.fp8=null and model.mcpo.scoring_fp8=false, or use a NeMo container on a GPU with FP8",
         )
     return resolved
 
@@ -148,6 +158,16 @@ def layer_specs(
     layer.submodules.self_attention.submodules.core_attention = ModuleSpec(module=TreeAttention)
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+@contextmanager
+def fp8_scoring(config: TransformerConfig) -> Iterator[None]:
+    """Products in FP8 where ``config`` says bf16; megatron-core's blocks ask it in every pass."""
+    before, config.fp8 = config.fp8, "e4m3"
+    try:
+        yield
+    finally:
+        config.fp8 = before
 
 
 def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) -> TransformerConfig:
@@ -183,9 +203,7 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         bf16=layout.dtype == torch.bfloat16,
         transformer_impl=layout.transformer_impl,
         fp8=layout.fp8,
-        # Scales of the tensor at hand: delayed ones are agreed on between replicas, which run different numbers of
-        # rows, and do not exist yet when the reference is computed.
-        fp8_recipe="tensorwise",
+        fp8_recipe=layout.fp8_recipe,
         use_cpu_initialization=not on_gpu,
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,
@@ -194,7 +212,7 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuses_weight_gradients(on_gpu=on_gpu, transformer_impl=layout.transformer_impl),
         persist_layer_norm=False,
         calculate_per_token_loss=True,
         recompute_granularity=None if layout.recompute == "none" else layout.recompute,

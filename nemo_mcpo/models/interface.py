@@ -26,8 +26,11 @@ class SupportsPreferenceTraining(Protocol):
         ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
         """
 
-    def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
-        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""
+    def score_candidates(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Tensor:
+        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned.
+
+        ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
+        """
 
     def prepare_for_training_step(self) -> None:
         """Clear gradients before the step's first part."""

@@ -10,6 +10,8 @@ positions × vocabulary. Softmax is in float32.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -20,6 +22,7 @@ from megatron.core.tensor_parallel.mappings import (
 from torch import Tensor
 
 from nemo_mcpo.models.budgets import FEWEST_POSITIONS, LOGITS_KEPT, LOGITS_PER_CHUNK
+from nemo_mcpo.platform.compiled import compiled_on_gpu
 
 
 def completion_log_probs(
@@ -66,8 +69,7 @@ class _TokenLogProbs(torch.autograd.Function):
             out = buffer[: rows.stop - rows.start]
             logits = _logits(hidden_TH[rows], weight, num_real, torch.empty_like(out) if keep else out)
             target_logit_T[rows] = _pick(logits, target_T[rows] - first, num_real)
-            largest_T[rows] = _exponentiate(logits)
-            sum_T[rows] = logits.sum(-1)
+            largest_T[rows], sum_T[rows] = _exponentiate_and_sum(logits)
             kept += [logits] if keep else []
         logsumexp_T = largest_T + sum_T.log()
         logsumexp_T, target_logit_T = _over_vocabulary_slices(logsumexp_T, target_logit_T)
@@ -81,25 +83,24 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
         buffer, chunks = _buffer_and_chunks(hidden_TH, weight)
+        rounded = buffer if buffer.dtype == weight.dtype else torch.empty_like(buffer, dtype=weight.dtype)
         for number, rows in enumerate(chunks):
-            out = buffer[: rows.stop - rows.start]
+            size = rows.stop - rows.start
             if kept:
                 exponentials = kept[number]
             else:
-                exponentials = _logits(hidden_TH[rows], weight, ctx.num_real, out)
-                _exponentiate(exponentials)
+                exponentials = _logits(hidden_TH[rows], weight, ctx.num_real, buffer[:size])
+                exponentials.sub_(largest_T[rows, None]).exp_()
             # d log p(t) / d logits = onehot(t) − softmax,  softmax = exponentials · exp(largest − log-sum-exp)
             factor = -grad_T[rows] * (largest_T[rows] - logsumexp_T[rows]).exp()
-            grad_logits = torch.mul(exponentials, factor[:, None], out=out)
             local = target_T[rows] - ctx.first
-            mine = (local >= 0) & (local < ctx.num_real)
-            grad_logits[mine, local[mine]] += grad_T[rows][mine]
-            grad_logits = grad_logits.to(weight.dtype)
+            mine = ((local >= 0) & (local < ctx.num_real)).nonzero()[:, 0]
+            targets = mine, local[mine]
+            at_targets = exponentials[targets] * factor[mine] + grad_T[rows][mine]
+            grad_logits = torch.mul(exponentials, factor[:, None], out=rounded[:size])
+            grad_logits[targets] = at_targets.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
-            if grad_weight.dtype == weight.dtype:
-                grad_weight.addmm_(grad_logits.t(), hidden_TH[rows])
-            else:
-                grad_weight += grad_logits.t() @ hidden_TH[rows]
+            _add_product(grad_weight, grad_logits.t(), hidden_TH[rows])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
@@ -124,17 +125,45 @@ def _logits(hidden: Tensor, weight: Tensor, num_real: int, out: Tensor) -> Tenso
     """``out``, filled with the logits; those of padding rows are -inf."""
     if out.dtype == hidden.dtype:
         torch.mm(hidden, weight.t(), out=out)
+    elif _has_wide_products(hidden.device, hidden.dtype):
+        torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
     else:
         out.copy_(hidden @ weight.t())
     out[:, num_real:] = -torch.inf
     return out
 
 
-def _exponentiate(logits: Tensor) -> Tensor:
-    """In place ``exp(logits − largest)``; returns the largest of each row, finite where all logits are -inf."""
-    largest = logits.amax(-1).clamp_min_(torch.finfo(logits.dtype).min)
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    """In place ``total + first @ second``, added up in the type of ``total``."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    elif _has_wide_products(first.device, first.dtype):
+        torch.addmm(total, first, second, out_dtype=total.dtype, out=total)
+    else:
+        total += first @ second
+
+
+@cache
+def _has_wide_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of this type can come out in float32, not rounded on the way (torch 2.8 on a GPU)."""
+    if device.type != "cuda":
+        return False
+    square = torch.ones(16, 16, device=device, dtype=dtype)
+    total = square.float()
+    try:
+        torch.mm(square, square, out_dtype=torch.float32, out=total)
+        torch.addmm(total, square, square, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 32.0).all())
+
+
+@compiled_on_gpu
+def _exponentiate_and_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """In place ``exp(logits − largest)``; the largest of each row, finite where all logits are -inf, and the sum."""
+    largest = logits.amax(-1).clamp_min(torch.finfo(logits.dtype).min)
     logits.sub_(largest[:, None]).exp_()
-    return largest
+    return largest, logits.sum(-1)
 
 
 def _pick(logits: Tensor, local_targets: Tensor, num_real: int) -> Tensor:

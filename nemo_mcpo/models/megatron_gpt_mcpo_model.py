@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.config.rules import reused_scoring
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import collect, score_trees, train_trees
-from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
+from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, fp8_scoring, resolve_transformer_impl
 from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
@@ -27,6 +28,7 @@ from nemo_mcpo.models.product_replay import ProductRecording
 from nemo_mcpo.models.rows import Row, share_of_replica
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 from nemo_mcpo.trees.packing import pack_into_rows
 
@@ -51,6 +53,8 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
             "transformer_impl": model.transformer_impl,
             "attention_backend": model.attention_backend,
             "fp8": model.fp8,
+            "fp8_recipe": model.fp8_recipe,
+            "scoring_fp8": model.mcpo.scoring_fp8,
         }
     )
 
@@ -58,7 +62,9 @@ def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConf
 def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable[[], Recording] | None:
     """What the scoring pass records, by ``config.rules.reused_scoring``; None: training runs its own pass."""
     local = layout.transformer_impl == "local"
-    reused = reused_scoring(requested, recompute=layout.recompute, fp8=layout.fp8, local=local)
+    reused = reused_scoring(
+        requested, recompute=layout.recompute, fp8=layout.fp8, local=local, scoring_fp8=layout.scoring_fp8
+    )
     if reused == "products":
         # With sequence parallelism the ranks' products are added up into another tensor.
         return partial(ProductRecording, copies=layout.tensor > 1 and not layout.sequence_parallel)
@@ -80,14 +86,19 @@ class MegatronGPTMCPOModel(ModelPT):
             virtual_pipeline=cfg.virtual_pipeline_model_parallel_size,
             sequence_parallel=cfg.sequence_parallel,
             dtype=DTYPES[cfg.precision],
-            transformer_impl=resolve_transformer_impl(cfg.transformer_impl, cfg.fp8),
+            transformer_impl=resolve_transformer_impl(
+                cfg.transformer_impl, needs_fp8=bool(cfg.fp8 or cfg.scoring_fp8)
+            ),
             attention_backend=cfg.attention_backend,
             recompute=cfg.activations_checkpoint_granularity or "none",
             fp8=cfg.fp8,
+            fp8_recipe=cfg.fp8_recipe,
+            scoring_fp8=cfg.scoring_fp8,
         )
         self.recording = scoring_recording(cfg.reuse_scoring, self.layout)
         # Plain lists: Lightning must not move, cast or save what megatron-core owns.
-        self.chunks = build_gpt(self.architecture, self.layout)
+        with memory_of("the model's weights"):
+            self.chunks = build_gpt(self.architecture, self.layout)
         self.wrapped: list = self.chunks
         self.optimizer: Any = None
         self.schedule: Any = None
@@ -95,11 +106,13 @@ class MegatronGPTMCPOModel(ModelPT):
         self._scored: list[Row] | None = None  # recorded rows of the part that is being trained
         self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
 
+    @memory_of("the model's weights")
     def load_pretrained(self, pretrained: Pretrained) -> None:
         """Load the initial weights; every rank calls it, before ``setup_training``."""
         load_pretrained(pretrained, self)
         self.source_files = pretrained.files
 
+    @memory_of("gradients and optimizer")
     def setup_training(self, config: RunConfig, objective: Objective, num_steps: int) -> None:
         """Gradient buffers, optimizer and schedule; the weights must be loaded before."""
         bf16 = self.layout.dtype == torch.bfloat16
@@ -128,6 +141,7 @@ class MegatronGPTMCPOModel(ModelPT):
         packed = pack_into_rows(sizes, room * self.layout.pipeline)
         return [[share[item] for item in part] for part in packed]
 
+    @memory_of("scoring")
     def score(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
         """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank.
 
@@ -140,11 +154,17 @@ class MegatronGPTMCPOModel(ModelPT):
         table = torch.nn.functional.pad(table, (0, num_columns - table.shape[1]))
         return collect(table, share, len(trees))
 
-    def score_candidates(self, trees: Sequence[PromptTree], first_column: int) -> Tensor:
-        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned."""
-        table, rows = score_trees(
-            self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column, recording=self.recording
-        )
+    @memory_of("scoring")
+    def score_candidates(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Tensor:
+        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned.
+
+        ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
+        """
+        in_fp8 = self.layout.scoring_fp8 and not exactly
+        with fp8_scoring(self.chunks[0].config) if in_fp8 else nullcontext():
+            table, rows = score_trees(
+                self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column, recording=self.recording
+            )
         self._scored = rows if self.recording else None
         return table
 
@@ -159,6 +179,7 @@ class MegatronGPTMCPOModel(ModelPT):
         self.optimizer.zero_grad()
         self._scored = None
 
+    @memory_of("training")
     def get_loss_and_metrics(
         self, batch: PreferenceBatch, *, objective: Objective | None = None, share_prompts: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -178,6 +199,7 @@ class MegatronGPTMCPOModel(ModelPT):
         loss, *metrics = table.cpu().unbind(1)
         return loss, dict(zip(names, metrics, strict=True))
 
+    @memory_of("the update")
     def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
         """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from megatron.core import parallel_state
+from megatron.core.fp8_utils import get_fp8_align_size
 
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
@@ -109,7 +110,9 @@ def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], c
 
 
 def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
-    multiple = (config.tensor_model_parallel_size if config.sequence_parallel else 1) * (16 if config.fp8 else 1)
+    multiple = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    if config.fp8:  # products of FP8 tensors take numbers of tokens that this divides
+        multiple *= get_fp8_align_size(config.fp8_recipe)
     return build_row(placed, -(-max(_num_tokens(placed), 1) // multiple) * multiple, local_device())
 
 

@@ -4,46 +4,59 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
+from nemo_mcpo.config import Model
+from nemo_mcpo.config.fp8 import asks_for_fp8, check_capability
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.doctor import FP8_CAPABILITY, query_gpus
+from nemo_mcpo.platform.doctor import query_gpus
 
 
 def select_accelerator(name: str) -> None:
     """``cpu`` hides the GPUs from this process, ``gpu`` insists on one, ``auto`` takes what is there.
 
     Call it before anything asks torch for CUDA.
+
+    Raises:
+        ConfigError: there is no GPU that torch can use and one was asked for; or, with ``auto``, there are GPUs and a
+            torch built for them, which cannot use them: a run must not end up on a cluster's CPUs unnoticed.
     """
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if name == "gpu":
-        import torch
-
-        if not torch.cuda.is_available():
+    elif name == "gpu" or count_gpus():
+        reason, is_cpu_build = _reason_cuda_is_unusable()
+        if reason and (name == "gpu" or not is_cpu_build):
             raise ConfigError(
-                "there is no GPU that torch can use",
+                "torch cannot use a GPU here",
                 where="trainer.accelerator",
-                got=name,
-                cure="run scripts/doctor.py to see why, or set trainer.accelerator=auto",
+                got=f"{name}; {reason}",
+                cure="run scripts/doctor.py, and update the driver or use the NeMo container whose CUDA it has; "
+                "or set trainer.accelerator=cpu",
             )
 
 
-def check_fp8(fp8: str | None) -> None:
+def _reason_cuda_is_unusable() -> tuple[str, bool]:
+    """Why torch has no GPU, in its own words (a driver too old, for one), or nothing; and whether it never could."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built for CPUs only", True
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return "", False
+    said = " ".join(" ".join(str(warning.message).split()) for warning in caught)
+    return said or f"torch {torch.__version__} for CUDA {torch.version.cuda} finds no GPU", False
+
+
+def check_fp8_here(model: Model) -> None:
     """Raise ConfigError where FP8 is asked for and this machine's GPUs have none; asks the driver, not torch."""
-    if fp8 is None:
-        return
-    lines, _ = query_gpus()
-    for line in lines.splitlines() or ["-, no GPU, , , 0.0, "]:
-        _, name, _, _, capability, _ = line.split(", ")
-        if float(capability) < FP8_CAPABILITY:
-            raise ConfigError(
-                "this GPU has no FP8",
-                where="model.fp8",
-                got=f"{fp8} on {name}, compute capability {capability}",
-                expected=f"at least {FP8_CAPABILITY} (H100, H200, L40)",
-                cure="set model.fp8=null: bf16 runs on A100 and newer",
-            )
+    if asks_for_fp8(model)[0]:
+        lines, _ = query_gpus()
+        for line in lines.splitlines() or ["-, no GPU, , , 0.0, "]:
+            _, name, _, _, capability, _ = line.split(", ")
+            check_capability(model, name, float(capability))
 
 
 def count_gpus() -> int:

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from nemo_mcpo.config.fp8 import FP8_CAPABILITY
+from nemo_mcpo.platform.kernels import kernel_rows
 from nemo_mcpo.platform.packages import package_rows
 from nemo_mcpo.platform.report import Row, failures, render
 from nemo_mcpo.platform.requirements import requirement_rows
 
 BF16_CAPABILITY = 8.0
-FP8_CAPABILITY = 8.9
 MIB_PER_GIB = 1024
 
 
@@ -121,7 +122,9 @@ def examine(folder: Path) -> tuple[Row, ...]:
     """Every row of the table."""
     packages, gpus = package_rows(), gpu_rows(*query_gpus())
     python = python_row(sys.version_info[:2])
-    return (python, *packages, *requirement_rows(), *gpus, *torch_sees_gpus_row(packages, gpus), *host_rows(folder))
+    unusable = torch_sees_gpus_row(packages, gpus)
+    kernels = kernel_rows(on_gpu=gpus[0].status == "ok" and not unusable)
+    return (python, *packages, *requirement_rows(), *gpus, *unusable, *kernels, *host_rows(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

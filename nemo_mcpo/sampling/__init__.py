@@ -26,7 +26,7 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.sampling.chain import check_chain
 from nemo_mcpo.sampling.extremes import draw_max, draw_min
 from nemo_mcpo.sampling.given import draw_given
-from nemo_mcpo.sampling.kernel import effective_sample_size, entropy, kernel_log_weights
+from nemo_mcpo.sampling.kernel import effective_sample_size, entropy, kernel_log_weights, total_variation
 from nemo_mcpo.sampling.mc_kernel import draw_kernel
 from nemo_mcpo.sampling.seeding import draw_for_prompts, draw_generator, draw_seed
 from nemo_mcpo.sampling.uniform import draw_uniform
@@ -41,6 +41,7 @@ __all__ = [
     "effective_sample_size",
     "entropy",
     "kernel_log_weights",
+    "total_variation",
 ]
 
 SAMPLERS: dict[str, Callable[..., torch.Tensor]] = {

@@ -48,3 +48,12 @@ def effective_sample_size(log_weights: torch.Tensor) -> torch.Tensor:
 def entropy(log_weights: torch.Tensor) -> torch.Tensor:
     """``-sum(w log w)`` in nats, ``[B]``, from 0 to the log of the valid columns; 0 where no column is valid."""
     return torch.special.entr(log_weights.exp()).sum(dim=-1)
+
+
+def total_variation(log_weights: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``sum|w - w'| / 2``, ``[B]``: the share of single draws that one of the two would not make; 0 without columns.
+
+    >>> total_variation(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log())
+    tensor([0.2500])
+    """
+    return (log_weights.exp() - other.exp()).abs().sum(dim=-1) / 2

@@ -152,6 +152,7 @@ def test_the_budget_in_seconds():
     assert checked({"exp_manager.max_time_per_run": "01:02:03:04"}).exp_manager.budget_seconds == 93784.0
 
 
+IN_BF16 = {"model.transformer_impl": "auto", "trainer.precision": "bf16"}
 RULES = [
     (
         {"model.data.max_prompt_length": 2048, "model.data.max_length": 2048},
@@ -219,6 +220,38 @@ RULES = [
         "model.fp8: FP8 needs Transformer Engine's layers in bf16 (got e4m3). "
         "Cure: set model.transformer_impl=transformer_engine and trainer.precision=bf16, or model.fp8=null.",
     ),
+    (
+        {"model.optim.moments": "bf16"},
+        "model.optim.moments: smaller moments beside weights in float32 (got bf16, expected fp32 with "
+        "trainer.precision=32). Cure: set model.optim.moments=fp32, or trainer.precision=bf16.",
+    ),
+    (
+        {"model.optim.offload_fraction": 0.5},
+        "model.optim.offload_fraction: there is no GPU whose memory it would save (got 0.5). "
+        "Cure: set model.optim.offload_fraction=0.0, or trainer.accelerator=gpu.",
+    ),
+    (
+        {"model.mcpo.scoring_fp8": True},
+        "model.mcpo.scoring_fp8: FP8 needs Transformer Engine's layers in bf16 (got True). Cure: set "
+        "model.transformer_impl=transformer_engine and trainer.precision=bf16, or model.mcpo.scoring_fp8=false.",
+    ),
+    (
+        IN_BF16 | {"model.fp8": "hybrid", "model.fp8_recipe": "delayed"},
+        "model.fp8_recipe: delayed scaling takes its scales from earlier passes: log-probs would depend on what was "
+        "scored before, and the reference is scored before there is any (got delayed, expected tensorwise or "
+        "blockwise, whose scales are of the tensor at hand). Cure: set model.fp8_recipe=tensorwise.",
+    ),
+    (
+        IN_BF16 | {"model.fp8": "hybrid", "model.mcpo.scoring_fp8": True},
+        "model.mcpo.scoring_fp8: everything is in FP8 already (got True, expected false with model.fp8). "
+        "Cure: set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16.",
+    ),
+    (
+        IN_BF16 | {"model.mcpo.reuse_scoring": True, "model.mcpo.scoring_fp8": True},
+        "model.mcpo.reuse_scoring: what was scored in FP8 is not what training in bf16 would compute (got True, "
+        "expected auto or false with model.mcpo.scoring_fp8). "
+        "Cure: set model.mcpo.reuse_scoring=auto, or model.mcpo.scoring_fp8=false.",
+    ),
 ]
 
 
@@ -235,7 +268,11 @@ def test_impossible_combination(changes, message):
         {"model.mcpo.num_negatives": 4, "model.data.max_candidates": 3, "model.mcpo.include_preferred": True},
         {"model.mcpo.chain_steps": 3, "model.mcpo.chain_candidates": 2},
         {"model.mcpo.chain_steps": 1, "model.mcpo.chain_candidates": 2},
-        {"model.fp8": "hybrid", "model.transformer_impl": "auto", "trainer.precision": "bf16"},
+        IN_BF16 | {"model.fp8": "hybrid"},
+        IN_BF16 | {"model.optim.moments": "fp8", "trainer.accelerator": "gpu"},
+        {"model.optim.offload_fraction": 1.0, "trainer.accelerator": "auto"},
+        IN_BF16 | {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"},
+        IN_BF16 | {"model.mcpo.scoring_fp8": True},
     ],
 )
 def test_possible_combination(changes):

@@ -131,6 +131,7 @@ def test_other_prompts_than_the_scored_ones_are_refused(llama_directory):
         ("auto", {}, ProductRecording),
         ("auto", {"transformer_impl": "transformer_engine"}, None),
         (True, {}, ProductRecording),
+        ("auto", {"recompute": "full", "transformer_impl": "transformer_engine", "scoring_fp8": True}, None),
         (False, {"recompute": "full"}, None),
     ],
 )

@@ -2,14 +2,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
+import torch
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.accelerator import check_fp8
+from nemo_mcpo.platform import accelerator
+from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
+from tests.support.configs import checked
 
 A100 = "0, NVIDIA A100-SXM4-80GB, 81920, 80000, 8.0, 570.86"
+L40 = "0, NVIDIA L40S, 46068, 45000, 8.9, 570.86"
 H100 = "1, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 570.86"
+
+IN_BF16 = {"model.transformer_impl": "auto", "trainer.precision": "bf16"}
+HYBRID = checked(IN_BF16 | {"model.fp8": "hybrid"}).model
+SCORING = checked(IN_BF16 | {"model.mcpo.scoring_fp8": True}).model
 
 
 @pytest.fixture
@@ -27,9 +36,10 @@ def driver(tmp_path, monkeypatch):
 
 def test_fp8_where_it_is(driver):
     driver(H100, H100)
-    check_fp8("hybrid")
+    check_fp8_here(HYBRID)
+    check_fp8_here(SCORING)
     driver(A100)
-    check_fp8(None)
+    check_fp8_here(checked().model)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +51,77 @@ def test_fp8_where_it_is(driver):
 )
 def test_fp8_where_it_is_not(driver, lines, found):
     driver(*lines)
+    with pytest.raises(ConfigError, match=r"model\.mcpo\.scoring_fp8: this GPU has no FP8 .*scoring_fp8=false"):
+        check_fp8_here(SCORING)
     with pytest.raises(ConfigError) as caught:
-        check_fp8("hybrid")
+        check_fp8_here(HYBRID)
     assert str(caught.value) == (
         f"model.fp8: this GPU has no FP8 (got hybrid on {found}, expected at least 8.9 (H100, H200, L40)). "
         "Cure: set model.fp8=null: bf16 runs on A100 and newer."
     )
+
+
+def test_fp8_by_blocks_needs_hopper(driver):
+    by_blocks = checked(IN_BF16 | {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"}).model
+    driver(H100)
+    check_fp8_here(by_blocks)
+    driver(L40)
+    check_fp8_here(HYBRID)
+    with pytest.raises(ConfigError, match=r"no FP8 by blocks .*NVIDIA L40S.*at least 9\.0 \(H100, H200\)"):
+        check_fp8_here(by_blocks)
+
+
+OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)."
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this a machine with so many GPUs, a torch for this CUDA, and what torch says of the driver."""
+
+    def install(num_gpus: int, cuda: str | None, warning: str = "", usable: bool = False) -> None:
+        def is_available() -> bool:
+            if warning:
+                warnings.warn(warning, stacklevel=1)
+            return usable
+
+        monkeypatch.setattr(accelerator, "count_gpus", lambda: num_gpus)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", is_available)
+
+    return install
+
+
+@pytest.mark.parametrize("name", ["gpu", "auto"])
+def test_a_driver_that_is_too_old_is_named(machine, name):
+    machine(8, "12.9", OLD_DRIVER)
+    with pytest.raises(ConfigError) as caught:
+        select_accelerator(name)
+    assert str(caught.value).startswith(f"trainer.accelerator: torch cannot use a GPU here (got {name}; {OLD_DRIVER})")
+    assert "update the driver" in str(caught.value)
+
+
+def test_gpus_that_are_not_there(machine):
+    machine(0, "12.9")
+    select_accelerator("auto")
+    with pytest.raises(ConfigError, match=r"for CUDA 12\.9 finds no GPU"):
+        select_accelerator("gpu")
+
+
+def test_a_torch_without_cuda_beside_a_gpu(machine):
+    machine(1, None)
+    select_accelerator("auto")
+    with pytest.raises(ConfigError, match="is built for CPUs only"):
+        select_accelerator("gpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "auto"])
+def test_a_gpu_that_works(machine, name):
+    machine(1, "12.9", usable=True)
+    select_accelerator(name)
+
+
+def test_cpu_hides_the_gpus(machine, monkeypatch):
+    machine(8, "12.9", OLD_DRIVER)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    select_accelerator("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the time of an MC-PO step goes: scoring, drawing, training, the optimizer; and what limits each of them.
+
+Each phase ends with an idle device, so that what it launched is its own; the whole step is a little slower for it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from statistics import median
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from nemo_mcpo.algorithms.mcpo import MCPOTrainer
+from nemo_mcpo.benchmarks.workload import build_trainer, step_cost, train_step
+from nemo_mcpo.config import RunConfig
+from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
+from nemo_mcpo.planning.gpus import peak_flops
+from nemo_mcpo.records import PromptTree
+
+PHASES = {"scoring": "score_candidates", "training": "get_loss_and_metrics", "optimizer": "finish_training_step"}
+"""Phase -> the model's method; ``drawing`` is the trainer's, less the scoring in it; what is left is ``between``."""
+
+KERNELS = {
+    "communication": r"nccl|gloo|c10d",
+    "attention": r"flash|fmha|attention|attn",
+    "products": r"gemm|matmul|\bmm\b|addmm|\bbmm\b|nvjet|cutlass|xmma|wgmma|cublas|linear",
+    "optimizer": r"adam|multi_tensor|foreach|lerp|addcdiv",
+    "copies": r"memcpy|memset|copy|\bcat\b|index|gather|scatter|\bfill|zero",
+}
+"""Kind of kernel (on a CPU, of operator) -> what its name has; the first that fits. The rest are ``elementwise``."""
+
+IDLE = 0.3
+"""Above this share of a phase without a kernel on the GPU, it is the launches that limit."""
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds by phase, each without those that ran inside it."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _inside: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what runs inside, to its last kernel."""
+        _synchronize()
+        started = time.perf_counter()
+        self._inside.append(name)
+        with record_function(_label(name)):
+            yield
+            _synchronize()
+        self._inside.pop()
+        elapsed = time.perf_counter() - started
+        self.seconds[name] += elapsed
+        if self._inside:
+            self.seconds[self._inside[-1]] -= elapsed
+
+    def timed(self, name: str, call: Callable) -> Callable:
+        """``call`` as a phase."""
+
+        @wraps(call)
+        def inside(*arguments, **options):
+            with self.phase(name):
+                return call(*arguments, **options)
+
+        return inside
+
+
+def profile_steps(
+    config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int
+) -> dict[str, object]:
+    """Medians of ``steps`` steps by phase, and of one more step the kernels of each phase."""
+    trainer = build_trainer(config, model, trees)
+    train_step(trainer)
+    runs = [_run(trainer) for _ in range(steps)]
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities) as recorded:
+        _run(trainer)
+    kernels = kernel_seconds(recorded.events())
+    whole = median(sum(run.values()) for run in runs)
+    names = ("scoring", "drawing", "training", "optimizer", "between")
+    cost, num_negatives = step_cost(model), config.model.mcpo.num_negatives
+    operations = cost.mcpo(trees, num_negatives) * config.model.global_batch_size / len(trees)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    peak = peak_flops(device)
+    report: dict[str, object] = {
+        "device": device,
+        "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
+        "completion_length": sum(map(len, trees[0].completions)) / len(trees[0].completions),
+        "recompute": model.layout.recompute,
+        "seconds": whole,
+        "flops_per_second": operations / whole,
+        "utilisation": operations / whole / peak if peak else None,
+        "phases": {
+            name: {"seconds": median(run.get(name, 0.0) for run in runs), "kernels": kernels.get(name, {})}
+            for name in names
+        },
+    }
+    for phase in report["phases"].values():  # type: ignore[attr-defined]
+        phase["limit"] = limit(phase["seconds"], phase["kernels"], on_gpu=device != "cpu")
+    return report
+
+
+def _run(trainer: MCPOTrainer) -> dict[str, float]:
+    """One step; seconds by phase."""
+    phases = Phases()
+    owners = {"drawing": (trainer, "draw")} | {name: (trainer.model, method) for name, method in PHASES.items()}
+    for name, (owner, method) in owners.items():
+        object.__setattr__(owner, method, phases.timed(name, getattr(owner, method)))
+    try:
+        with phases.phase("between"):
+            train_step(trainer)
+    finally:
+        for owner, method in owners.values():
+            object.__delattr__(owner, method)
+    return dict(phases.seconds)
+
+
+def kernel_seconds(events: Sequence) -> dict[str, dict[str, float]]:
+    """Seconds by phase and kind of kernel: of the GPU's kernels, or of a CPU's operators without those they call."""
+    ranges = [(event.time_range, event.name) for event in events if event.name.startswith(_label(""))]
+    ranges = [(time_range, name.removeprefix(_label(""))) for time_range, name in ranges]
+    ranges.sort(key=lambda item: item[0].elapsed_us())  # the innermost first
+    of_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    table: dict[str, dict[str, float]] = {}
+    for event in of_gpu or events:
+        if event.name.startswith(_label("")):
+            continue
+        at = event.time_range.start
+        name = next((name for inside, name in ranges if inside.start <= at <= inside.end), None)
+        if name is not None:
+            row = table.setdefault(name, defaultdict(float))
+            microseconds = event.time_range.elapsed_us() if of_gpu else event.self_cpu_time_total
+            row[kind_of(event.name)] += microseconds / 1e6
+    return {name: dict(row) for name, row in table.items()}
+
+
+def kind_of(kernel: str) -> str:
+    """A key of ``KERNELS``, or ``elementwise``.
+
+    >>> kind_of("sm90_xmma_gemm_bf16bf16_bf16f32"), kind_of("void flash_fwd_kernel"), kind_of("aten::mul")
+    ('products', 'attention', 'elementwise')
+    """
+    return next((kind for kind, name in KERNELS.items() if re.search(name, kernel.lower())), "elementwise")
+
+
+def limit(seconds: float, kernels: dict[str, float], *, on_gpu: bool) -> str:
+    """What most of a phase is spent on.
+
+    >>> limit(1.0, {"products": 0.5, "elementwise": 0.4}, on_gpu=True)
+    'products, 50 %'
+    >>> limit(1.0, {"products": 0.2}, on_gpu=True)
+    'launches: no kernel runs for 80 %'
+    """
+    busy = sum(kernels.values())
+    if on_gpu and seconds > 0 and 1 - busy / seconds > IDLE:
+        return f"launches: no kernel runs for {100 * (1 - busy / seconds):.0f} %"
+    if not kernels or busy == 0:
+        return "the program itself"
+    kind = max(kernels, key=lambda name: kernels[name])
+    return f"{kind}, {100 * kernels[kind] / busy:.0f} %"
+
+
+def table(reports: Sequence[dict]) -> str:
+    """For people."""
+    lines = []
+    for report in reports:
+        used = f", {100 * report['utilisation']:.0f} % of the peak" if report["utilisation"] else ""
+        shape = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}, recompute {report['recompute']}"
+        rate = f"{report['seconds']:.3f} s a step, {report['flops_per_second'] / 1e12:.2f} TFLOP/s"
+        lines.append(f"{shape}, {report['device']}: {rate}{used}")
+        for name, phase in report["phases"].items():
+            share = 100 * phase["seconds"] / report["seconds"]
+            lines.append(f"  {name:<11}{phase['seconds']:>8.3f} s {share:>4.0f} %   {phase['limit']}")
+    return "\n".join(lines)
+
+
+def _label(name: str) -> str:
+    return f"nemo_mcpo.phase {name}"
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

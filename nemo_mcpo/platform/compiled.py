@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions that become one kernel on a GPU, where every operator would read and write its tensors again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
+    """``function`` of tensors, compiled by torch where the first of them is on a GPU; sizes may differ every time."""
+
+    @cache
+    def compiled() -> Callable[..., Result]:
+        return torch.compile(function, dynamic=True)
+
+    @wraps(function)
+    def call(*tensors):
+        if tensors[0].device.type != "cuda":
+            return function(*tensors)
+        with torch._C.DisableTorchFunction():  # a tape that listens to products has nothing to hear in here
+            return compiled()(*tensors)
+
+    return call

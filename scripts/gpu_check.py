@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that only a GPU can show: the tests marked gpu, then the benchmarks on a GPU's sizes, as one table.
+
+    python scripts/gpu_check.py                                  # all of it: about half an hour on an H100
+    python scripts/gpu_check.py --only tests attention head      # some; the table has whatever --out holds
+    python scripts/gpu_check.py --rehearse                       # the same programs on a CPU, small, in minutes
+
+Nothing is installed, nothing is fetched: a check that lacks a package is listed as not run. Results are in
+<out>/gpu_check.md and gpu_check.json, with a log a check. Exit code 0 when every check that could run ran to its end;
+targets that are missed are in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.accelerator import select_accelerator
+from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.platform.doctor import examine
+from nemo_mcpo.platform.report import render
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/gpu_check"), help="default: results/gpu_check")
+    parser.add_argument("--only", nargs="+", metavar="CHECK", help="names of checks, or their beginnings")
+    parser.add_argument("--rehearse", action="store_true", help="small, on a CPU")
+    options = parser.parse_args(argv)
+    select_accelerator("cpu" if options.rehearse else "gpu")
+    from nemo_mcpo.benchmarks import gpu_check, gpu_targets  # heavy: usage errors come before
+    from nemo_mcpo.benchmarks.preferences import write_preferences
+
+    out = options.out.resolve()
+    every = list(gpu_check.checks(gpu_check.REHEARSAL if options.rehearse else gpu_check.GPU, ROOT, out))
+    chosen = [check for check in every if not options.only or check.name.startswith(tuple(options.only))]
+    if not chosen:
+        names = ", ".join(check.name for check in every)
+        raise ConfigError("no such check", where="--only", got=options.only, expected=names, cure="choose of these")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = examine(out)
+    print(render(rows), flush=True)
+    prompt, answer = (8, 12) if options.rehearse else (121, 288)
+    write_preferences(out / "preferences.jsonl", 32 if options.rehearse else 600, prompt, answer)
+
+    outcomes = gpu_check.run_checks(chosen, ROOT, out, lambda line: print(line, flush=True))
+    found = {check.name: gpu_check.read_results(check, out) for check in every}
+    lines = [line for name, reports in found.items() if reports for line in gpu_targets.measurements(name, reports)]
+    without = {name: outcomes.get(name) or "not run" for name, reports in found.items() if reports is None}
+    text = gpu_targets.table(lines)
+    text += "".join(f"\n\n{name}: {reason}" for name, reason in without.items()) + "\n"
+    (out / "gpu_check.md").write_text(text, encoding="utf-8")
+    facts = {"machine": [asdict(row) for row in rows], "outcomes": outcomes, "results": found}
+    (out / "gpu_check.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{text}\n{out / 'gpu_check.md'}, gpu_check.json")
+    if any(reason and not reason.startswith("not run") for reason in outcomes.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test here runs on this machine's CPU, and with ``-m gpu`` the same test on its GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemo_mcpo.platform.distributed import local_device
+from tests.unit.models.conftest import llama_directory, one_process
+
+__all__ = ["device", "llama_directory", "one_process"]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, one_process) -> torch.device:
+    """The device that the product takes by itself."""
+    assert local_device().type == request.param
+    return local_device()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model on a GPU: transformers' log-probs, trees as separate sequences, replays, the head, checkpoints, FP8."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from nemo_mcpo.algorithms.negatives import prune
+from nemo_mcpo.benchmarks.measure import measure
+from nemo_mcpo.models.log_probs import completion_log_probs
+from nemo_mcpo.models.optimizer import finish_gradients
+from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
+from tests.support.small_gpt import parameters_of, small_model, trainable_model
+from tests.support.trees import preference_batch, random_trees
+
+TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3, longest=40)
+COLUMNS_BM = torch.tensor([[2, 3], [1, -1], [4, 1], [1, -1], [3, 3], [-1, -1]])
+NATS_OFF = {"32": 1e-3, "bf16": 0.5}
+"""How far the log-prob of a completion of up to 40 tokens may be from transformers' in float32."""
+
+
+@pytest.fixture(params=NATS_OFF)
+def precision(request) -> str:
+    return request.param
+
+
+def test_equal_to_transformers(device, llama_directory, precision):
+    theirs = AutoModelForCausalLM.from_pretrained(llama_directory, dtype=torch.float32).eval()
+    ours = small_model(llama_directory, trainer__precision=precision).score(TREES)
+    for row, tree in enumerate(TREES):
+        for column, completion in enumerate(tree.completions):
+            ids = torch.tensor([*tree.prompt_tokens, *completion])[None].long()
+            with torch.no_grad():
+                logps = theirs(ids).logits[0].double().log_softmax(-1)
+            first = len(tree.prompt_tokens)
+            expected = sum(logps[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1]))
+            assert ours[row, column].item() == pytest.approx(expected, abs=NATS_OFF[precision])
+
+
+def test_trees_equal_separate_sequences(device, llama_directory, precision):
+    model = small_model(llama_directory, trainer__precision=precision)
+    packed, separate = model.score(TREES), model.score(TREES, share_prompts=False)
+    torch.testing.assert_close(packed, separate, rtol=0, atol=NATS_OFF[precision])
+
+
+def one_step(directory, **changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses and gradients of a step as the trainer takes it."""
+    model = trainable_model(directory, **changes)
+    model.prepare_for_training_step()
+    losses_B = torch.zeros(len(TREES))
+    for part in model.parts(TREES):
+        trees = [TREES[row] for row in part]
+        model.score_candidates(trees, first_column=1)
+        references = torch.full((len(trees), max(len(tree.completions) for tree in trees)), -20.0)
+        losses_B[part], _ = model.get_loss_and_metrics(prune(trees, COLUMNS_BM[part], references))
+    finish_gradients(model.wrapped, len(TREES))
+    return losses_B, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
+
+
+@pytest.mark.parametrize("recompute", [None, "selective", "full"])
+def test_what_scoring_computed_is_what_training_needs(device, llama_directory, recompute):
+    losses, gradients = one_step(llama_directory, model__mcpo__reuse_scoring=False)
+    changes = {"model__activations_checkpoint_granularity": recompute, "model__mcpo__reuse_scoring": True}
+    found_losses, found = one_step(llama_directory, **changes)
+    torch.testing.assert_close(found_losses, losses, rtol=1e-4, atol=1e-4)
+    scale = max(gradient.abs().max().item() for gradient in gradients.values())
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_at_a_large_vocabulary(device, dtype):
+    """Against float64, and without logits of the whole row in memory."""
+    positions, vocabulary, hidden_size = (2048, 128256, 256) if device.type == "cuda" else (64, 4096, 32)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(positions, 1, hidden_size, generator=generator).to(device, dtype).requires_grad_()
+    weight = torch.randn(vocabulary, hidden_size, generator=generator).mul_(0.05).to(device, dtype).requires_grad_()
+    targets = torch.randint(0, vocabulary, (positions,), generator=generator).to(device)
+    places = torch.arange(positions, device=device)
+
+    def head() -> torch.Tensor:
+        return completion_log_probs(
+            hidden, weight, places, targets, places, positions, vocab_size=vocabulary, sequence_parallel=False
+        )
+
+    logps = head()
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    expected = (exact[0][:, 0] @ exact[1].t()).log_softmax(-1)[places, targets]
+    of_values, of_gradients = (1e-4, 1e-4) if dtype == torch.float32 else (0.05, 0.05)
+    torch.testing.assert_close(logps.double(), expected, rtol=0, atol=of_values)
+    gradients = torch.autograd.grad(expected.sum(), exact)
+    measured = measure(lambda: logps.sum().backward())
+    for found, wanted in zip((hidden.grad, weight.grad), gradients, strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=of_gradients)
+    if device.type == "cuda":
+        del exact, expected, gradients
+        before = torch.cuda.memory_allocated()
+        measured = measure(lambda: head().sum().backward())
+        # A chunk of logits in float32 and in the model's type, and the weight's gradient in both.
+        assert measured.peak_bytes - before < 6 * (1 << 27) + 8 * weight.numel() + 0.1e9
+
+
+def test_a_checkpoint_continues(device, llama_directory, precision, tmp_path):
+    changes = {"model__optim__lr": 1e-3, "trainer__precision": precision}
+
+    def train(model, steps: int) -> list[list[float]]:
+        losses = []
+        for _ in range(steps):
+            model.prepare_for_training_step()
+            losses.append(model.get_loss_and_metrics(preference_batch(TREES))[0].tolist())
+            model.finish_training_step(len(TREES))
+        return losses
+
+    model = trainable_model(llama_directory, **changes)
+    train(model, 2)
+    save_sharded_state(model, tmp_path)
+    saved, following = copy.deepcopy(parameters_of(model)), train(model, 3)
+    loaded = trainable_model(llama_directory, **changes)
+    load_sharded_state(loaded, tmp_path)
+    loaded.schedule.step(increment=2)
+    for name, value in parameters_of(loaded).items():
+        assert torch.equal(value, saved[name]), name
+    torch.testing.assert_close(torch.tensor(train(loaded, 3)), torch.tensor(following), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", ["tensorwise", "blockwise", "delayed"])
+def test_fp8_is_near_bf16(one_process, tmp_path, recipe):
+    pytest.importorskip("transformer_engine.pytorch", reason="no Transformer Engine here")
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no FP8")
+    from tests.unit.models.huggingface.conftest import save_model
+
+    save_model(tmp_path, "llama", hidden_size=256, intermediate_size=512)
+    changes = {"trainer__precision": "bf16", "model__transformer_impl": "transformer_engine"}
+    exact = small_model(tmp_path, **changes).score(TREES)
+    found = small_model(tmp_path, model__fp8="hybrid", model__fp8_recipe=recipe, **changes).score(TREES)
+    lengths = torch.tensor([[len(c) for c in tree.completions] + [1] * (5 - len(tree.completions)) for tree in TREES])
+    assert found.isfinite().all()
+    assert ((found - exact).abs() / lengths.to(found)).max() < 0.3

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks for a GPU: every command is one that the benchmark takes, and results become lines of the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from nemo_mcpo.benchmarks.gpu_check import GPU, REHEARSAL, Check, checks, read_results, run_checks
+from nemo_mcpo.benchmarks.gpu_targets import KINDS, measurements, table
+from nemo_mcpo.platform.command import load_run_config
+from tests.support.configs import CONF, ROOT
+
+SPREAD = {"median": 1.2, "low": 1.1, "high": 1.3}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """``scripts/benchmark.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("scale", [GPU, REHEARSAL], ids=["gpu", "rehearsal"])
+def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, benchmark, scale):
+    every = list(checks(scale, ROOT, tmp_path))
+    assert len({check.name for check in every}) == len(every)
+    for check in every:
+        if check.result == "xml":
+            continue
+        arguments = benchmark._parse_arguments(check.arguments[1:])
+        assert arguments.json == tmp_path / f"{check.name}.json"
+        precision = "bf16" if scale is GPU else "32"
+        changes = {} if "fp8" not in check.name or scale is GPU else {"trainer.precision": "bf16"}
+        overrides = [*benchmark._overrides(arguments), *(f"{key}={value}" for key, value in changes.items())]
+        config = load_run_config(overrides, config_dir=CONF, config_name="tiny_cpu", world_size=1)
+        assert config.trainer.precision == (precision if not changes else "bf16")
+        assert config.trainer.accelerator == ("gpu" if scale is GPU else "cpu")
+
+
+def check(name: str, program: str, **changes: object) -> Check:
+    return Check(name, ("-c", program), **changes)
+
+
+def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
+    said: list[str] = []
+    chosen = [
+        check("good", "print('fine')"),
+        check("bad", "import sys; print('error: training: out of memory', file=sys.stderr); sys.exit(1)"),
+        check("lacking", "", needs=("transformer_engine",)),
+        check("slow", "import time; time.sleep(60)", seconds=1),
+    ]
+    outcomes = run_checks(chosen, ROOT, tmp_path, said.append)
+    assert outcomes == {
+        "good": "",
+        "bad": "exit 1: error: training: out of memory",
+        "lacking": "not run: no transformer_engine here",
+        "slow": "not done after 1 s",
+    }
+    assert (tmp_path / "good.log").read_text() == "fine\n"
+    assert len(said) == 4
+
+
+def test_results(tmp_path):
+    (tmp_path / "head.json").write_text(json.dumps([{"a": 1}]))
+    assert read_results(check("head", ""), tmp_path) == [{"a": 1}]
+    assert read_results(check("step", ""), tmp_path) is None
+    suite = '<testsuites><testsuite tests="7" failures="1" errors="0" skipped="2"/></testsuites>'
+    (tmp_path / "tests.xml").write_text(suite)
+    assert read_results(check("tests", "", result="xml"), tmp_path) == [
+        {"tests": 7, "failures": 1, "errors": 0, "skipped": 2}
+    ]
+
+
+@pytest.mark.parametrize(("counts", "reached"), [((7, 0, 2), True), ((7, 1, 2), False), ((2, 0, 2), False)])
+def test_tests_that_only_skip_prove_nothing(counts, reached):
+    tests, failures, skipped = counts
+    [line] = measurements("tests", [{"tests": tests, "failures": failures, "errors": 0, "skipped": skipped}])
+    assert line.reached is reached
+
+
+def step(recompute: str, prompt: int, completion: int, mfu: float | None) -> dict:
+    peaks = {"plain_dpo_peak_gigabytes": 20.0, "mcpo_peak_gigabytes": 24.0}
+    lengths = {"prompt_length": prompt, "completion_length": completion}
+    return {"ratio": SPREAD, "recompute": recompute, "plain_dpo_mfu": mfu} | lengths | peaks
+
+
+@pytest.mark.parametrize(
+    ("report", "reached"),
+    [
+        (step("none", 250, 250, 0.46), [True, True, None]),
+        (step("none", 121, 288, 0.44), [True, False, None]),
+        (step("full", 250, 250, 0.44), [False, None, None]),
+        (step("full", 121, 288, None), [True, None]),
+        (step("none", 16, 8, None), [None, None]),
+    ],
+)
+def test_steps(report, reached):
+    assert [line.reached for line in measurements("step-1b-none", [report])] == reached
+
+
+@pytest.mark.parametrize(("speedup", "ours", "reached"), [(1.6, 6.9, [True, True]), (1.4, 7.1, [False, False])])
+def test_peer(speedup, ours, reached):
+    report = {
+        "shared_speedup": SPREAD | {"median": speedup},
+        "shared_peak_gigabytes": ours,
+        "trl_peak_gigabytes": 10.0,
+    }
+    assert [line.reached for line in measurements("peer-1b", [report])] == reached
+    assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # a CPU knows no peaks
+
+
+def test_the_table():
+    lines = measurements("curve", [{"bf16_distance": 0.01, "seed_distance": 0.02, "steps": 50, "within_noise": True}])
+    assert table(lines).splitlines() == [
+        "| measurement | value | target |  |",
+        "| --- | --- | --- | --- |",
+        "| loss in bf16 against float32, 50 steps | 0.0100 nats a step; another seed: 0.0200 | <= another seed "
+        "| reached |",
+    ]
+
+
+def test_every_check_has_a_kind(tmp_path):
+    assert {check.name.partition("-")[0] for check in checks(GPU, ROOT, tmp_path)} == set(KINDS)
