@@ -21,9 +21,13 @@ def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(function)
     def call(*tensors):
-        if tensors[0].device.type != "cuda":
+        if not _is_on_gpu(tensors[0]):
             return function(*tensors)
         with torch._C.DisableTorchFunction():  # a tape that listens to products has nothing to hear in here
             return compiled()(*tensors)
 
     return call
+
+
+def _is_on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cuda"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.platform.compiled import compiled_on_gpu
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] | None) -> Tensor:
@@ -100,11 +101,9 @@ class _Rotate(torch.autograd.Function):
         return _turn(gradient, cos, -sin), None, None
 
 
+@compiled_on_gpu
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """In float32 or wider, rounded once, to the type that came."""
     first, second = heads.chunk(2, dim=-1)
-    turned = torch.empty(heads.shape, dtype=torch.promote_types(heads.dtype, cos.dtype), device=heads.device)
-    turned_first, turned_second = turned.chunk(2, dim=-1)
-    torch.mul(first, cos, out=turned_first).sub_(second * sin)
-    torch.mul(second, cos, out=turned_second).add_(first * sin)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(heads.dtype)

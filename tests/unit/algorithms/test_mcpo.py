@@ -99,6 +99,26 @@ def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch)
     assert part.kernel["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
 
 
+def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypatch):
+    """A CPU has no FP8: here scores are exact where that is asked for, and else favour the second candidate."""
+    trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=0.5)
+    mcpo = trainer.config.model.mcpo.model_copy(update={"scoring_fp8": True})
+    trainer.config = trainer.config.model_copy(
+        update={"model": trainer.config.model.model_copy(update={"mcpo": mcpo})}
+    )
+    off = torch.tensor([[0.0, 0.0, 2.0, 0.0, 0.0]])
+
+    def score(trees, first_column, exactly=False):
+        return trainer.train.ref_logps_BK(trees) + (0.0 if exactly else off)
+
+    monkeypatch.setattr(trainer.model, "score_candidates", score)
+    trees = [trainer.train.dataset[index] for index in range(4)]
+    found = trainer.draw([0, 1, 2, 3], trees, [0] * 4).kernel["kernel/fp8_total_variation"]
+    drawn, exact = torch.tensor([1.0, math.e, 1.0, 1.0]), torch.full((4,), 0.25)
+    assert found[0].item() == pytest.approx((drawn / drawn.sum() - exact).abs().sum().item() / 2, rel=1e-5)
+    assert found[1:].isnan().all()
+
+
 @pytest.mark.parametrize(("sampler", "scored"), [("mc_kernel", 3), ("max", 3), ("random", 0), ("given", 0)])
 def test_only_samplers_that_read_weights_are_scored(tmp_path, llama_directory, monkeypatch, sampler, scored):
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__sampler=sampler)

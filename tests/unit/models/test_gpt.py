@@ -8,8 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, resolve_transformer_impl
+from nemo_mcpo.models.gpt import (
+    ParallelLayout,
+    build_gpt,
+    fp8_scoring,
+    resolve_transformer_impl,
+    transformer_config,
+)
 from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.models.rows import packed_rows
 from nemo_mcpo.trees.packing import build_row
 from nemo_mcpo.trees.rotary import inverse_frequencies
 from tests.support.small_gpt import float64_gpt, packed_logps, separate_logps, small_model
@@ -89,6 +96,20 @@ def test_angles_stay_float32_in_a_bf16_model(llama_directory):
     expected = inverse_frequencies(architecture.head_dim, architecture.rope_theta, architecture.rope_scaling)
     assert torch.equal(chunk.rotary_frequencies, expected)
     assert chunk.rotary_frequencies.dtype == torch.float32
+
+
+def test_scoring_in_fp8_pads_rows_and_is_over_when_it_ends(llama_directory):
+    config = transformer_config(read_architecture(llama_directory), ParallelLayout(dtype=torch.bfloat16))
+    placed = place(random_trees([2], longest=5))
+
+    def row_tokens() -> int:
+        return len(packed_rows(placed, 100, config)[0].batch.tokens_S)
+
+    exact = row_tokens()
+    with pytest.raises(RuntimeError), fp8_scoring(config):
+        assert config.fp8 == "e4m3" and row_tokens() == -(-exact // 16) * 16 > exact
+        raise RuntimeError
+    assert config.fp8 is None and row_tokens() == exact
 
 
 def test_which_layers():
