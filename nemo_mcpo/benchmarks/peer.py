@@ -8,6 +8,7 @@ runs with and without shared prompts. TRL is an optional dependency: ``pip insta
 from __future__ import annotations
 
 import importlib.util
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
-BATCH_SIZES = (1, 2, 4, 8)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 """Prompts that TRL runs at once; the rest of a step accumulates."""
 
 
@@ -47,10 +48,14 @@ def measure_peers(
     batches = [pairs(trees[first : first + size]) for first in range(0, len(trees) - size + 1, size)]
     dpo_step(config, model, batches[0], share_prompts=True)  # its optimizer's states are there from here on
     our_bytes = allocated_bytes()
-    batch_size = min(
-        (candidate for candidate in BATCH_SIZES if size % candidate == 0),
-        key=lambda candidate: run_trl(config, directory, batches[:2], candidate, 2, lambda batch: None)[-1].seconds,
-    )
+
+    def seconds_at(batch_size: int) -> float:
+        try:
+            return run_trl(config, directory, batches[:2], batch_size, 2, lambda batch: None)[-1].seconds
+        except torch.OutOfMemoryError:
+            return math.inf
+
+    batch_size = min((candidate for candidate in BATCH_SIZES if size % candidate == 0), key=seconds_at)
     ours: dict[str, list[Measured]] = {"plain": [], "shared": []}
 
     their_bytes: list[int] = []
@@ -97,7 +102,7 @@ def run_trl(
     """TRL's steps over the batches in their order; ``after_step`` runs between them with the same batch."""
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-        from trl import DPOConfig, DPOTrainer
+        from trl import DPOTrainer
     except ImportError as error:
         raise ConfigError("TRL is not installed", where="peer", got=error, cure="pip install -e .[test]") from error
     from datasets import Dataset
@@ -133,25 +138,7 @@ def run_trl(
         for tree in batch.trees
     ]
     with tempfile.TemporaryDirectory() as folder:
-        settings = DPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=config.model.global_batch_size // batch_size,
-            max_steps=steps,
-            learning_rate=config.model.optim.lr,
-            beta=config.model.mcpo.beta,
-            max_length=None,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=batch_size,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=config.trainer.precision == "bf16",
-            gradient_checkpointing=config.model.activations_checkpoint_granularity == "full",
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+        settings = trl_settings(config, folder, batch_size, steps)
         # float32 weights, which bf16=True computes with in bf16: what is updated is in float32 on both sides.
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, attn_implementation=attention_of(config.trainer.precision)
@@ -165,6 +152,31 @@ def run_trl(
         )
         trainer.train()
     return measured
+
+
+def trl_settings(config: RunConfig, folder: str, batch_size: int, steps: int) -> Any:
+    """TRL's configuration of the same work; nothing is logged or saved."""
+    from trl import DPOConfig
+
+    return DPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=config.model.global_batch_size // batch_size,
+        max_steps=steps,
+        learning_rate=config.model.optim.lr,
+        beta=config.model.mcpo.beta,
+        max_length=None,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=batch_size,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=config.trainer.precision == "bf16",
+        gradient_checkpointing=config.model.activations_checkpoint_granularity == "full",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
 
 
 def attention_of(precision: str) -> str:

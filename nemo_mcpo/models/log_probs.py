@@ -94,11 +94,11 @@ class _TokenLogProbs(torch.autograd.Function):
             # d log p(t) / d logits = onehot(t) − softmax,  softmax = exponentials · exp(largest − log-sum-exp)
             factor = -grad_T[rows] * (largest_T[rows] - logsumexp_T[rows]).exp()
             local = target_T[rows] - ctx.first
-            mine = ((local >= 0) & (local < ctx.num_real)).nonzero()[:, 0]
-            targets = mine, local[mine]
-            at_targets = exponentials[targets] * factor[mine] + grad_T[rows][mine]
+            mine = (local >= 0) & (local < ctx.num_real)
+            places = local.clamp(0, len(weight) - 1)[:, None]  # of a target elsewhere: any, where nothing is added
+            at_targets = exponentials.gather(1, places) * factor[:, None] + (grad_T[rows] * mine)[:, None]
             grad_logits = torch.mul(exponentials, factor[:, None], out=rounded[:size])
-            grad_logits[targets] = at_targets.to(weight.dtype)
+            grad_logits.scatter_(1, places, at_targets.to(weight.dtype))
             grad_hidden[rows] = grad_logits @ weight
             _add_product(grad_weight, grad_logits.t(), hidden_TH[rows])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
@@ -63,8 +65,24 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
         **memory_options(optim),
     )
     optimizer = get_megatron_optimizer(config, wrapped)
+    if torch.cuda.is_available():
+        fuse_torch_adam(optimizer)
     wrapped[0].config.grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def fuse_torch_adam(optimizer: MegatronOptimizer) -> None:
+    """Where neither Transformer Engine's Adam nor Apex's is there: torch's own in one kernel, which megatron-core does
+    not ask for. Before the first update, which makes the states."""
+    for part in optimizer_parts(optimizer):
+        if isinstance(part.optimizer, torch.optim.Adam | torch.optim.AdamW):
+            for group in part.optimizer.param_groups:
+                group.update(fused=True, foreach=False)
+
+
+def optimizer_parts(optimizer: Any) -> list:
+    """megatron-core's optimizers: one, or several in a chain."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
 def memory_options(optim: Optim) -> dict[str, object]:

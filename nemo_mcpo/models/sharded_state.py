@@ -17,6 +17,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.platform.stopping import shielded_forks
 
@@ -97,7 +98,7 @@ def load_sharded_state(model, path: Path) -> None:
 
 def _prepare_torch_adam(optimizer) -> None:
     """Allocate the states that loading fills, and let it find the step counter that torch's Adam keeps among them."""
-    for part in _parts(optimizer):
+    for part in optimizer_parts(optimizer):
         if not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
         part._set_main_param_and_optimizer_states = partial(_set_states_but_step, part)
@@ -114,11 +115,7 @@ def _set_states_but_step(part, model_param, tensors: dict) -> None:
 def _separate_adam_steps(optimizer) -> None:
     """torch's Adam keeps a step tensor a parameter; loading makes them one shared tensor, which would then advance
     once for every parameter at each update."""
-    for part in _parts(optimizer):
+    for part in optimizer_parts(optimizer):
         for state in part.optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
-
-
-def _parts(optimizer) -> list:
-    return list(getattr(optimizer, "chained_optimizers", [optimizer]))

@@ -33,7 +33,9 @@ class Kernel:
 
 
 KERNELS = (
-    Kernel("Adam", {"transformer_engine": "Transformer Engine", "amp_C": "Apex"}, "torch", "one pass over all states"),
+    Kernel(
+        "Adam", {"transformer_engine": "Transformer Engine", "amp_C": "Apex"}, "torch's", "one pass over all states"
+    ),
     Kernel(
         "Weight gradients",
         {"transformer_engine": "Transformer Engine", WEIGHT_GRADIENTS: "Apex"},

@@ -12,7 +12,7 @@ from megatron.core.optimizer import OptimizerConfig
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models import optimizer
-from nemo_mcpo.models.optimizer import memory_options
+from nemo_mcpo.models.optimizer import fuse_torch_adam, memory_options, optimizer_parts
 from tests.support.configs import checked
 from tests.support.small_gpt import parameters_of, trainable_model
 from tests.support.trees import preference_batch, random_trees
@@ -132,3 +132,23 @@ def test_memory_options(monkeypatch):
 def test_memory_options_that_need_a_gpu(key, value):
     with pytest.raises(ConfigError, match=rf"model\.optim\.{key}: this machine has no GPU"):
         memory_options(OPTIM.model_copy(update={key: value}))
+
+
+def test_torch_s_adam_in_one_kernel_makes_the_same_update(llama_directory):
+    """A CPU has that kernel too; there nobody asks for it."""
+
+    def updated(fused: bool) -> dict[str, torch.Tensor]:
+        model = trainable_model(llama_directory, model__optim__lr=1e-3)
+        if fused:
+            fuse_torch_adam(model.optimizer)
+        for _ in range(2):
+            model.prepare_for_training_step()
+            model.get_loss_and_metrics(preference_batch(TREES))
+            model.finish_training_step(len(TREES))
+        groups = [group for part in optimizer_parts(model.optimizer) for group in part.optimizer.param_groups]
+        assert all(bool(group["fused"]) == fused for group in groups)
+        return parameters_of(model)
+
+    expected = updated(fused=False)
+    for name, value in updated(fused=True).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
