@@ -70,7 +70,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
-    arguments.keys = _overrides(arguments)
+    arguments.keys, arguments.train = _overrides(arguments), CONF.parent / "train_gpt_mcpo.py"
     config = load_run_config(
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )

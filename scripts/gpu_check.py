@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/gpu_check"), help="default: results/gpu_check")
+    parser.add_argument("--out", type=Path, help="default: results/gpu_check, or results/gpu_check_rehearsed")
     parser.add_argument("--only", nargs="+", metavar="CHECK", help="names of checks, or their beginnings")
     parser.add_argument("--rehearse", action="store_true", help="small, on a CPU")
     options = parser.parse_args(argv)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     from nemo_mcpo.benchmarks import gpu_check, gpu_targets  # heavy: usage errors come before
     from nemo_mcpo.benchmarks.preferences import write_preferences
 
-    out = options.out.resolve()
+    out = (options.out or Path("results") / ("gpu_check" + "_rehearsed" * options.rehearse)).resolve()
     every = list(gpu_check.checks(gpu_check.REHEARSAL if options.rehearse else gpu_check.GPU, ROOT, out))
     chosen = [check for check in every if not options.only or check.name.startswith(tuple(options.only))]
     if not chosen:
@@ -49,17 +49,18 @@ def main(argv: Sequence[str]) -> None:
     prompt, answer = (8, 12) if options.rehearse else (121, 288)
     write_preferences(out / "preferences.jsonl", 32 if options.rehearse else 600, prompt, answer)
 
-    outcomes = gpu_check.run_checks(chosen, ROOT, out, lambda line: print(line, flush=True))
-    found = {check.name: gpu_check.read_results(check, out) for check in every}
-    lines = [line for name, reports in found.items() if reports for line in gpu_targets.measurements(name, reports)]
-    without = {name: outcomes.get(name) or "not run" for name, reports in found.items() if reports is None}
-    text = gpu_targets.table(lines)
-    text += "".join(f"\n\n{name}: {reason}" for name, reason in without.items()) + "\n"
+    failed = gpu_check.run_checks(chosen, ROOT, out, lambda line: print(line, flush=True))
+    outcomes = {check.name: gpu_check.outcome_of(check, out) for check in every}
+    found = {check.name: gpu_check.read_results(check, out) for check in every if not outcomes[check.name]}
+    lines = [line for name, reports in found.items() for line in gpu_targets.measurements(name, reports)]
+    text = "# Rehearsed on a CPU: these numbers say nothing\n\n" if options.rehearse else ""
+    text += gpu_targets.table(lines)
+    text += "".join(f"\n\n{name}: {reason}" for name, reason in outcomes.items() if reason) + "\n"
     (out / "gpu_check.md").write_text(text, encoding="utf-8")
     facts = {"machine": [asdict(row) for row in rows], "outcomes": outcomes, "results": found}
     (out / "gpu_check.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}\n{out / 'gpu_check.md'}, gpu_check.json")
-    if any(reason and not reason.startswith("not run") for reason in outcomes.values()):
+    if failed:
         raise SystemExit(1)
 
 

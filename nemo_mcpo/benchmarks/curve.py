@@ -72,7 +72,9 @@ def compare(losses: dict[str, list[float]]) -> dict[str, float | bool]:
         "bf16_end_distance": abs(end(bf16) - end(exact)),
         "seed_end_distance": abs(end(other) - end(exact)),
     }
-    return report | {"within_noise": report["bf16_distance"] <= report["seed_distance"]}
+    near = report["bf16_distance"] <= report["seed_distance"]
+    ends_near = report["bf16_end_distance"] <= max(report["seed_end_distance"], report["seed_distance"])
+    return report | {"within_noise": near and ends_near}
 
 
 def table(report: dict) -> str:

@@ -2,18 +2,22 @@
 """Everything that only a GPU can show, by one command: the checks, what each must reach, and the table of it all.
 
 A check is a program of its own, so that one that fails or runs out of memory leaves the others alone. Each writes
-``<out>/<name>.json`` (or ``.xml``) and ``<name>.log``; the table is made of whatever is there, so that checks can run
-in several calls. Nothing is installed or fetched.
+``<out>/<name>.json`` (or ``.xml``), ``<name>.log`` and ``<name>.outcome.json``; the table is made of every check whose
+last run ended well, so that checks can run in several calls. Nothing is installed or fetched.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,23 +29,22 @@ class Scale:
     """How large the checks are.
 
     Attributes:
-        models: names of ``models.huggingface.tiny.SIZES`` that train, the first in every check.
+        models: names of ``models.huggingface.tiny.SIZES`` that train, the first in every check -> tokens of a row.
         shapes: tokens of prompt x completion.
         attention_model: whose heads the attention backends are measured with.
         head: positions, vocabulary and hidden size of the log-prob head.
         prompts, steps: of a step; measured turns.
-        row_tokens, scoring_tokens: budgets of packed rows.
+        scoring_tokens: of a row that is scored.
         curve_model, curve_steps: of the runs in bf16 and float32.
         settings: configuration keys of every check.
     """
 
-    models: tuple[str, ...]
+    models: dict[str, int]
     shapes: tuple[str, ...]
     attention_model: str
     head: tuple[int, int, int]
     prompts: int
     steps: int
-    row_tokens: int
     scoring_tokens: int
     curve_model: str
     curve_steps: int
@@ -49,26 +52,24 @@ class Scale:
 
 
 GPU = Scale(
-    models=("1b", "3b", "2.8b"),
+    models={"1b": 8192, "3b": 4096, "2.8b": 4096},  # with rows of 8,192 tokens 3B does not fit into 80 GB
     shapes=("250x250", "121x288"),
     attention_model="2.8b",
     head=(8192, 128256, 4096),
     prompts=32,
     steps=5,
-    row_tokens=8192,
     scoring_tokens=32768,
     curve_model="100m",
     curve_steps=50,
     settings=("trainer.accelerator=gpu", "trainer.precision=bf16", "model.transformer_impl=auto"),
 )
 REHEARSAL = Scale(
-    models=("1m",),
+    models={"1m": 256},
     shapes=("16x8",),
     attention_model="1m",
     head=(512, 2000, 32),
     prompts=2,
     steps=1,
-    row_tokens=256,
     scoring_tokens=256,
     curve_model="1m",
     curve_steps=3,
@@ -83,7 +84,7 @@ class Check:
 
     Attributes:
         arguments: what comes after ``python``.
-        needs: modules without which it cannot run.
+        needs: modules, or folders of the project, without which it cannot run.
         result: ending of the file that it writes.
         seconds: when it is given up.
     """
@@ -105,8 +106,12 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
     benchmark = str(root / "scripts" / "benchmark.py")
     data = str(out / "preferences.jsonl")
     settings = [part for setting in scale.settings for part in ("--set", setting)]
-    sizes = ["--prompts", str(scale.prompts), "--steps", str(scale.steps)]
-    sizes += ["--micro-batch-tokens", str(scale.row_tokens), "--scoring-tokens", str(scale.scoring_tokens)]
+
+    def sizes(model: str) -> list[str]:
+        counts = ["--prompts", str(scale.prompts), "--steps", str(scale.steps)]
+        rows = ["--micro-batch-tokens", str(scale.models[model]), "--scoring-tokens", str(scale.scoring_tokens)]
+        return ["--model", model, *counts, *rows]
+
     shapes = [part for shape in scale.shapes for part in ("--shape", shape)]
 
     def measured(name: str, *flags: str, needs: tuple[str, ...] = (), seconds: int = 900) -> Check:
@@ -115,67 +120,82 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
 
     marked = ("-m", "gpu", "tests") if scale is GPU else ("-m", "not gpu", "tests/gpu")
     tests = ("-m", "pytest", "-q", f"--rootdir={root}", f"--junitxml={out / 'tests.xml'}", *marked)
-    yield Check("tests", tests, (*STACK, "pytest"), result="xml")
+    yield Check("tests", tests, (*STACK, "pytest", "tests/"), result="xml", seconds=1500)
     steps = ["--steps", str(scale.steps)]
     yield measured("attention", "attention", "--model", scale.attention_model, *shapes, *steps)
     positions, vocabulary, hidden = map(str, scale.head)
     yield measured("head", "head", "--positions", positions, "--vocabulary", vocabulary, "--hidden", hidden, "--full")
     for model in scale.models:
         for recompute in ("none", "full"):
-            flags = ("step", "--model", model, "--recompute", recompute, *shapes, *sizes)
+            flags = ("step", "--recompute", recompute, *shapes, *sizes(model))
             yield measured(f"step-{model}-{recompute}", *flags)
-    small = scale.models[0]
-    yield measured(f"profile-{small}", "profile", "--model", small, *shapes, *sizes)
-    yield measured(f"profile-{small}-full", "profile", "--model", small, "--recompute", "full", *shapes, *sizes)
+    small = next(iter(scale.models))
+    yield measured(f"profile-{small}", "profile", *shapes, *sizes(small))
+    yield measured(f"profile-{small}-full", "profile", "--recompute", "full", *shapes, *sizes(small))
     of_file = ["--data", data, "--format", "jsonl"]
-    yield measured(f"peer-{small}", "peer", "--model", small, *of_file, *sizes, needs=("trl",))
+    yield measured(f"peer-{small}", "peer", *of_file, *sizes(small), needs=("trl",))
     curve = ["--model", scale.curve_model, "--steps", str(scale.curve_steps), "--prompts", str(scale.prompts)]
     learning = [part for key in LEARNING for part in ("--set", key)]
     yield measured("curve", "curve", *curve, *of_file, *learning, seconds=1500)
     fp8 = ("--set", "model.fp8=hybrid", "--set", "model.transformer_impl=transformer_engine")
-    yield measured(f"fp8-{small}", "step", "--model", small, *shapes, *sizes, *fp8, needs=("transformer_engine",))
+    yield measured(f"fp8-{small}", "step", *shapes, *sizes(small), *fp8, needs=("transformer_engine",))
 
 
-def missing(check: Check) -> list[str]:
-    """Modules that it needs and that are not here."""
-    return [module for module in check.needs if not is_installed(module)]
+def missing(check: Check, root: Path) -> list[str]:
+    """What it needs and is not here."""
+    return [need for need in check.needs if not ((root / need).is_dir() if need.endswith("/") else is_installed(need))]
 
 
 def run_check(check: Check, root: Path, out: Path) -> str:
     """Run it to its end, in the project's folder; why it failed, or nothing."""
-    log = out / f"{check.name}.log"
+    log, result = out / f"{check.name}.log", _result(check, out)
+    result.unlink(missing_ok=True)
     with open(log, "w", encoding="utf-8") as file:
+        command = [sys.executable, *check.arguments]
+        process = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            command = [sys.executable, *check.arguments]
-            done = subprocess.run(
-                command, cwd=root, stdout=file, stderr=subprocess.STDOUT, timeout=check.seconds, check=False
-            )
+            code = process.wait(check.seconds)
         except subprocess.TimeoutExpired:
             return f"not done after {check.seconds} s"
-    if done.returncode == 0:
-        return ""
+        finally:
+            with suppress(ProcessLookupError):  # what it started must not disturb the next one
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if code == 0:
+        return "" if result.exists() else "exit 0, and no result"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "nothing")
-    return f"exit {done.returncode}: {said[:300]}"
+    return f"exit {code}: {said[:300]}"
 
 
-def run_checks(chosen: Sequence[Check], root: Path, out: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """Run the checks in turn; why each did not end well, or nothing."""
-    outcomes = {}
+def run_checks(chosen: Sequence[Check], root: Path, out: Path, say: Callable[[str], None]) -> list[str]:
+    """Run the checks in turn and note how each ended; those that failed, without those that could not run."""
+    failed = []
     for check in chosen:
-        lacking, started = missing(check), time.monotonic()
-        outcomes[check.name] = f"not run: no {', '.join(lacking)} here" if lacking else run_check(check, root, out)
-        say(f"{check.name}: {outcomes[check.name] or f'{time.monotonic() - started:.0f} s'}")
-    return outcomes
+        lacking, started = missing(check, root), time.monotonic()
+        reason = f"not run: no {', '.join(lacking)} here" if lacking else run_check(check, root, out)
+        failed += [check.name] if reason and not lacking else []
+        outcome = {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds"), "reason": reason}
+        (out / f"{check.name}.outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+        say(f"{check.name}: {reason or f'{time.monotonic() - started:.0f} s'}")
+    return failed
 
 
-def read_results(check: Check, out: Path) -> list[dict] | None:
-    """What a check wrote; None where it wrote nothing."""
-    path = out / f"{check.name}.{check.result}"
-    if not path.exists():
-        return None
+def outcome_of(check: Check, out: Path) -> str:
+    """Why its last run is not in the table, or nothing."""
+    path = out / f"{check.name}.outcome.json"
+    return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.exists() else "not run"
+
+
+def read_results(check: Check, out: Path) -> list[dict]:
+    """What a check that ended well wrote."""
+    path = _result(check, out)
     if check.result == "json":
         return json.loads(path.read_text(encoding="utf-8"))
     suites = list(ElementTree.parse(path).getroot().iter("testsuite"))
     counted = ("tests", "failures", "errors", "skipped")
     return [{name: sum(int(suite.get(name, 0)) for suite in suites) for name in counted}]
+
+
+def _result(check: Check, out: Path) -> Path:
+    return out / f"{check.name}.{check.result}"

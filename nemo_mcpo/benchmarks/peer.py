@@ -7,7 +7,6 @@ runs with and without shared prompts. TRL is an optional dependency: ``pip insta
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import tempfile
 import time
@@ -139,10 +138,9 @@ def run_trl(
     ]
     with tempfile.TemporaryDirectory() as folder:
         settings = trl_settings(config, folder, batch_size, steps)
-        # float32 weights, which bf16=True computes with in bf16: what is updated is in float32 on both sides.
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation=attention_of(config.trainer.precision)
-        )
+        # float32 weights, which bf16=True computes with in bf16: what is updated is in float32 on both sides. TRL
+        # scores the reference in float32, which the FlashAttention package does not take.
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
         trainer = TokenDPOTrainer(
             model=model,
             args=settings,
@@ -177,12 +175,6 @@ def trl_settings(config: RunConfig, folder: str, batch_size: int, steps: int) ->
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-
-
-def attention_of(precision: str) -> str:
-    """The fastest attention that transformers has here."""
-    flash = precision == "bf16" and torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if flash else "sdpa"
 
 
 SIDES = ("prompt", "chosen", "rejected")

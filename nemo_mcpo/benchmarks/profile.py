@@ -130,7 +130,8 @@ def kernel_seconds(events: Sequence) -> dict[str, dict[str, float]]:
     ranges = [(event.time_range, event.name) for event in events if event.name.startswith(_label(""))]
     ranges = [(time_range, name.removeprefix(_label(""))) for time_range, name in ranges]
     ranges.sort(key=lambda item: item[0].elapsed_us())  # the innermost first
-    of_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    # A GPU's timeline has copies of named ranges too, which are no kernels.
+    of_gpu = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     table: dict[str, dict[str, float]] = {}
     for event in of_gpu or events:
         if event.name.startswith(_label("")):

@@ -21,7 +21,6 @@ from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero, shut_down
 from nemo_mcpo.records import PromptTree
 
-TRAIN = Path(__file__).resolve().parents[2] / "examples" / "train_gpt_mcpo.py"
 Measure = Callable[[RunConfig, MegatronGPTMCPOModel, Sequence[PromptTree], int], dict]
 Table = Callable[[Sequence[dict]], str]
 
@@ -83,7 +82,8 @@ def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         directory = _model_directory(arguments.model, arguments.data, Path(folder))
         keys = [*arguments.keys, f"pretrained_checkpoint.restore_from_path={directory}"]
-        report = curve.measure_curves(TRAIN, [*keys, f"model.data.cache_dir={folder}"], Path(folder), arguments.steps)
+        keys.append(f"model.data.cache_dir={folder}")
+        report = curve.measure_curves(arguments.train, keys, Path(folder), arguments.steps)
     print(curve.table(report))
     return [report]
 

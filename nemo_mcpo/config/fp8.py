@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nemo_mcpo.config.schema import Model, RunConfig
+from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, Model, RunConfig
 from nemo_mcpo.errors import ConfigError
 
 FP8_CAPABILITY = 8.9
@@ -46,6 +46,14 @@ def check_fp8(config: RunConfig) -> None:
             got=True,
             expected="false with model.fp8",
             cure="set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16",
+        )
+    if model.mcpo.scoring_fp8 and (model.mcpo.sampler in SCORE_FREE_SAMPLERS or model.mcpo.objective == "sft"):
+        raise ConfigError(
+            "there is no scoring pass",
+            where="model.mcpo.scoring_fp8",
+            got=True,
+            expected=f"false with sampler {model.mcpo.sampler} and objective {model.mcpo.objective}",
+            cure="set model.mcpo.scoring_fp8=false",
         )
     if model.mcpo.scoring_fp8 and model.mcpo.reuse_scoring is True:
         raise ConfigError(

@@ -112,26 +112,6 @@ def _check_schedule(config: RunConfig) -> None:
         )
 
 
-def _check_optimizer(config: RunConfig) -> None:
-    optim = config.model.optim
-    if optim.moments != "fp32" and config.trainer.precision != "bf16":
-        raise ConfigError(
-            "smaller moments beside weights in float32",
-            where="model.optim.moments",
-            got=optim.moments,
-            expected="fp32 with trainer.precision=32",
-            cure="set model.optim.moments=fp32, or trainer.precision=bf16",
-        )
-    for key, is_set in (("moments", optim.moments != "fp32"), ("offload_fraction", optim.offload_fraction > 0)):
-        if is_set and config.trainer.accelerator == "cpu":
-            raise ConfigError(
-                "there is no GPU whose memory it would save",
-                where=f"model.optim.{key}",
-                got=getattr(optim, key),
-                cure=f"set model.optim.{key}={'fp32' if key == 'moments' else 0.0}, or trainer.accelerator=gpu",
-            )
-
-
 def _check_reuse(config: RunConfig) -> None:
     model = config.model
     if model.mcpo.reuse_scoring is not True:
@@ -183,7 +163,6 @@ RULES = (
     _check_negatives,
     _check_chain,
     _check_layout,
-    _check_optimizer,
     check_fp8,
     _check_reuse,
 )

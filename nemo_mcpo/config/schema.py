@@ -124,8 +124,6 @@ class Optim(Section):
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
     eps: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
-    moments: Literal["fp32", "bf16", "fp8"]
-    offload_fraction: Annotated[float, Field(ge=0.0, le=1.0)]
     sched: Schedule
 
 

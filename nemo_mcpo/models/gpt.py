@@ -15,6 +15,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.tensor_parallel.layers import _grad_accum_fusion_available
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -26,7 +27,7 @@ from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
 from nemo_mcpo.models.tape import Tape, TapedTransformerLayer
 from nemo_mcpo.platform.distributed import local_device
-from nemo_mcpo.platform.kernels import fuses_weight_gradients
+from nemo_mcpo.platform.packages import is_installed
 from nemo_mcpo.records import TreeBatch
 from nemo_mcpo.trees.attention import TreeAttention
 from nemo_mcpo.trees.backends import BACKENDS, choose_backend
@@ -173,6 +174,7 @@ def fp8_scoring(config: TransformerConfig) -> Iterator[None]:
 def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) -> TransformerConfig:
     """megatron-core's configuration for this architecture and layout."""
     on_gpu = torch.cuda.is_available()
+    compiles = on_gpu and is_installed("triton")
     virtual = layout.virtual_pipeline
     return TransformerConfig(
         num_layers=architecture.num_layers,
@@ -209,10 +211,10 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         output_layer_init_method=_leave_uninitialised,
         embedding_init_method=_leave_uninitialised,
         batch_p2p_comm=on_gpu and not virtual,
-        bias_activation_fusion=on_gpu,
-        bias_dropout_fusion=on_gpu,
+        bias_activation_fusion=compiles,
+        bias_dropout_fusion=compiles,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=fuses_weight_gradients(on_gpu=on_gpu, transformer_impl=layout.transformer_impl),
+        gradient_accumulation_fusion=on_gpu and _grad_accum_fusion_available,
         persist_layer_norm=False,
         calculate_per_token_loss=True,
         recompute_granularity=None if layout.recompute == "none" else layout.recompute,

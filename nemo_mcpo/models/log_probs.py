@@ -10,6 +10,7 @@ positions × vocabulary. Softmax is in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -62,12 +63,14 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int, keep: bool) -> Tensor:
         first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         num_real = min(max(vocab_size - first, 0), weight.shape[0])
-        buffer, chunks = _buffer_and_chunks(hidden_TH, weight)
-        largest_T, sum_T, target_logit_T = hidden_TH.new_empty(3, len(hidden_TH), dtype=buffer.dtype)
+        chunks = _chunks(hidden_TH, weight)
+        largest_T, sum_T, target_logit_T = hidden_TH.new_empty(3, len(hidden_TH), dtype=_wide(hidden_TH))
+        buffer = None if keep else _buffer(chunks, weight, _wide(weight))
         kept = []
         for rows in chunks:
-            out = buffer[: rows.stop - rows.start]
-            logits = _logits(hidden_TH[rows], weight, num_real, torch.empty_like(out) if keep else out)
+            size = rows.stop - rows.start
+            out = buffer[:size] if buffer is not None else _buffer([rows], weight, _wide(weight))
+            logits = _logits(hidden_TH[rows], weight, num_real, out)
             target_logit_T[rows] = _pick(logits, target_T[rows] - first, num_real)
             largest_T[rows], sum_T[rows] = _exponentiate_and_sum(logits)
             kept += [logits] if keep else []
@@ -82,8 +85,9 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden_TH, weight, target_T, logsumexp_T, largest_T, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_TH)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
-        buffer, chunks = _buffer_and_chunks(hidden_TH, weight)
-        rounded = buffer if buffer.dtype == weight.dtype else torch.empty_like(buffer, dtype=weight.dtype)
+        chunks = _chunks(hidden_TH, weight)
+        rounded = _buffer(chunks, weight, weight.dtype)
+        buffer = rounded if kept or _wide(weight) == weight.dtype else _buffer(chunks, weight, _wide(weight))
         for number, rows in enumerate(chunks):
             size = rows.stop - rows.start
             if kept:
@@ -109,23 +113,27 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _buffer_and_chunks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, list[slice]]:
-    """Room for the logits of a chunk, and the chunks.
-
-    One buffer for all of them: allocated chunk by chunk, logits leave holes in a CPU's heap that the next chunk does
-    not fit into, and memory grows as if all of them were kept.
-    """
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """Positions whose logits exist at the same time; none is longer than the first."""
     num_rows = hidden.shape[0]
     size = min(num_rows, max(FEWEST_POSITIONS, LOGITS_PER_CHUNK[weight.device.type] // weight.shape[0]))
-    buffer = hidden.new_empty(size, weight.shape[0], dtype=_wide(hidden))
-    return buffer, [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size or 1)]
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size or 1)]
+
+
+def _buffer(chunks: list[slice], weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for the logits of any of the chunks.
+
+    One for all of them: allocated chunk by chunk, logits leave holes in a CPU's heap that the next chunk does not fit
+    into, and memory grows as if all of them were kept.
+    """
+    return weight.new_empty(chunks[0].stop - chunks[0].start if chunks else 0, weight.shape[0], dtype=dtype)
 
 
 def _logits(hidden: Tensor, weight: Tensor, num_real: int, out: Tensor) -> Tensor:
     """``out``, filled with the logits; those of padding rows are -inf."""
     if out.dtype == hidden.dtype:
         torch.mm(hidden, weight.t(), out=out)
-    elif _has_wide_products(hidden.device, hidden.dtype):
+    elif _comes_out_wide(torch.mm, hidden.device, hidden.dtype):
         torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
     else:
         out.copy_(hidden @ weight.t())
@@ -137,25 +145,30 @@ def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
     """In place ``total + first @ second``, added up in the type of ``total``."""
     if total.dtype == first.dtype:
         total.addmm_(first, second)
-    elif _has_wide_products(first.device, first.dtype):
+    elif _comes_out_wide(torch.addmm, first.device, first.dtype):
         torch.addmm(total, first, second, out_dtype=total.dtype, out=total)
+    elif _comes_out_wide(torch.mm, first.device, first.dtype):
+        total += torch.mm(first, second, out_dtype=total.dtype)
     else:
         total += first @ second
 
 
 @cache
-def _has_wide_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of this type can come out in float32, not rounded on the way (torch 2.8 on a GPU)."""
+def _comes_out_wide(product: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``torch.mm`` or ``torch.addmm`` of this type comes out in float32, not rounded on the way.
+
+    Only on a GPU; torch learned it for the one (2.8) before the other.
+    """
     if device.type != "cuda":
         return False
     square = torch.ones(16, 16, device=device, dtype=dtype)
     total = square.float()
+    operands = (square, square) if product is torch.mm else (total, square, square)
     try:
-        torch.mm(square, square, out_dtype=torch.float32, out=total)
-        torch.addmm(total, square, square, out_dtype=torch.float32, out=total)
+        product(*operands, out_dtype=torch.float32, out=total)
     except (RuntimeError, TypeError):
         return False
-    return bool((total == 32.0).all())
+    return bool((total == (16.0 if product is torch.mm else 17.0)).all())
 
 
 @compiled_on_gpu

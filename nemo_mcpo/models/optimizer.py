@@ -12,8 +12,6 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
 from nemo_mcpo.config import Optim
-from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.packages import is_installed
 
 DECAY_STYLES = {
     "constant": "constant",
@@ -62,7 +60,6 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=True,
-        **memory_options(optim),
     )
     optimizer = get_megatron_optimizer(config, wrapped)
     if torch.cuda.is_available():
@@ -83,38 +80,6 @@ def fuse_torch_adam(optimizer: MegatronOptimizer) -> None:
 def optimizer_parts(optimizer: Any) -> list:
     """megatron-core's optimizers: one, or several in a chain."""
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
-
-
-def memory_options(optim: Optim) -> dict[str, object]:
-    """megatron-core's options for smaller moments, and for a part of the optimizer in host memory; empty for neither.
-
-    Raises:
-        ConfigError: this machine lacks the GPU or the package that does it.
-    """
-    options: dict[str, object] = {}
-    if optim.moments != "fp32":
-        _refuse_without("transformer_engine", "model.optim.moments", optim.moments, "fp32")
-        # The moments of FP8 have scales of their own, and are stored as bytes.
-        dtype = {"bf16": torch.bfloat16, "fp8": torch.uint8}[optim.moments]
-        options |= {"use_precision_aware_optimizer": True, "exp_avg_dtype": dtype, "exp_avg_sq_dtype": dtype}
-    if optim.offload_fraction > 0:
-        _refuse_without(None, "model.optim.offload_fraction", optim.offload_fraction, "0")
-        options |= {
-            "optimizer_cpu_offload": True,
-            "optimizer_offload_fraction": optim.offload_fraction,
-            "overlap_cpu_optimizer_d2h_h2d": True,
-        }
-    return options
-
-
-def _refuse_without(package: str | None, key: str, value: object, off: str) -> None:
-    if not torch.cuda.is_available() or not (package is None or is_installed(package)):
-        raise ConfigError(
-            "this machine has no GPU" + (f", or no {package}" if package else ""),
-            where=key,
-            got=value,
-            cure=f"set {key}={off}, or use a NeMo container on a GPU",
-        )
 
 
 def build_schedule(optim: Optim, optimizer: MegatronOptimizer, num_steps: int) -> OptimizerParamScheduler:

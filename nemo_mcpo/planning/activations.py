@@ -81,13 +81,15 @@ def output_bytes(
 def head_bytes(architecture: ModelArchitecture, layout: Layout, targets: float, kernels: Kernels = GPU) -> float:
     """Working memory of the log-prob head's backward pass at ``targets`` positions.
 
-    A chunk of logits in float32 and in the model's type, the weight's gradient in both, and that of the hidden states.
+    A chunk of logits in float32 (unless all are kept) and in the model's type, the weight's gradient in both, and that
+    of the hidden states.
     """
     a, b = architecture, layout.itemsize
     rows = a.padded_vocab_size // layout.tensor
     chunk = min(targets, max(FEWEST_POSITIONS, LOGITS_PER_CHUNK[kernels.device] // rows))
     copies = 4 + (b if b < 4 else 0)
-    return copies * (chunk * rows + rows * a.hidden_size) + b * targets * a.hidden_size
+    kept = targets * rows <= LOGITS_KEPT[kernels.device]
+    return (b if kept else copies) * chunk * rows + copies * rows * a.hidden_size + b * targets * a.hidden_size
 
 
 def backward_bytes(architecture: ModelArchitecture, layout: Layout, tokens: float) -> float:

@@ -6,7 +6,6 @@
     weights     b a parameter
     gradients   4 a parameter, in float32
     optimizer   12 / DP a parameter: float32 weights and two moments (8 / DP where the weights are float32)
-                (6 / DP with moments in bf16, 4 / DP in FP8; less what is in host memory)
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
     saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU,
                 where there are several replicas
@@ -126,13 +125,8 @@ def stage_memory(
 
 
 def optimizer_bytes(elements: int, layout: Layout) -> float:
-    """Adam's moments, and float32 weights where the model's are not, of this replica's share, on the GPU.
-
-    With smaller moments the float32 weights are kept as what they are more than the bf16 ones.
-    """
-    moment = {"fp32": 4, "bf16": 2, "fp8": 1}[layout.moments]
-    weight = 0 if layout.itemsize == 4 else (4 if layout.moments == "fp32" else 2)
-    return elements / layout.data * (2 * moment + weight) * (1 - layout.offloaded)
+    """Adam's moments, and float32 weights where the model's are not, of this replica's share."""
+    return elements / layout.data * (8 if layout.itemsize == 4 else 12)
 
 
 def host_bytes(memory: Memory, layout: Layout) -> float:

@@ -30,13 +30,6 @@ HEADER = (
 
 SMALL_MODELS = ("llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3", "llama-3.1-8b")
 SINGLE_KINDS = ("H100", "H200")
-OPTIMIZERS: dict[str, dict[str, object]] = {
-    "float32": {},
-    "bf16": {"moments": "bf16"},
-    "FP8": {"moments": "fp8"},
-    "float32, in host memory": {"offload_fraction": 1.0},
-}
-"""Adam's moments -> keys of ``model.optim``."""
 
 
 def markdown(config: RunConfig) -> str:
@@ -47,13 +40,10 @@ def markdown(config: RunConfig) -> str:
 
 def _on_one_gpu(config: RunConfig) -> str:
     names = [f"{kind} ({GPUS[kind].gibibytes:.0f} GiB)" for kind in SINGLE_KINDS]
-    lines = ["### One GPU", "", f"| model | moments | {' | '.join(names)} |", "|---|---|---|---|"]
+    lines = ["### One GPU", "", f"| model | {' | '.join(names)} |", "|---|---|---|"]
     for model in SMALL_MODELS:
-        for moments, keys in OPTIMIZERS.items():
-            optim = config.model.optim.model_copy(update=keys)
-            changed = config.model_copy(update={"model": config.model.model_copy(update={"optim": optim})})
-            plans = [best_plan(changed, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
-            lines.append(f"| {model} | {moments} | {' | '.join(map(_cell, plans))} |")
+        plans = [best_plan(config, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
+        lines.append(f"| {model} | {' | '.join(map(_cell, plans))} |")
     return "\n".join(lines)
 
 

@@ -48,8 +48,6 @@ class Layout:
         reuse: what training reads from the scoring pass: ``layers``, ``products`` or None.
         scores: there is a scoring pass.
         itemsize: bytes of a weight.
-        moments: Adam's, ``fp32``, ``bf16`` or ``fp8``.
-        offloaded: share of the optimizer's states in host memory.
     """
 
     tensor: int
@@ -66,8 +64,6 @@ class Layout:
     fp8: bool
     global_batch_size: int
     num_negatives: int
-    moments: str = "fp32"
-    offloaded: float = 0.0
 
     @classmethod
     def from_config(cls, config: RunConfig, num_gpus: int) -> Layout:
@@ -91,11 +87,9 @@ class Layout:
             reuse=reuse if scores else None,
             scores=scores,
             itemsize=BYTES[config.trainer.precision],
-            fp8=model.fp8 is not None,
+            fp8=model.fp8 is not None or mcpo.scoring_fp8,
             global_batch_size=model.global_batch_size,
             num_negatives=mcpo.num_negatives,
-            moments=model.optim.moments,
-            offloaded=model.optim.offload_fraction,
         )
 
     @property

@@ -51,17 +51,35 @@ def _reason_cuda_is_unusable() -> tuple[str, bool]:
 
 
 def check_fp8_here(model: Model) -> None:
-    """Raise ConfigError where FP8 is asked for and this machine's GPUs have none; asks the driver, not torch."""
-    if asks_for_fp8(model)[0]:
-        lines, _ = query_gpus()
-        for line in lines.splitlines() or ["-, no GPU, , , 0.0, "]:
-            _, name, _, _, capability, _ = line.split(", ")
+    """Raise ConfigError where FP8 is asked for and this process's GPUs have none; asks the driver, not torch.
+
+    A driver that does not say what its GPUs can (none of its programs is here, or no number) is taken at its word.
+    """
+    if not asks_for_fp8(model)[0]:
+        return
+    visible = _visible_gpus()
+    lines, _ = query_gpus()
+    if not lines.strip() and not count_gpus():
+        check_capability(model, "no GPU", 0.0)
+    for line in lines.splitlines():
+        index, name, _, _, capability, _ = line.split(", ")
+        hidden = visible is not None and all(one.isdigit() for one in visible) and index not in visible
+        if capability.replace(".", "").isdigit() and not hidden:
             check_capability(model, name, float(capability))
 
 
 def count_gpus() -> int:
     """GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = _visible_gpus()
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return len(visible)
     return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+
+
+def _visible_gpus() -> list[str] | None:
+    """Numbers or names in CUDA_VISIBLE_DEVICES (none in Slurm's ``NoDevFiles``); None where it is not set."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        return None
+    names = [name.strip() for name in variable.split(",")]
+    return [name for name in names if name.isdigit() or name.startswith(("GPU-", "MIG-"))]

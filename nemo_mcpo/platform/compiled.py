@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache, wraps
 from typing import TypeVar
 
 import torch
+from torch._C import _len_torch_function_stack
+from torch.overrides import _pop_mode_temporarily
+
+from nemo_mcpo.platform.packages import is_installed
 
 Result = TypeVar("Result")
 
@@ -21,9 +26,12 @@ def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(function)
     def call(*tensors):
-        if not _is_on_gpu(tensors[0]):
+        if not (_is_on_gpu(tensors[0]) and is_installed("triton")):
             return function(*tensors)
-        with torch._C.DisableTorchFunction():  # a tape that listens to products has nothing to hear in here
+        # A tape that listens to products has nothing to hear in here, and would be one more variant to compile.
+        with ExitStack() as without_modes:
+            while _len_torch_function_stack():
+                without_modes.enter_context(_pop_mode_temporarily())
             return compiled()(*tensors)
 
     return call

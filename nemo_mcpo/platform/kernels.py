@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from nemo_mcpo.platform.packages import is_installed
 from nemo_mcpo.platform.report import Row
 
-WEIGHT_GRADIENTS = "fused_weight_gradient_mlp_cuda"
-"""Apex's module that adds a weight's gradient to the float32 buffer as it is computed."""
 _GPU_INSTALL = "use the NeMo container, which has Transformer Engine and Apex"
 
 
@@ -38,7 +36,7 @@ KERNELS = (
     ),
     Kernel(
         "Weight gradients",
-        {"transformer_engine": "Transformer Engine", WEIGHT_GRADIENTS: "Apex"},
+        {"fused_weight_gradient_mlp_cuda": "Apex"},
         "added in a second pass",
         "products that add to the float32 gradients",
     ),
@@ -58,8 +56,3 @@ def kernel_rows(*, on_gpu: bool) -> tuple[Row, ...]:
         status = "ok" if found else "missing"
         rows.append(Row(kernel.name, status, found or kernel.fallback, kernel.enables, cure=cure))
     return tuple(rows)
-
-
-def fuses_weight_gradients(*, on_gpu: bool, transformer_impl: str) -> bool:
-    """Whether the layers of ``model.transformer_impl`` (``local`` or ``transformer_engine``) have that kernel here."""
-    return on_gpu and (transformer_impl == "transformer_engine" or is_installed(WEIGHT_GRADIENTS))

@@ -24,7 +24,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "gradients and optimizer": (
         "run on more GPUs: the states are split over the replicas",
         _MORE_SLICES,
-        "set model.optim.moments=bf16 or model.optim.offload_fraction=1.0",
+        "set trainer.precision=bf16",
     ),
     "scoring": (
         "lower model.mcpo.scoring_tokens",
@@ -39,7 +39,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "the update": (
         "run on more GPUs: the states are split over the replicas",
         _MORE_SLICES,
-        "set model.optim.moments=bf16 or model.optim.offload_fraction=1.0",
+        "end other programs on the GPU (nvidia-smi lists them)",
     ),
     "writing a checkpoint": (
         _MORE_SLICES,

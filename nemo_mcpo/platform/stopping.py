@@ -100,7 +100,7 @@ def shielded_forks() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what came in between is heard now
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what no other thread heard in between is heard now
 
 
 def job_start(environment: Mapping[str, str] = os.environ) -> float:

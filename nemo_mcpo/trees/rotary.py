@@ -93,7 +93,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(heads, cos, sin)
+        return _turn(heads.detach(), cos, sin)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:

@@ -78,6 +78,7 @@ def test_the_check_for_gpus_rehearsed(tmp_path):
     assert "log-prob head, chunked logits" in text
     assert "fp8-1m: not run: no transformer_engine here" in text and "step-1m-none: not run" in text
     assert json.loads((tmp_path / "gpu_check.json").read_text())["outcomes"]["head"] == ""
+    assert text.startswith("# Rehearsed on a CPU")
 
 
 def test_a_gpu_is_asked_for_where_there_is_none(tmp_path):

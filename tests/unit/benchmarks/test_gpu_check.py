@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import subprocess
 
 import pytest
 
-from nemo_mcpo.benchmarks.gpu_check import GPU, REHEARSAL, Check, checks, read_results, run_checks
+from nemo_mcpo.benchmarks.gpu_check import GPU, REHEARSAL, Check, checks, outcome_of, read_results, run_checks
 from nemo_mcpo.benchmarks.gpu_targets import KINDS, measurements, table
 from nemo_mcpo.platform.command import load_run_config
 from tests.support.configs import CONF, ROOT
@@ -49,26 +49,29 @@ def check(name: str, program: str, **changes: object) -> Check:
 def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
     said: list[str] = []
     chosen = [
-        check("good", "print('fine')"),
+        check("good", f"open(r'{tmp_path}/good.json', 'w').write('[]'); print('fine')"),
         check("bad", "import sys; print('error: training: out of memory', file=sys.stderr); sys.exit(1)"),
-        check("lacking", "", needs=("transformer_engine",)),
-        check("slow", "import time; time.sleep(60)", seconds=1),
+        check("lacking", "", needs=("transformer_engine", "nowhere/")),
+        check("slow", "import subprocess; subprocess.run(['sleep', '60.125'])", seconds=1),
+        check("silent", ""),
     ]
-    outcomes = run_checks(chosen, ROOT, tmp_path, said.append)
-    assert outcomes == {
+    for one in chosen:
+        (tmp_path / f"{one.name}.json").write_text('[{"of an earlier run": 1}]')
+    assert run_checks(chosen, ROOT, tmp_path, said.append) == ["bad", "slow", "silent"]
+    assert {one.name: outcome_of(one, tmp_path) for one in chosen} == {
         "good": "",
         "bad": "exit 1: error: training: out of memory",
-        "lacking": "not run: no transformer_engine here",
+        "lacking": "not run: no transformer_engine, nowhere/ here",
         "slow": "not done after 1 s",
+        "silent": "exit 0, and no result",
     }
-    assert (tmp_path / "good.log").read_text() == "fine\n"
-    assert len(said) == 4
+    assert outcome_of(check("never", ""), tmp_path) == "not run"
+    assert (tmp_path / "good.log").read_text() == "fine\n" and read_results(chosen[0], tmp_path) == []
+    assert subprocess.run(["pgrep", "-f", "sleep 60.125"], stdout=subprocess.DEVNULL).returncode == 1
+    assert len(said) == 5
 
 
-def test_results(tmp_path):
-    (tmp_path / "head.json").write_text(json.dumps([{"a": 1}]))
-    assert read_results(check("head", ""), tmp_path) == [{"a": 1}]
-    assert read_results(check("step", ""), tmp_path) is None
+def test_results_of_the_tests(tmp_path):
     suite = '<testsuites><testsuite tests="7" failures="1" errors="0" skipped="2"/></testsuites>'
     (tmp_path / "tests.xml").write_text(suite)
     assert read_results(check("tests", "", result="xml"), tmp_path) == [
@@ -95,12 +98,17 @@ def step(recompute: str, prompt: int, completion: int, mfu: float | None) -> dic
         (step("none", 250, 250, 0.46), [True, True, None]),
         (step("none", 121, 288, 0.44), [True, False, None]),
         (step("full", 250, 250, 0.44), [False, None, None]),
-        (step("full", 121, 288, None), [True, None]),
-        (step("none", 16, 8, None), [None, None]),
+        (step("full", 121, 288, None), [True, None, None]),
+        (step("none", 16, 8, None), [None, None, None]),
     ],
 )
 def test_steps(report, reached):
     assert [line.reached for line in measurements("step-1b-none", [report])] == reached
+
+
+def test_fp8_has_no_targets():
+    lines = measurements("fp8-1b", [step("none", 250, 250, 0.9)])
+    assert [line.reached for line in lines] == [None] * 3 and all(line.what.startswith("FP8: ") for line in lines)
 
 
 @pytest.mark.parametrize(("speedup", "ours", "reached"), [(1.6, 6.9, [True, True]), (1.4, 7.1, [False, False])])

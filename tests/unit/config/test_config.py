@@ -221,16 +221,6 @@ RULES = [
         "Cure: set model.transformer_impl=transformer_engine and trainer.precision=bf16, or model.fp8=null.",
     ),
     (
-        {"model.optim.moments": "bf16"},
-        "model.optim.moments: smaller moments beside weights in float32 (got bf16, expected fp32 with "
-        "trainer.precision=32). Cure: set model.optim.moments=fp32, or trainer.precision=bf16.",
-    ),
-    (
-        {"model.optim.offload_fraction": 0.5},
-        "model.optim.offload_fraction: there is no GPU whose memory it would save (got 0.5). "
-        "Cure: set model.optim.offload_fraction=0.0, or trainer.accelerator=gpu.",
-    ),
-    (
         {"model.mcpo.scoring_fp8": True},
         "model.mcpo.scoring_fp8: FP8 needs Transformer Engine's layers in bf16 (got True). Cure: set "
         "model.transformer_impl=transformer_engine and trainer.precision=bf16, or model.mcpo.scoring_fp8=false.",
@@ -245,6 +235,11 @@ RULES = [
         IN_BF16 | {"model.fp8": "hybrid", "model.mcpo.scoring_fp8": True},
         "model.mcpo.scoring_fp8: everything is in FP8 already (got True, expected false with model.fp8). "
         "Cure: set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16.",
+    ),
+    (
+        IN_BF16 | {"model.mcpo.sampler": "random", "model.mcpo.scoring_fp8": True},
+        "model.mcpo.scoring_fp8: there is no scoring pass (got True, expected false with sampler random and objective "
+        "mcpo). Cure: set model.mcpo.scoring_fp8=false.",
     ),
     (
         IN_BF16 | {"model.mcpo.reuse_scoring": True, "model.mcpo.scoring_fp8": True},
@@ -269,8 +264,6 @@ def test_impossible_combination(changes, message):
         {"model.mcpo.chain_steps": 3, "model.mcpo.chain_candidates": 2},
         {"model.mcpo.chain_steps": 1, "model.mcpo.chain_candidates": 2},
         IN_BF16 | {"model.fp8": "hybrid"},
-        IN_BF16 | {"model.optim.moments": "fp8", "trainer.accelerator": "gpu"},
-        {"model.optim.offload_fraction": 1.0, "trainer.accelerator": "auto"},
         IN_BF16 | {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"},
         IN_BF16 | {"model.mcpo.scoring_fp8": True},
     ],

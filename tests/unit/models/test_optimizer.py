@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import torch
-from megatron.core.optimizer import OptimizerConfig
 
-from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models import optimizer
-from nemo_mcpo.models.optimizer import fuse_torch_adam, memory_options, optimizer_parts
-from tests.support.configs import checked
+from nemo_mcpo.models.optimizer import fuse_torch_adam, optimizer_parts
 from tests.support.small_gpt import parameters_of, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
@@ -106,32 +101,6 @@ def test_gradients_are_cleared(llama_directory):
         model.get_loss_and_metrics(preference_batch(TREES))
         norms.append(torch.cat([p.main_grad.flatten() for p in model.chunks[0].parameters()]).norm().item())
     assert norms[0] == norms[1]
-
-
-OPTIM = checked().model.optim
-
-
-def test_memory_options(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(optimizer, "is_installed", lambda module: module == "transformer_engine")
-    assert memory_options(OPTIM) == {}
-    small = memory_options(OPTIM.model_copy(update={"moments": "bf16"}))
-    assert small == {
-        "use_precision_aware_optimizer": True,
-        "exp_avg_dtype": torch.bfloat16,
-        "exp_avg_sq_dtype": torch.bfloat16,
-    }
-    assert memory_options(OPTIM.model_copy(update={"moments": "fp8"}))["exp_avg_sq_dtype"] == torch.uint8
-    away = memory_options(OPTIM.model_copy(update={"offload_fraction": 0.5}))
-    assert (away["optimizer_cpu_offload"], away["optimizer_offload_fraction"]) == (True, 0.5)
-    known = {field.name for field in dataclasses.fields(OptimizerConfig)}
-    assert known.issuperset(small | away)
-
-
-@pytest.mark.parametrize(("key", "value"), [("moments", "bf16"), ("moments", "fp8"), ("offload_fraction", 0.5)])
-def test_memory_options_that_need_a_gpu(key, value):
-    with pytest.raises(ConfigError, match=rf"model\.optim\.{key}: this machine has no GPU"):
-        memory_options(OPTIM.model_copy(update={key: value}))
 
 
 def test_torch_s_adam_in_one_kernel_makes_the_same_update(llama_directory):

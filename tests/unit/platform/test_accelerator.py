@@ -29,6 +29,7 @@ def driver(tmp_path, monkeypatch):
         program = tmp_path / "nvidia-smi"
         program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
         program.chmod(0o755)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     return install
@@ -59,6 +60,30 @@ def test_fp8_where_it_is_not(driver, lines, found):
         f"model.fp8: this GPU has no FP8 (got hybrid on {found}, expected at least 8.9 (H100, H200, L40)). "
         "Cure: set model.fp8=null: bf16 runs on A100 and newer."
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "count"),
+    [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0", 1), ("0,3", 2), ("GPU-8a1b, MIG-77", 2)],
+)
+def test_visible_gpus(monkeypatch, variable, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert accelerator.count_gpus() == count
+
+
+def test_only_visible_gpus_need_fp8(driver, monkeypatch):
+    driver(A100, H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    check_fp8_here(HYBRID)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match="A100"):
+        check_fp8_here(HYBRID)
+
+
+def test_a_driver_that_does_not_say_is_believed(driver, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    driver("0, NVIDIA GB10, [N/A], [N/A], [N/A], 580.95")
+    check_fp8_here(HYBRID)
 
 
 def test_fp8_by_blocks_needs_hopper(driver):

@@ -27,6 +27,7 @@ def as_on_a_gpu(monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(compiled.torch, "compile", trace)
     monkeypatch.setattr(compiled, "_is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(compiled, "is_installed", lambda module: True)
     return traced
 
 

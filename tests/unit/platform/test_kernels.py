@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_mcpo.platform import kernels
-from nemo_mcpo.platform.kernels import WEIGHT_GRADIENTS, fuses_weight_gradients, kernel_rows
+from nemo_mcpo.platform.kernels import kernel_rows
 
 
 @pytest.fixture
@@ -26,19 +26,10 @@ def test_a_cpu_has_no_rows():
 def test_the_best_that_is_there(installed):
     installed("transformer_engine", "amp_C", "triton")
     assert found(kernel_rows(on_gpu=True))["Adam"] == "Transformer Engine"
-    installed("amp_C", WEIGHT_GRADIENTS)
+    installed("amp_C", "fused_weight_gradient_mlp_cuda")
     rows = kernel_rows(on_gpu=True)
     assert found(rows)["Adam"] == found(rows)["Weight gradients"] == "Apex"
     assert found(rows)["RMSNorm"] == "torch"
     cures = {row.name: row.cure for row in rows if row.status == "missing"}
     assert cures["SwiGLU"] == "install triton" and "NeMo container" in cures["RMSNorm"]
     assert not any(row.required for row in rows)
-
-
-def test_whose_weight_gradients_are_fused(installed):
-    installed()
-    assert fuses_weight_gradients(on_gpu=True, transformer_impl="transformer_engine")
-    assert not fuses_weight_gradients(on_gpu=True, transformer_impl="local")
-    assert not fuses_weight_gradients(on_gpu=False, transformer_impl="local")
-    installed(WEIGHT_GRADIENTS)
-    assert fuses_weight_gradients(on_gpu=True, transformer_impl="local")

@@ -70,7 +70,7 @@ def test_variables_of_launchers_are_left_out(monkeypatch, changes, kept):
     ("seen", "changes", "names"),
     [
         ("4,5,6,7", {"launcher": "trtllm", "tensor_parallel_size": 2}, ["4,5", "6,7"]),
-        ("a,b", {"launcher": "trtllm"}, ["a", "b"]),
+        ("GPU-1a,MIG-2b", {"launcher": "trtllm"}, ["GPU-1a", "MIG-2b"]),
         ("0,1", {}, ["0", "1"]),
     ],
 )
