@@ -18,15 +18,18 @@ Result = TypeVar("Result")
 
 
 def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
-    """``function`` of tensors, compiled by torch where the first of them is on a GPU; sizes may differ every time."""
+    """``function`` of tensors, compiled by torch where the first of them is on a GPU; sizes may differ every time.
+
+    Without Triton, which torch compiles with, it runs as it is.
+    """
 
     @cache
     def compiled() -> Callable[..., Result]:
-        return torch.compile(function, dynamic=True)
+        return torch.compile(function, dynamic=True) if is_installed("triton") else function
 
     @wraps(function)
     def call(*tensors):
-        if not (_is_on_gpu(tensors[0]) and is_installed("triton")):
+        if not _is_on_gpu(tensors[0]):
             return function(*tensors)
         # A tape that listens to products has nothing to hear in here, and would be one more variant to compile.
         with ExitStack() as without_modes:

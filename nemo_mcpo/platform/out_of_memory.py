@@ -42,13 +42,13 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "end other programs on the GPU (nvidia-smi lists them)",
     ),
     "writing a checkpoint": (
-        _MORE_SLICES,
-        "run on more GPUs: each writes its share of the states",
+        "raise model.tensor_model_parallel_size",
+        "raise model.pipeline_model_parallel_size",
         "end other programs on the GPU (nvidia-smi lists them)",
     ),
     "reading a checkpoint": (
-        _MORE_SLICES,
-        "run on more GPUs: each reads its share of the states",
+        "raise model.tensor_model_parallel_size",
+        "raise model.pipeline_model_parallel_size",
         "end other programs on the GPU (nvidia-smi lists them)",
     ),
     "generating answers": (

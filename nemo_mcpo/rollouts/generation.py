@@ -33,11 +33,16 @@ class Answer(NamedTuple):
 
 
 def load_policy(directory: str | Path) -> Policy:
-    """Load safetensors weights (float32) and tokenizer of a local directory, on the GPU when there is one."""
+    """Load safetensors weights and tokenizer of a local directory: float32 on a CPU, as they are stored on a GPU."""
+    device = local_device()
     model = AutoModelForCausalLM.from_pretrained(
-        directory, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        directory,
+        torch_dtype=torch.float32 if device.type == "cpu" else "auto",
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
-    return Policy(model.eval().to(local_device()), load_chat_tokenizer(str(directory)))
+    return Policy(model.eval().to(device), load_chat_tokenizer(str(directory)))
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
