@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
 from typing import TypeVar
 
@@ -31,13 +31,19 @@ def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
     def call(*tensors):
         if not _is_on_gpu(tensors[0]):
             return function(*tensors)
-        # A tape that listens to products has nothing to hear in here, and would be one more variant to compile.
-        with ExitStack() as without_modes:
-            while _len_torch_function_stack():
-                without_modes.enter_context(_pop_mode_temporarily())
+        with unheard():
             return compiled()(*tensors)
 
     return call
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """A tape that listens to products has nothing to hear in compiled code, and would be one more variant of it."""
+    with ExitStack() as without_modes:
+        while _len_torch_function_stack():
+            without_modes.enter_context(_pop_mode_temporarily())
+        yield
 
 
 def _is_on_gpu(tensor: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemo_mcpo.platform.compiled import unheard
 from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.params import TreeParams
 
@@ -33,7 +34,9 @@ def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
     """See ``backends.Backend``."""
     query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-    return _compiled()(query, key, value, block_mask=params.derived(block_mask), enable_gqa=True)[0].transpose(0, 1)
+    with unheard():
+        context = _compiled()(query, key, value, block_mask=params.derived(block_mask), enable_gqa=True)
+    return context[0].transpose(0, 1)
 
 
 def block_mask(params: TreeParams):
