@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_mcpo.config import SCORE_FREE_SAMPLERS, Model
+from nemo_mcpo.config import Model
 from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.records import PreferenceBatch, PromptTree
@@ -99,7 +99,7 @@ class NegativeSampling:
             beta=mcpo.beta,
             first_column=0 if mcpo.include_preferred else 1,
             seed=model.seed,
-            reads_weights=mcpo.sampler not in SCORE_FREE_SAMPLERS and mcpo.num_negatives > 0,
+            reads_weights=mcpo.reads_weights,
         )
 
     def log_weights_BK(self, rewards_BK: Tensor, trees: Sequence[PromptTree]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from nemo_mcpo.benchmarks.measure import Spread, interleave
+from nemo_mcpo.benchmarks.measure import Spread, device_name, interleave
 from nemo_mcpo.benchmarks.workload import Shape
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.records import TreeSpan
@@ -52,7 +52,7 @@ def measure_backends(
         "completion_length": shape.completion,
         "completions": num_completions,
         "dtype": str(dtype),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": device_name(),
         "threads": torch.get_num_threads(),
     }
     for what, call in (("forward", forward), ("forward_backward", both)):
@@ -82,9 +82,6 @@ def table(reports: Sequence[dict]) -> str:
         lines.append(f"{shape}, {where}: ms of one layer")
         lines.append(f"  {'':<20}{'forward':<22}forward and backward")
         for name in report["forward"]:
-            cells = [
-                str(Spread(**{key: 1e3 * value for key, value in report[what][name].items()}))
-                for what in ("forward", "forward_backward")
-            ]
+            cells = [str(Spread(**report[what][name]).times(1e3)) for what in ("forward", "forward_backward")]
             lines.append(f"  {name:<20}{cells[0]:<22}{cells[1]}")
     return "\n".join(lines)

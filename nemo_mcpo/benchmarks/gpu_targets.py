@@ -49,7 +49,7 @@ def _tests(name: str, counts: dict) -> Iterator[Measurement]:
 def _attention(name: str, report: dict) -> Iterator[Measurement]:
     for backend, seconds in report["forward_backward"].items():
         forward = Spread(**report["forward"][backend])
-        value = f"{1e3 * forward.median:.2f}, {_milliseconds(Spread(**seconds))}"
+        value = f"{1e3 * forward.median:.2f}, {Spread(**seconds).times(1e3)}"
         yield Measurement(f"attention {backend}, {_shape(report)}: forward, and with backward, ms", value)
 
 
@@ -128,7 +128,3 @@ def table(lines: Sequence[Measurement]) -> str:
 
 def _shape(report: dict) -> str:
     return f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}"
-
-
-def _milliseconds(seconds: Spread) -> str:
-    return str(Spread(1e3 * seconds.median, 1e3 * seconds.low, 1e3 * seconds.high))

@@ -31,6 +31,10 @@ class Spread:
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
+    def times(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(factor * self.median, factor * self.low, factor * self.high)
+
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
         return asdict(self)
@@ -49,9 +53,19 @@ def measure(call: Callable[[], object]) -> Measured:
     reset_peak()
     started = time.perf_counter()
     call()
+    synchronize()
+    return Measured(time.perf_counter() - started, peak_bytes())
+
+
+def synchronize() -> None:
+    """Wait for the GPU's last kernel, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return Measured(time.perf_counter() - started, peak_bytes())
+
+
+def device_name() -> str:
+    """CUDA's name of the GPU, or ``cpu``."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def allocated_bytes() -> int | None:

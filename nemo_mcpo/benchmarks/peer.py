@@ -25,6 +25,7 @@ from nemo_mcpo.benchmarks.measure import (
     peak_bytes,
     ratio,
     reset_peak,
+    synchronize,
 )
 from nemo_mcpo.benchmarks.workload import dpo_step
 from nemo_mcpo.config import RunConfig
@@ -116,8 +117,7 @@ def run_trl(
             self.started = time.perf_counter()
 
         def on_step_end(self, args, state, control, **kwargs) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronize()
             measured.append(Measured(time.perf_counter() - self.started, peak_bytes()))
             after_step(batches[(len(measured) - 1) % len(batches)])
 

@@ -20,7 +20,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.benchmarks.workload import build_trainer, step_cost, train_step
+from nemo_mcpo.benchmarks.measure import device_name, synchronize
+from nemo_mcpo.benchmarks.workload import build_trainer, mean_lengths, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.planning.gpus import peak_flops
@@ -52,12 +53,12 @@ class Phases:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what runs inside, to its last kernel."""
-        _synchronize()
+        synchronize()
         started = time.perf_counter()
         self._inside.append(name)
         with record_function(_label(name)):
             yield
-            _synchronize()
+            synchronize()
         self._inside.pop()
         elapsed = time.perf_counter() - started
         self.seconds[name] += elapsed
@@ -90,12 +91,11 @@ def profile_steps(
     names = ("scoring", "drawing", "training", "optimizer", "between")
     cost, num_negatives = step_cost(model), config.model.mcpo.num_negatives
     operations = cost.mcpo(trees, num_negatives) * config.model.global_batch_size / len(trees)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = device_name()
     peak = peak_flops(device)
     report: dict[str, object] = {
         "device": device,
-        "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
-        "completion_length": sum(map(len, trees[0].completions)) / len(trees[0].completions),
+        **mean_lengths(trees),
         "recompute": model.layout.recompute,
         "seconds": whole,
         "flops_per_second": operations / whole,
@@ -187,8 +187,3 @@ def table(reports: Sequence[dict]) -> str:
 
 def _label(name: str) -> str:
     return f"nemo_mcpo.phase {name}"
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from nemo_mcpo.algorithms.negatives import prune
-from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, ratio
-from nemo_mcpo.benchmarks.workload import build_trainer, dpo_step, step_cost, train_step
+from nemo_mcpo.benchmarks.measure import Measured, Spread, device_name, interleave, ratio
+from nemo_mcpo.benchmarks.workload import build_trainer, dpo_step, mean_lengths, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.planning.cost_model import first_completions
@@ -62,11 +62,9 @@ def _report(
         "plain_dpo": cost.plain_dpo(trees) * size / len(trees),
     }
     seconds = {name: Spread.of([one.seconds for one in runs]) for name, runs in measured.items()}
-    completions = [len(completion) for tree in trees for completion in tree.completions]
     report: dict[str, object] = {
-        "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
-        "completion_length": sum(completions) / len(completions),
-        "candidates": len(completions) / len(trees) - 1,
+        **mean_lengths(trees),
+        "candidates": sum(len(tree.completions) for tree in trees) / len(trees) - 1,
         "negatives": num_negatives,
         "prompts_per_step": size,
         "recompute": model.layout.recompute,
@@ -76,7 +74,7 @@ def _report(
         "predicted_ratio": flops["mcpo"] / flops["plain_dpo"],
         "processes": dist.get_world_size(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(),
     }
     peak = peak_flops(str(report["device"]))
     # Utilisation counts what the model needs, without what recompute runs again.

@@ -67,6 +67,15 @@ def synthetic_trees(shape: Shape, num_prompts: int, num_completions: int, vocab_
     )
 
 
+def mean_lengths(trees: Sequence[PromptTree]) -> dict[str, float]:
+    """Mean tokens of a prompt and of a completion, as reports name them."""
+    completions = [len(completion) for tree in trees for completion in tree.completions]
+    return {
+        "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
+        "completion_length": sum(completions) / len(completions),
+    }
+
+
 def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
     """The model of ``pretrained_checkpoint``, or random weights of a named size, ready to train."""
     if size is None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, Model, RunConfig
+from nemo_mcpo.config.schema import Model, RunConfig
 from nemo_mcpo.errors import ConfigError
 
 FP8_CAPABILITY = 8.9
@@ -47,7 +47,7 @@ def check_fp8(config: RunConfig) -> None:
             expected="false with model.fp8",
             cure="set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16",
         )
-    if model.mcpo.scoring_fp8 and (model.mcpo.sampler in SCORE_FREE_SAMPLERS or model.mcpo.objective == "sft"):
+    if model.mcpo.scoring_fp8 and not model.mcpo.reads_weights:
         raise ConfigError(
             "there is no scoring pass",
             where="model.mcpo.scoring_fp8",

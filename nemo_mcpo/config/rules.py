@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nemo_mcpo.config.fp8 import check_fp8
-from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, RunConfig
+from nemo_mcpo.config.schema import RunConfig
 from nemo_mcpo.errors import ConfigError
 
 
@@ -116,7 +116,7 @@ def _check_reuse(config: RunConfig) -> None:
     model = config.model
     if model.mcpo.reuse_scoring is not True:
         return
-    if model.mcpo.sampler in SCORE_FREE_SAMPLERS or model.mcpo.objective == "sft":
+    if not model.mcpo.reads_weights:
         raise ConfigError(
             "there is no scoring pass to reuse",
             where="model.mcpo.reuse_scoring",

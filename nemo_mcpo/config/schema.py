@@ -107,6 +107,11 @@ class MCPO(Section):
     scoring_fp8: bool
     reuse_scoring: bool | Literal["auto"]
 
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the draw depends on rewards, so that there is a scoring pass."""
+        return self.sampler not in SCORE_FREE_SAMPLERS and self.num_negatives > 0
+
 
 class Schedule(Section):
     """``model.optim.sched``: the learning rate over steps."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nemo_mcpo.config import SCORE_FREE_SAMPLERS, RunConfig
+from nemo_mcpo.config import RunConfig
 from nemo_mcpo.config.rules import reused_scoring
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
@@ -70,7 +70,6 @@ class Layout:
         """The layout of a checked configuration on so many GPUs; they have Transformer Engine unless it says no."""
         model, mcpo = config.model, config.model.mcpo
         recompute = model.activations_checkpoint_granularity or "none"
-        scores = mcpo.sampler not in SCORE_FREE_SAMPLERS and mcpo.num_negatives > 0
         local = model.transformer_impl == "local"
         reuse = reused_scoring(
             mcpo.reuse_scoring, recompute=recompute, fp8=model.fp8, local=local, scoring_fp8=mcpo.scoring_fp8
@@ -84,8 +83,8 @@ class Layout:
             recompute=recompute,
             micro_batch_tokens=model.micro_batch_tokens,
             scoring_tokens=mcpo.scoring_tokens,
-            reuse=reuse if scores else None,
-            scores=scores,
+            reuse=reuse if mcpo.reads_weights else None,
+            scores=mcpo.reads_weights,
             itemsize=BYTES[config.trainer.precision],
             fp8=model.fp8 is not None or mcpo.scoring_fp8,
             global_batch_size=model.global_batch_size,

@@ -7,14 +7,11 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from nemo_mcpo.algorithms.negatives import prune
 from nemo_mcpo.benchmarks.measure import measure
 from nemo_mcpo.models.log_probs import completion_log_probs
-from nemo_mcpo.models.optimizer import finish_gradients
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
-from tests.support.small_gpt import parameters_of, small_model, trainable_model
+from tests.support.small_gpt import one_step, parameters_of, small_model, trainable_model, transformers_logps
 from tests.support.trees import preference_batch, random_trees
 
 TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3, longest=40)
@@ -29,16 +26,9 @@ def precision(request) -> str:
 
 
 def test_equal_to_transformers(device, llama_directory, precision):
-    theirs = AutoModelForCausalLM.from_pretrained(llama_directory, dtype=torch.float32).eval()
     ours = small_model(llama_directory, trainer__precision=precision).score(TREES)
-    for row, tree in enumerate(TREES):
-        for column, completion in enumerate(tree.completions):
-            ids = torch.tensor([*tree.prompt_tokens, *completion])[None].long()
-            with torch.no_grad():
-                logps = theirs(ids).logits[0].double().log_softmax(-1)
-            first = len(tree.prompt_tokens)
-            expected = sum(logps[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1]))
-            assert ours[row, column].item() == pytest.approx(expected, abs=NATS_OFF[precision])
+    for row, expected in enumerate(transformers_logps(llama_directory, TREES)):
+        assert ours[row, : len(expected)].tolist() == pytest.approx(expected, abs=NATS_OFF[precision])
 
 
 def test_trees_equal_separate_sequences(device, llama_directory, precision):
@@ -47,25 +37,11 @@ def test_trees_equal_separate_sequences(device, llama_directory, precision):
     torch.testing.assert_close(packed, separate, rtol=0, atol=NATS_OFF[precision])
 
 
-def one_step(directory, **changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Losses and gradients of a step as the trainer takes it."""
-    model = trainable_model(directory, **changes)
-    model.prepare_for_training_step()
-    losses_B = torch.zeros(len(TREES))
-    for part in model.parts(TREES):
-        trees = [TREES[row] for row in part]
-        model.score_candidates(trees, first_column=1)
-        references = torch.full((len(trees), max(len(tree.completions) for tree in trees)), -20.0)
-        losses_B[part], _ = model.get_loss_and_metrics(prune(trees, COLUMNS_BM[part], references))
-    finish_gradients(model.wrapped, len(TREES))
-    return losses_B, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
-
-
 @pytest.mark.parametrize("recompute", [None, "selective", "full"])
 def test_what_scoring_computed_is_what_training_needs(device, llama_directory, recompute):
-    losses, gradients = one_step(llama_directory, model__mcpo__reuse_scoring=False)
+    _, losses, gradients = one_step(llama_directory, TREES, COLUMNS_BM, model__mcpo__reuse_scoring=False)
     changes = {"model__activations_checkpoint_granularity": recompute, "model__mcpo__reuse_scoring": True}
-    found_losses, found = one_step(llama_directory, **changes)
+    _, found_losses, found = one_step(llama_directory, TREES, COLUMNS_BM, **changes)
     torch.testing.assert_close(found_losses, losses, rtol=1e-4, atol=1e-4)
     scale = max(gradient.abs().max().item() for gradient in gradients.values())
     for name, gradient in found.items():

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
+from nemo_mcpo.algorithms.negatives import padded_table, prune
 from nemo_mcpo.models.forward_step import Objective
 from nemo_mcpo.models.gpt import ParallelLayout, TreeGPTModel, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.weights import load_weights
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
+from nemo_mcpo.models.optimizer import finish_gradients
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.records import PromptTree
@@ -65,3 +70,34 @@ def trainable_model(
 def parameters_of(model: MegatronGPTMCPOModel) -> dict[str, torch.Tensor]:
     """Names and values, detached copies."""
     return {name: value.detach().clone() for name, value in model.chunks[0].named_parameters()}
+
+
+def transformers_logps(directory: Path, trees: Sequence[PromptTree]) -> list[list[float]]:
+    """The log-prob of every completion of every tree, nats, by transformers in float32 on a CPU."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+    def logp(prompt: np.ndarray, completion: np.ndarray) -> float:
+        ids = torch.tensor([*prompt, *completion])[None].long()
+        with torch.no_grad():
+            logps = model(ids).logits[0].double().log_softmax(-1)
+        return sum(logps[place - 1, ids[0, place]].item() for place in range(len(prompt), ids.shape[1]))
+
+    return [[logp(tree.prompt_tokens, completion) for completion in tree.completions] for tree in trees]
+
+
+def one_step(
+    directory: Path, trees: Sequence[PromptTree], columns_BM: torch.Tensor, **changes: object
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """A step as the trainer takes it, with these columns drawn: candidates' scores, losses and gradients."""
+    model = trainable_model(directory, **changes)
+    model.prepare_for_training_step()
+    widest = max(len(tree.completions) for tree in trees)
+    scores_BK, losses_B = torch.zeros(len(trees), widest), torch.zeros(len(trees))
+    for part in model.parts(trees):
+        mine = [trees[row] for row in part]
+        table = model.score_candidates(mine, first_column=1)[:, 1:].cpu()
+        scores_BK[part, : table.shape[1]] = table
+        references = padded_table([[-20.0] * len(tree.completions) for tree in mine])
+        losses_B[part], _ = model.get_loss_and_metrics(prune(mine, columns_BM[part], references))
+    finish_gradients(model.wrapped, len(trees))
+    return scores_BK, losses_B, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nemo_mcpo.algorithms.negatives import (
-    SCORE_FREE_SAMPLERS,
     NegativeSampling,
     NotFiniteError,
     ReferencedTrees,
@@ -21,6 +20,7 @@ from nemo_mcpo.algorithms.negatives import (
     prune,
     valid_columns,
 )
+from nemo_mcpo.config import SCORE_FREE_SAMPLERS
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.sampling import SAMPLERS
 from tests.support.configs import checked

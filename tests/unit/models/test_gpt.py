@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import (
@@ -19,7 +18,7 @@ from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.rows import packed_rows
 from nemo_mcpo.trees.packing import build_row
 from nemo_mcpo.trees.rotary import inverse_frequencies
-from tests.support.small_gpt import float64_gpt, packed_logps, separate_logps, small_model
+from tests.support.small_gpt import float64_gpt, packed_logps, separate_logps, small_model, transformers_logps
 from tests.support.trees import place, random_trees
 from tests.unit.models.huggingface.conftest import save_model
 
@@ -62,16 +61,9 @@ def test_padding_at_the_end_changes_nothing(llama_directory):
 @pytest.mark.parametrize("name", ["llama", "llama-tied-llama3-rope", "mistral", "qwen2", "qwen3"])
 def test_equal_to_transformers(tmp_path, name):
     save_model(tmp_path, name)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ours = small_model(tmp_path).score(TREES)
-    for row, tree in enumerate(TREES):
-        for column, completion in enumerate(tree.completions):
-            ids = torch.tensor([*tree.prompt_tokens, *completion])[None].long()
-            with torch.no_grad():
-                logps = theirs(ids).logits[0].double().log_softmax(-1)
-            first = len(tree.prompt_tokens)
-            expected = sum(logps[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1]))
-            assert ours[row, column].item() == pytest.approx(expected, abs=1e-4)
+    for row, expected in enumerate(transformers_logps(tmp_path, TREES)):
+        assert ours[row, : len(expected)].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("recompute", ["full", "selective"])

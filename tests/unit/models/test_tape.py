@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.algorithms.negatives import prune
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import ParallelLayout
 from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.megatron_gpt_mcpo_model import scoring_recording
-from nemo_mcpo.models.optimizer import finish_gradients
 from nemo_mcpo.models.product_replay import ProductRecording
 from nemo_mcpo.models.tape import TapedTransformerLayer
-from tests.support.small_gpt import trainable_model
+from tests.support.small_gpt import one_step, trainable_model
 from tests.support.trees import random_trees
 
 TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3)
@@ -27,30 +26,14 @@ pytestmark = pytest.mark.usefixtures("one_process")
 RECOMPUTE = "model__activations_checkpoint_granularity"
 
 
-def step(directory, **changes):
-    """One step as the trainer takes it: scores, losses and gradients."""
-    model = trainable_model(directory, **changes)
-    model.prepare_for_training_step()
-    scores_BK, losses_B = torch.zeros(len(TREES), 5), torch.zeros(len(TREES))
-    for part in model.parts(TREES):
-        trees = [TREES[row] for row in part]
-        table = model.score_candidates(trees, first_column=1)[:, 1:]
-        scores_BK[part, : table.shape[1]] = table
-        references = padded_table([[-20.0] * len(tree.completions) for tree in trees])
-        losses_B[part], _ = model.get_loss_and_metrics(prune(trees, COLUMNS_BM[part], references))
-    finish_gradients(model.wrapped, len(TREES))
-    gradients = {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
-    return scores_BK, losses_B, gradients
-
-
 @pytest.mark.parametrize("micro_batch_tokens", [20, 2048])
 @pytest.mark.parametrize("scoring_tokens", [1, 60, 8192])
 @pytest.mark.parametrize("recompute", [None, "selective", "full"])
 def test_equal_to_two_passes(llama_directory, recompute, scoring_tokens, micro_batch_tokens):
     budgets = {"model__mcpo__scoring_tokens": scoring_tokens, "model__micro_batch_tokens": micro_batch_tokens}
-    scores, losses, gradients = step(llama_directory, model__mcpo__reuse_scoring=False)
+    scores, losses, gradients = one_step(llama_directory, TREES, COLUMNS_BM, model__mcpo__reuse_scoring=False)
     budgets |= {"model__mcpo__reuse_scoring": True, RECOMPUTE: recompute}
-    found_scores, found_losses, found = step(llama_directory, **budgets)
+    found_scores, found_losses, found = one_step(llama_directory, TREES, COLUMNS_BM, **budgets)
     torch.testing.assert_close(found_scores, scores, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(found_losses, losses, rtol=1e-6, atol=1e-6)
     scale = max(gradient.abs().max().item() for gradient in gradients.values())
@@ -67,7 +50,7 @@ def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_
         return compute(self, *args, **kwargs)
 
     monkeypatch.setattr(TapedTransformerLayer.__mro__[1], "forward", counted)
-    step(llama_directory, **{RECOMPUTE: "full"})
+    one_step(llama_directory, TREES, COLUMNS_BM, **{RECOMPUTE: "full"})
     num_layers = len(tokens[True])
     whole = sum(tree.num_tokens for tree in TREES)
     kept = sum(tree.num_tokens for tree in prune(TREES, COLUMNS_BM, torch.zeros(6, 5)).trees)
@@ -78,7 +61,7 @@ def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_
 def products(directory, **changes) -> int:
     """Floating-point operations of all matrix products of a step."""
     with FlopCounterMode(display=False) as counter:
-        step(directory, **changes)
+        one_step(directory, TREES, COLUMNS_BM, **changes)
     return counter.get_flop_counts()["Global"][torch.ops.aten.mm]
 
 
