@@ -129,6 +129,8 @@ class Optim(Section):
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
     eps: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
+    moments_dtype: Literal["float32", "bfloat16"]
+    cpu_offload: bool
     sched: Schedule
 
 

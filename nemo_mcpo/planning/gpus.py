@@ -17,6 +17,7 @@ class Gpu:
         gibibytes: memory that a process sees (``torch.cuda.get_device_properties``), in GiB; a little less than sold.
         bf16_flops, fp32_flops: dense operations a second.
         capability: of CUDA; FP8 needs 8.9.
+        host_gbs: bandwidth to host memory, each way, 10^9 bytes a second; assumed: 80 % of its PCIe's.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Gpu:
     bf16_flops: float
     fp32_flops: float
     capability: float
+    host_gbs: float
 
     def peak_flops(self, precision: str) -> float:
         """Dense operations a second in ``trainer.precision``."""
@@ -33,11 +35,11 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100-40", 39.4, 312e12, 19.5e12, 8.0),
-        Gpu("A100-80", 79.1, 312e12, 19.5e12, 8.0),
-        Gpu("H100", 79.1, 989e12, 67e12, 9.0),
-        Gpu("H200", 139.7, 989e12, 67e12, 9.0),
-        Gpu("B200", 178.3, 2250e12, 75e12, 10.0),
+        Gpu("A100-40", 39.4, 312e12, 19.5e12, 8.0, 25),
+        Gpu("A100-80", 79.1, 312e12, 19.5e12, 8.0, 25),
+        Gpu("H100", 79.1, 989e12, 67e12, 9.0, 50),
+        Gpu("H200", 139.7, 989e12, 67e12, 9.0, 50),
+        Gpu("B200", 178.3, 2250e12, 75e12, 10.0, 50),
     )
 }
 """SXM modules, by the name that ``scripts/plan.py --gpu`` takes; before ``-`` it is a part of CUDA's device name."""

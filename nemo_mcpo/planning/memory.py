@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of the GPU that needs most, part by part, in bytes.
 
-    peak = (weights + gradients + optimizer + largest of training, scoring, saving) · (1 + fragmentation) + reserved
+    peak = (weights + gradients + optimizer + largest of training, scoring, update, saving) · (1 + fragmentation)
+           + reserved
 
     weights     b a parameter
     gradients   4 a parameter, in float32
-    optimizer   12 / DP a parameter: float32 weights and two moments (8 / DP where the weights are float32)
+    optimizer   12 / DP a parameter: float32 weights and two moments (8 / DP where the weights are float32, 4 / DP
+                less with moments in bfloat16); 0 where they are in host memory
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
+    update      working memory of a compact Adam, for a chunk of parameters
     saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU,
                 where there are several replicas
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.budgets import ELEMENTS_PER_UPDATE
 from nemo_mcpo.planning import activations as kept
 from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.parameters import layer_parameters, stage_elements, stage_parameters
@@ -29,6 +33,8 @@ RESERVED = 3 * GIB
 """Assumed: CUDA's context, NCCL's buffers, cuBLAS's workspaces."""
 FRAGMENTATION = 0.05
 """Assumed: memory that torch's allocator holds and cannot use, as a share of what is used."""
+UPDATE = 26
+"""Bytes an element that a compact Adam updates: three states in float32, random bits, and what is rounded by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Memory:
     head: float
     backward: float
     scoring: float
+    update: float
     saving: float
 
     @property
@@ -58,6 +65,7 @@ class Memory:
         return {
             "training": self.activations + self.recorded + max(self.head, self.backward),
             "scoring": self.recorded + self.scoring,
+            "update": self.update,
             "saving": self.saving,
         }
 
@@ -114,21 +122,34 @@ def stage_memory(
         parameters=stage_parameters(architecture, layout, stage),
         weights=elements * layout.itemsize + (fp8_copies if layout.fp8 else 0),
         gradients=4 * elements,
-        optimizer=optimizer_bytes(elements, layout),
+        optimizer=0 if layout.offload else optimizer_bytes(elements, layout),
         activations=activations,
         recorded=kept.recorded_bytes(architecture, layout, rows.recorded),
         head=kept.head_bytes(architecture, layout, rows.targets * rows.largest, kernels) if last else 0.0,
         backward=backward,
         scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scores else 0.0,
+        update=UPDATE * min(ELEMENTS_PER_UPDATE, elements / layout.data) if layout.compact else 0.0,
         saving=4 * max(buckets) * (1 + 1 / layout.data) if layout.data > 1 else 0.0,
     )
 
 
-def optimizer_bytes(elements: int, layout: Layout) -> float:
+def optimizer_bytes(elements: float, layout: Layout) -> float:
     """Adam's moments, and float32 weights where the model's are not, of this replica's share."""
-    return elements / layout.data * (8 if layout.itemsize == 4 else 12)
+    return elements / layout.data * (2 * layout.moment_itemsize + (0 if layout.itemsize == 4 else 4))
+
+
+def offloaded_bytes(architecture: ModelArchitecture, layout: Layout) -> float:
+    """Adam's states in host memory, of the rank that has most."""
+    if not layout.offload:
+        return 0.0
+    return max(
+        optimizer_bytes(sum(stage_elements(architecture, layout, stage)), layout) for stage in (0, layout.pipeline - 1)
+    )
 
 
 def host_bytes(memory: Memory, layout: Layout) -> float:
-    """Host memory of a process while a checkpoint is written: states, two copies of one, its share, weights."""
-    return memory.gradients / 4 * (12 + 8 + 12 / layout.data) + memory.weights
+    """Host memory of a process while a checkpoint is written: states, two copies of one, its share, weights; and the
+    states themselves where they are offloaded."""
+    elements = memory.gradients / 4
+    offloaded = optimizer_bytes(elements, layout) if layout.offload else 0.0
+    return elements * (12 + 8 + 12 / layout.data) + memory.weights + offloaded

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from nemo_mcpo.planning.gpus import GPUS_PER_NODE
-from nemo_mcpo.planning.memory import FRAGMENTATION, GIB, RESERVED
+from nemo_mcpo.planning.memory import FRAGMENTATION, GIB, RESERVED, offloaded_bytes
 from nemo_mcpo.planning.plan import Plan
 
 
@@ -57,13 +57,18 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     phases = {
         "training": f"rows in flight {_gib(memory.activations)} + kept by scoring {recorded} + {last}",
         "scoring": f"kept for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
+        "update": "a part of Adam's states, in float32",
         "saving": "a state of the optimizer, gathered whole",
     }
     parts = [
         ("weights", memory.weights, ""),
         ("gradients", memory.gradients, "float32"),
-        ("optimizer", memory.optimizer, f"split over {plan.layout.data} replicas"),
-        *((f"or {name}" if name != "training" else name, memory.phases[name], note) for name, note in phases.items()),
+        ("optimizer", memory.optimizer, _whereabouts(plan)),
+        *(
+            (f"or {name}" if name != "training" else name, memory.phases[name], note)
+            for name, note in phases.items()
+            if name != "update" or plan.layout.compact
+        ),
         ("reserved", rest, f"assumed: {RESERVED / GIB:.0f} GiB for CUDA and NCCL, {FRAGMENTATION:.0%} fragmentation"),
     ]
     always = " + ".join(_gib(size) for size in (memory.weights, memory.gradients, memory.optimizer))
@@ -71,6 +76,13 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     total = ("peak", _gib(memory.peak), f"= {terms}; {verdict} in {gpu.gibibytes:.1f} of {gpu.name}")
     return [(name, _gib(size), note) for name, size, note in parts] + [total]
+
+
+def _whereabouts(plan: Plan) -> str:
+    if not plan.layout.offload:
+        return f"split over {plan.layout.data} replicas"
+    size = offloaded_bytes(plan.question.architecture, plan.layout)
+    return f"in host memory, {_gib(size)} of a process; {plan.time.offload_seconds:.1f} s a step there and back"
 
 
 def _time(plan: Plan) -> list[tuple[str, str, str]]:

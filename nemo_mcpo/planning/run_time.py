@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a run takes, estimated: the operations of its steps at a stated share of the GPUs' peak.
 
-    step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · HFU)
+    step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · HFU) + offload
     MFU  = operations that nothing runs twice / (step · GPUs · peak)
 
     imbalance   ⌈B / DP⌉ DP / B              replicas that have a prompt less wait
     bubble      (m + (p − 1) / v) / m        stages that wait at the beginning and the end of m rows
+    offload     states there and back        Adam's, where they are in host memory, at the GPU's bandwidth to it
 
 The HFU is that of a GPU at work, counted over everything that it computes, recompute included; what tensor parallelism
 and reductions of gradients cost is a part of it. The MFU is what comes out, as PaLM (arXiv:2204.02311) defines it: the
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.budgets import LOGITS_KEPT
 from nemo_mcpo.planning.cost_model import StepCost
+from nemo_mcpo.planning.memory import offloaded_bytes
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.planning.workload import Layout, Question, rows_of
 
@@ -29,6 +31,7 @@ class RunTime:
 
     Attributes:
         step_flops: operations of a step, on all GPUs.
+        offload_seconds: of a step, for states that come from host memory and go back.
         mfu: share of the peak, by what nothing runs twice and with all waiting.
         step_tokens: packed tokens that a step trains; ``scored_tokens`` those that it scores.
         reference_seconds: every answer scored once before the first step.
@@ -38,6 +41,7 @@ class RunTime:
     steps: int
     step_flops: float
     step_seconds: float
+    offload_seconds: float
     mfu: float
     bubble: float
     imbalance: float
@@ -75,7 +79,8 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     bubble = (rows.count + (layout.pipeline - 1) / layout.virtual) / rows.count
     peak = layout.num_gpus * question.gpu.peak_flops(config.trainer.precision)
     flops_per_second = peak * question.hfu
-    step_seconds = step_flops * imbalance * bubble / flops_per_second
+    offload_seconds = 2 * offloaded_bytes(a, layout) / (question.gpu.host_gbs * 1e9)
+    step_seconds = step_flops * imbalance * bubble / flops_per_second + offload_seconds
     steps = trainer.max_epochs * data.prompts // batch
     steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
     has_reference = mcpo.objective != "sft"
@@ -86,6 +91,7 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
         steps=steps,
         step_flops=step_flops,
         step_seconds=step_seconds,
+        offload_seconds=offload_seconds,
         mfu=useful_flops / (step_seconds * peak),
         bubble=bubble,
         imbalance=imbalance,

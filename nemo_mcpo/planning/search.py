@@ -9,7 +9,7 @@ twentieth of the fastest the one that splits the model least, with the larger ro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.config.fp8 import check_capability
@@ -24,6 +24,8 @@ NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
 NO_LAYOUT_CURES = ("trainer.devices", "model.data.max_length")
 """Keys whose mistakes are none of the layout."""
+OFFLOADED: Mapping[str, object] = {"cpu_offload": True}
+"""Keys of ``model.optim`` with which the optimizer takes nothing of a GPU."""
 
 
 class DoesNotFitError(NemoMcpoError):
@@ -50,6 +52,12 @@ def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | Non
     more = range((num_gpus // node + 1) * node, (MOST_NODES + 1) * node, node)
     plans = (best_plan(config, question, count) for count in (num_gpus, *fewer, *more))
     return next((plan for plan in plans if plan), None)
+
+
+def with_optimizer(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    """The configuration with keys of ``model.optim`` changed."""
+    optim = config.model.optim.model_copy(update=dict(changes))
+    return config.model_copy(update={"model": config.model.model_copy(update={"optim": optim})})
 
 
 def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
@@ -88,6 +96,11 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
         cure = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
     else:
         cure = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
+        offloaded = best_plan(with_optimizer(config, OFFLOADED), question, num_gpus)
+        if offloaded:
+            host = min(GPUS_PER_NODE, num_gpus) * offloaded.host_bytes / 1e9
+            cure += f"; or on {num_gpus} model.optim.cpu_offload=true {overrides_of(offloaded)}"
+            cure += f", with {host:,.0f} GB of host memory on a node"
     raise DoesNotFitError(
         "the run does not fit",
         where=f"{num_gpus} x {question.gpu.name}",

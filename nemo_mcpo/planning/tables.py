@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.planning.data_shape import DataShape
@@ -11,7 +13,7 @@ from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.plan import Plan
 from nemo_mcpo.planning.report import layout_name
-from nemo_mcpo.planning.search import best_plan, proposal
+from nemo_mcpo.planning.search import OFFLOADED, best_plan, proposal, with_optimizer
 from nemo_mcpo.planning.shapes import SHAPES
 from nemo_mcpo.planning.workload import Question
 
@@ -29,7 +31,13 @@ HEADER = (
 
 
 SMALL_MODELS = ("llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3", "llama-3.1-8b")
-SINGLE_KINDS = ("H100", "H200")
+SINGLE_KINDS = ("A100-80", "H100", "H200")
+OPTIMIZERS: dict[str, Mapping[str, object]] = {
+    "as it is": {},
+    "`moments_dtype=bfloat16`": {"moments_dtype": "bfloat16"},
+    "`cpu_offload=true`": OFFLOADED,
+}
+"""What the table of one GPU calls some keys of ``model.optim``."""
 
 
 def markdown(config: RunConfig) -> str:
@@ -40,10 +48,11 @@ def markdown(config: RunConfig) -> str:
 
 def _on_one_gpu(config: RunConfig) -> str:
     names = [f"{kind} ({GPUS[kind].gibibytes:.0f} GiB)" for kind in SINGLE_KINDS]
-    lines = ["### One GPU", "", f"| model | {' | '.join(names)} |", "|---|---|---|"]
-    for model in SMALL_MODELS:
-        plans = [best_plan(config, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
-        lines.append(f"| {model} | {' | '.join(map(_cell, plans))} |")
+    lines = ["### One GPU", "", f"| model | optimizer | {' | '.join(names)} |", "|---|---|---|---|---|"]
+    for model, (optimizer, changes) in itertools.product(SMALL_MODELS, OPTIMIZERS.items()):
+        changed = with_optimizer(config, changes)
+        plans = [best_plan(changed, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
+        lines.append(f"| {model} | {optimizer} | {' | '.join(map(_cell, plans))} |")
     return "\n".join(lines)
 
 
@@ -51,7 +60,8 @@ def _cell(plan: Plan | None) -> str:
     if plan is None:
         return "does not fit"
     rows = f"rows of {plan.layout.micro_batch_tokens:,}"
-    return f"{plan.memory.peak / GIB:.0f} GiB: recompute {plan.layout.recompute}, {rows}"
+    step = f"a step {plan.time.step_seconds:.1f} s"
+    return f"{plan.memory.peak / GIB:.0f} GiB: recompute {plan.layout.recompute}, {rows}; {step}"
 
 
 def _table(config: RunConfig, model: str, kind: str) -> str:

@@ -19,6 +19,8 @@ from nemo_mcpo.planning.gpus import Gpu
 
 BYTES = {"32": 4, "bf16": 2}
 """Of a weight or an activation, by ``trainer.precision``."""
+MOMENT_BYTES = {"float32": 4, "bfloat16": 2}
+"""By ``model.optim.moments_dtype``."""
 
 
 HFU = 0.4
@@ -47,7 +49,8 @@ class Layout:
         recompute: ``none``, ``selective`` or ``full``.
         reuse: what training reads from the scoring pass: ``layers``, ``products`` or None.
         scores: there is a scoring pass.
-        itemsize: bytes of a weight.
+        itemsize: bytes of a weight; ``moment_itemsize`` of one of Adam's moments.
+        offload: Adam's states are in host memory between updates.
     """
 
     tensor: int
@@ -61,6 +64,8 @@ class Layout:
     reuse: str | None
     scores: bool
     itemsize: int
+    moment_itemsize: int
+    offload: bool
     fp8: bool
     global_batch_size: int
     num_negatives: int
@@ -86,6 +91,8 @@ class Layout:
             reuse=reuse if mcpo.reads_weights else None,
             scores=mcpo.reads_weights,
             itemsize=BYTES[config.trainer.precision],
+            moment_itemsize=MOMENT_BYTES[model.optim.moments_dtype],
+            offload=model.optim.cpu_offload,
             fp8=model.fp8 is not None or mcpo.scoring_fp8,
             global_batch_size=model.global_batch_size,
             num_negatives=mcpo.num_negatives,
@@ -95,6 +102,11 @@ class Layout:
     def num_gpus(self) -> int:
         """All of them."""
         return self.tensor * self.pipeline * self.data
+
+    @property
+    def compact(self) -> bool:
+        """Whether Adam is ``models.adam.CompactAdamW``."""
+        return self.offload or self.moment_itemsize < MOMENT_BYTES["float32"]
 
     @property
     def split(self) -> int:

@@ -24,7 +24,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "gradients and optimizer": (
         "run on more GPUs: the states are split over the replicas",
         _MORE_SLICES,
-        "set trainer.precision=bf16",
+        "set model.optim.cpu_offload=true",
     ),
     "scoring": (
         "lower model.mcpo.scoring_tokens",
@@ -39,7 +39,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "the update": (
         "run on more GPUs: the states are split over the replicas",
         _MORE_SLICES,
-        "end other programs on the GPU (nvidia-smi lists them)",
+        "set model.optim.cpu_offload=true",
     ),
     "writing a checkpoint": (
         "raise model.tensor_model_parallel_size",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model on a GPU: transformers' log-probs, trees as separate sequences, replays, the head, checkpoints, FP8."""
+"""The model on a GPU: transformers' log-probs, separate sequences, replays, the head, optimizers, FP8."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from nemo_mcpo.benchmarks.measure import measure
 from nemo_mcpo.models.log_probs import completion_log_probs
+from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from tests.support.small_gpt import one_step, parameters_of, small_model, trainable_model, transformers_logps
 from tests.support.trees import preference_batch, random_trees
@@ -18,6 +19,11 @@ TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3, longest=40)
 COLUMNS_BM = torch.tensor([[2, 3], [1, -1], [4, 1], [1, -1], [3, 3], [-1, -1]])
 NATS_OFF = {"32": 1e-3, "bf16": 0.5}
 """How far the log-prob of a completion of up to 40 tokens may be from transformers' in float32."""
+OPTIMIZERS: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "moments in bfloat16": {"model__optim__moments_dtype": "bfloat16"},
+    "states on the host": {"model__optim__cpu_offload": True},
+}
 
 
 @pytest.fixture(params=NATS_OFF)
@@ -80,17 +86,9 @@ def test_the_head_at_a_large_vocabulary(device, dtype):
         assert measured.peak_bytes - before < 6 * (1 << 27) + 8 * weight.numel() + 0.1e9
 
 
-def test_a_checkpoint_continues(device, llama_directory, precision, tmp_path):
-    changes = {"model__optim__lr": 1e-3, "trainer__precision": precision}
-
-    def train(model, steps: int) -> list[list[float]]:
-        losses = []
-        for _ in range(steps):
-            model.prepare_for_training_step()
-            losses.append(model.get_loss_and_metrics(preference_batch(TREES))[0].tolist())
-            model.finish_training_step(len(TREES))
-        return losses
-
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_checkpoint_continues(device, llama_directory, precision, optim, tmp_path):
+    changes = {"model__optim__lr": 1e-3, "trainer__precision": precision, **OPTIMIZERS[optim]}
     model = trainable_model(llama_directory, **changes)
     train(model, 2)
     save_sharded_state(model, tmp_path)
@@ -101,6 +99,28 @@ def test_a_checkpoint_continues(device, llama_directory, precision, tmp_path):
     for name, value in parameters_of(loaded).items():
         assert torch.equal(value, saved[name]), name
     torch.testing.assert_close(torch.tensor(train(loaded, 3)), torch.tensor(following), rtol=1e-4, atol=1e-4)
+
+
+def train(model, steps: int) -> list[list[float]]:
+    """The losses ``[steps, B]`` of updates on the same trees."""
+    losses = []
+    for _ in range(steps):
+        model.prepare_for_training_step()
+        losses.append(model.get_loss_and_metrics(preference_batch(TREES))[0].tolist())
+        model.finish_training_step(len(TREES))
+    return losses
+
+
+def test_states_on_the_host_change_nothing_else(device, llama_directory, precision):
+    changes = {"model__optim__lr": 1e-3, "trainer__precision": precision}
+    found = trainable_model(llama_directory, **changes, **OPTIMIZERS["states on the host"])
+    expected = torch.tensor(train(trainable_model(llama_directory, **changes), 4))
+    torch.testing.assert_close(torch.tensor(train(found, 4)), expected, rtol=1e-4, atol=1e-4)
+    for part in optimizer_parts(found.optimizer):
+        for parameter, state in part.optimizer.state.items():
+            assert parameter.device.type == device.type
+            for name in ("exp_avg", "exp_avg_sq", *(["master_param"] if precision == "bf16" else [])):
+                assert state[name].device.type == "cpu" and state[name].is_pinned() == (device.type == "cuda")
 
 
 @pytest.mark.gpu

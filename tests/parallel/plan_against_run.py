@@ -44,19 +44,22 @@ def main(directory: str, *names: str) -> None:
             virtual_pipeline_parallel=layout.virtual_pipeline,
             seed=1,
         )
-        for model, precision in (case.split("-") for case in MEASURED[name]):
-            out = Path(directory) / name / f"{model}-{precision}"
+        for case in MEASURED[name]:
+            out = Path(directory) / name / case
             out.mkdir(parents=True, exist_ok=True)
-            found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision)
+            model, precision, *compact = case.split("-")
+            moments = "bfloat16" if compact else "float32"
+            found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision, moments)
             (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
         parallel_state.destroy_model_parallel()
     shut_down()
 
 
-def configuration(layout: ParallelLayout, precision: str) -> RunConfig:
+def configuration(layout: ParallelLayout, precision: str, moments: str) -> RunConfig:
     virtual = layout.virtual_pipeline or "null"
     overrides = [
         f"trainer.precision={precision}",
+        f"model.optim.moments_dtype={moments}",
         f"model.tensor_model_parallel_size={layout.tensor}",
         f"model.pipeline_model_parallel_size={layout.pipeline}",
         f"model.virtual_pipeline_model_parallel_size={virtual}",
@@ -68,8 +71,8 @@ def configuration(layout: ParallelLayout, precision: str) -> RunConfig:
     return load_run_config(overrides, config_dir=CONF, config_name="tiny_cpu", world_size=dist.get_world_size())
 
 
-def measure(out: Path, name: str, layout: ParallelLayout, precision: str) -> dict[str, object]:
-    config = configuration(layout, precision)
+def measure(out: Path, name: str, layout: ParallelLayout, precision: str, moments: str) -> dict[str, object]:
+    config = configuration(layout, precision, moments)
     cfg = model_config(config, ARCHITECTURES[name])
     model = MegatronGPTMCPOModel(OmegaConf.create(cfg))
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]

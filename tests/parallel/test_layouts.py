@@ -39,13 +39,19 @@ ALGORITHMS: dict[str, dict[str, object]] = {
         **SMALL_PARTS,
     },
     "three negatives, chain": {"model__mcpo__num_negatives": 3, **CHAIN},
+    "states on the host": {
+        "model__mcpo__num_negatives": 1,
+        "model__mcpo__reuse_scoring": "false",
+        "model__optim__cpu_offload": "true",
+    },
 }
-SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo"}
-"""Other ways to compute the same: they must equal one process that takes two passes."""
+SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo", "states on the host": "mcpo"}
+"""Other ways to compute the same: they must equal one process that takes two passes and updates as torch does."""
 
 RUNS = [
-    *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", *SAME_NUMBERS)),
+    *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", "products replayed", "layers replayed")),
     *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
+    *((layout, "states on the host") for layout in ("one", "dp2", "tp2-pp2-sp")),
 ]
 """What is run: a layout and an algorithm."""
 

@@ -34,12 +34,16 @@ def measured(tmp_path_factory) -> Path:
 
 def ranks(measured: Path, layout: str, model: str) -> list[tuple[dict, object]]:
     """Of every rank: what was measured, and the plan's memory of its stage."""
-    name, precision = model.split("-")
+    name, precision, *compact = model.split("-")
     found = [json.loads(file.read_text()) for file in sorted((measured / layout / model).glob("*.json"))]
     assert len(found) == 2
     pairs = []
     for one in found:
-        planned = replace(layout_of(LAYOUTS[layout], data=one["data"]), itemsize=BYTES[precision])
+        planned = replace(
+            layout_of(LAYOUTS[layout], data=one["data"]),
+            itemsize=BYTES[precision],
+            moment_itemsize=2 if compact else 4,
+        )
         kernels = CPU if precision == "32" else replace(CPU, norm=5)
         rows = rows_of(planned, DATA)
         pairs.append((one, stage_memory(ARCHITECTURES[name], planned, rows, one["stage"], kernels)))
@@ -65,7 +69,7 @@ def test_activations_at_their_peak(measured, layout, model):
 
 @pytest.mark.parametrize(("layout", "model"), CASES)
 def test_a_checkpoint_has_the_planned_size(measured, layout, model):
-    name, precision = model.split("-")
+    name, precision, *_ = model.split("-")
     size = sum(file.stat().st_size for file in (measured / layout / model / "checkpoint").iterdir())
     planned = checkpoint_bytes(ARCHITECTURES[name].num_parameters, BYTES[precision])
     assert planned == pytest.approx(size, rel=0.02)

@@ -109,8 +109,9 @@ def test_a_finished_run_stays_as_it_is(inputs, uninterrupted):
     [
         {"model__tensor_model_parallel_size": 2},
         {"model__pipeline_model_parallel_size": 2, "model__virtual_pipeline_model_parallel_size": 2},
+        {"model__optim__cpu_offload": "true"},
     ],
-    ids=["tp2", "interleaved"],
+    ids=["tp2", "interleaved", "dp2, states on the host"],
 )
 def test_another_layout_continues(inputs, uninterrupted, tmp_path, layout):
     run = copy_at_step_4(uninterrupted, tmp_path / "run")

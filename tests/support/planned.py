@@ -39,13 +39,13 @@ LAYOUTS = {
     "interleaved": ParallelLayout(pipeline=2, virtual_pipeline=2),
 }
 MEASURED = {
-    "dp2": ("llama-bf16", "tied-32"),
+    "dp2": ("llama-bf16", "tied-32", "llama-bf16-compact"),
     "tp2": ("qwen2-32",),
     "tp2-sp": ("llama-bf16", "qwen3-32"),
     "pp2": ("llama-bf16", "tied-32"),
     "interleaved": ("tied-bf16",),
 }
-"""Models and precisions that train in a layout."""
+"""Models and precisions that train in a layout; ``compact``: with Adam's moments in bfloat16."""
 NUM_TREES = 16
 ROW_TOKENS = 200
 """Two trees."""
@@ -75,6 +75,8 @@ def layout_of(layout: ParallelLayout, *, data: int = 1) -> Layout:
         reuse=None,
         scores=True,
         itemsize=layout.dtype.itemsize,
+        moment_itemsize=4,
+        offload=False,
         fp8=False,
         global_batch_size=NUM_TREES * data,
         num_negatives=1,

@@ -34,12 +34,19 @@ def test_what_does_not_fit_is_refused_with_a_layout_that_fits(tmp_path):
     assert plan(tmp_path, *arguments, *proposed)["fits"]
 
 
+def keys(advice: str) -> list[str]:
+    """The keys of the model that an error proposes."""
+    return [word.rstrip(".,;") for word in advice.split() if word.startswith("model.")]
+
+
 def test_how_many_gpus_are_needed(tmp_path):
     arguments = ["gpt_mcpo", "--model", "llama-3.1-70b"]
     with pytest.raises(DoesNotFitError, match="no layout fits on 8 GPUs: use 32 with") as refusal:
         plan(tmp_path, *arguments)
-    proposed = [word.rstrip(".") for word in str(refusal.value).split() if word.startswith("model.")]
-    assert plan(tmp_path, *arguments, "--gpus", "32", *proposed)["fits"]
+    more, offloaded = str(refusal.value).split("; or on 8 ")
+    assert plan(tmp_path, *arguments, "--gpus", "32", *keys(more))["fits"]
+    assert "model.optim.cpu_offload=true" in keys(offloaded) and "GB of host memory on a node" in offloaded
+    assert plan(tmp_path, *arguments, "--gpus", "8", *keys(offloaded))["fits"]
 
 
 def test_layers_that_do_not_divide_leave_gpus_idle(tmp_path):

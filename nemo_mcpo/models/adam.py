@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW for a GPU that is too small: moments in bfloat16, and the states in host memory between updates.
+
+The update is torch's (``torch.optim.adamw``), of some million elements at a time, whose states come to the GPU in
+float32 and go back as they are kept. With float32 moments it equals torch's AdamW bit for bit, wherever they are.
+
+A moment in bfloat16 is rounded up or down at random, with probabilities that make the mean exact: rounded to the
+nearest, a second moment with β₂ = 0.999 would never change again, since 0.1 % is less than half of its last digit.
+
+megatron-core's DistributedOptimizer drives it as it drives Transformer Engine's precision-aware Adam: the optimizer
+owns the float32 weights (``master_param``), and gradients come as ``decoupled_grad``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from nemo_mcpo.models.budgets import ELEMENTS_PER_UPDATE
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class CompactAdamW(torch.optim.Optimizer):
+    """AdamW over the parameter groups of another optimizer, which megatron-core made."""
+
+    def __init__(self, param_groups: list[dict[str, Any]], *, moments: torch.dtype, on_host: bool) -> None:
+        # Shards of float32 weights are views of them, which torch refuses as parameters and megatron-core sets, too.
+        super().__init__([torch.empty(0)], defaults={})
+        self.param_groups = param_groups
+        self.moments = moments
+        self.on_host = on_host
+        for group in param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = self._initial(parameter.detach())
+
+    def _initial(self, weights: Tensor) -> dict[str, Tensor]:
+        state = {name: self._place(torch.zeros_like(weights, dtype=self.moments)) for name in MOMENTS}
+        is_exact = weights.dtype == torch.float32
+        state["master_param"] = weights if is_exact else self._place(weights.float())
+        return state
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """Where it is kept; pinned in host memory, for copies at full speed."""
+        return tensor.cpu().pin_memory() if self.on_host and tensor.is_cuda else tensor
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; all are on one device."""
+        generator = None
+        for group in self.param_groups:
+            group["step"] = int(group.get("step", 0)) + 1
+            for parameter in group["params"]:
+                gradient = getattr(parameter, "decoupled_grad", None)
+                if gradient is None:
+                    continue
+                # By the step alone: a resumed run rounds as the uninterrupted one.
+                generator = generator or torch.Generator(parameter.device).manual_seed(group["step"])
+                states = (self.state[parameter][name] for name in ("master_param", *MOMENTS))
+                pieces = (tensor.view(-1).split(ELEMENTS_PER_UPDATE) for tensor in (parameter, gradient, *states))
+                for weights, of_loss, *kept in zip(*pieces, strict=True):
+                    _update(group, weights, of_loss, kept, generator)
+        if self.on_host and torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()  # the host reads the states next, without knowing of the stream
+
+    def get_unscaled_state(self, parameter: Tensor, name: str) -> Tensor:
+        """A state in float32, for a checkpoint."""
+        return self.state[parameter][name].float()
+
+    def set_scaled_state(self, parameter: Tensor, name: str, value: Tensor) -> None:
+        """Fill a state from a checkpoint."""
+        self.state[parameter][name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's, with the number of updates where torch's Adam keeps it, where megatron-core looks for it."""
+        saved = super().state_dict()
+        step = torch.tensor(float(self.param_groups[0].get("step", 0)))
+        saved["state"] = {number: state | {"step": step} for number, state in saved["state"].items()}
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The groups' numbers alone; megatron-core fills the states one by one."""
+        for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update({key: value for key, value in loaded.items() if key != "params"})
+
+
+def _update(
+    group: dict[str, Any], weights: Tensor, gradient: Tensor, states: list[Tensor], generator: torch.Generator
+) -> None:
+    """One chunk: the states come to the weights' device in float32, and go back."""
+    device = weights.device
+    master, mean, square = (state.to(device, non_blocking=True).float() for state in states)
+    adamw(
+        [master],
+        [gradient.float()],
+        [mean],
+        [square],
+        [],
+        [torch.tensor(float(group["step"] - 1), device=device)],
+        fused=True if weights.is_cuda else None,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+    for kept, value in zip(states, (master, mean, square), strict=True):
+        if value is not kept:
+            rounded = value if kept.dtype == torch.float32 else round_stochastically(value, generator)
+            kept.copy_(rounded, non_blocking=True)
+    if weights.dtype != torch.float32:  # else they are the master
+        weights.copy_(master)
+
+
+def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
+    """float32 -> bfloat16, up or down at random so that the mean is exact; what bfloat16 can hold stays as it is.
+
+    A float32 has 16 bits more: a random number of 16 bits is added before they are cut off.
+    """
+    noise = torch.randint(0, 1 << 16, values.shape, generator=generator, device=values.device, dtype=torch.int32)
+    bits = values.view(torch.int32) + noise
+    return (bits & -(1 << 16)).view(torch.float32).to(torch.bfloat16)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compact AdamW against torch's, its rounding, and what it keeps of a run through checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from megatron.core.optimizer import distrib_optimizer
+
+from nemo_mcpo.models import adam
+from nemo_mcpo.models.adam import CompactAdamW, round_stochastically
+from nemo_mcpo.models.optimizer import optimizer_parts
+from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
+from tests.support.small_gpt import parameters_of, trainable_model
+from tests.support.trees import preference_batch, random_trees
+
+TREES = random_trees([3, 2, 4], seed=13)
+LEARNING = {"model__optim__lr": 1e-3, "model__optim__weight_decay": 0.1}
+OFFLOADED = {"model__optim__cpu_offload": True}
+SMALL_MOMENTS = {"model__optim__moments_dtype": "bfloat16"}
+BF16 = {"trainer__precision": "bf16"}
+
+process = pytest.mark.usefixtures("one_process")
+
+
+def train(model, steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        model.prepare_for_training_step()
+        loss, _ = model.get_loss_and_metrics(preference_batch(TREES))
+        model.finish_training_step(len(TREES))
+        losses.append(loss.mean().item())
+    return losses
+
+
+def assert_same_weights(model, other) -> None:
+    expected = parameters_of(other)
+    for name, value in parameters_of(model).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@process
+@pytest.mark.parametrize("precision", [{}, BF16], ids=["float32", "bf16"])
+def test_states_in_host_memory_change_no_bit(llama_directory, monkeypatch, precision):
+    monkeypatch.setattr(adam, "ELEMENTS_PER_UPDATE", 1000)  # most parameters in several pieces
+    plain = trainable_model(llama_directory, **LEARNING, **precision)
+    offloaded = trainable_model(llama_directory, **LEARNING, **precision, **OFFLOADED)
+    assert isinstance(optimizer_parts(offloaded.optimizer)[0].optimizer, CompactAdamW)
+    assert train(offloaded, 4) == train(plain, 4)
+    assert_same_weights(offloaded, plain)
+
+
+@process
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_gradients_are_clipped_as_by_torch(llama_directory, clip):
+    changes = LEARNING | {"trainer__mcpo__gradient_clip_val": clip}
+    plain, offloaded = (trainable_model(llama_directory, **changes, **more) for more in ({}, OFFLOADED))
+    assert train(offloaded, 2) == train(plain, 2)
+    assert_same_weights(offloaded, plain)
+
+
+@process
+def test_moments_in_bfloat16_learn_as_those_in_float32(llama_directory):
+    exact, small = (train(trainable_model(llama_directory, **LEARNING, **more), 12) for more in ({}, SMALL_MOMENTS))
+    assert small[1] == exact[1]  # the first update is exact: the moments are rounded after it
+    assert small[2] != exact[2]
+    assert small == pytest.approx(exact, rel=0.02)
+    assert exact[-1] < 0.5 * exact[0]
+
+
+@pytest.fixture(params=["torch", "transformer_engine"])
+def found_adam(request, monkeypatch) -> None:
+    """megatron-core keeps the number of updates elsewhere where it found Transformer Engine's Adam."""
+    monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", request.param != "torch")
+    monkeypatch.setattr(distrib_optimizer, "USING_TE_OPTIMIZER", request.param != "torch")
+
+
+@process
+@pytest.mark.parametrize("precision", [{}, BF16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("compact", [OFFLOADED, SMALL_MOMENTS], ids=["offloaded", "bf16 moments"])
+def test_a_loaded_run_equals_the_uninterrupted_one_bit_for_bit(
+    llama_directory, tmp_path, found_adam, compact, precision
+):
+    model = trainable_model(llama_directory, **LEARNING, **compact, **precision)
+    train(model, 2)
+    save_sharded_state(model, tmp_path)
+    following = train(model, 3)
+    again = trainable_model(llama_directory, **LEARNING, **compact, **precision)
+    load_sharded_state(again, tmp_path)
+    again.schedule.step(increment=2)
+    assert train(again, 3) == following
+    assert_same_weights(again, model)
+
+
+@process
+@pytest.mark.parametrize(("before", "after"), [({}, OFFLOADED), (OFFLOADED, {})], ids=["to the host", "and back"])
+@pytest.mark.parametrize("precision", [{}, BF16], ids=["float32", "bf16"])
+def test_a_run_continues_with_its_states_elsewhere(llama_directory, tmp_path, before, after, precision):
+    model = trainable_model(llama_directory, **LEARNING, **precision, **before)
+    train(model, 2)
+    save_sharded_state(model, tmp_path)
+    following = train(model, 3)
+    again = trainable_model(llama_directory, **LEARNING, **precision, **after)
+    load_sharded_state(again, tmp_path)
+    again.schedule.step(increment=2)
+    assert train(again, 3) == following
+    assert_same_weights(again, model)
+
+
+def test_rounding_is_exact_in_the_mean():
+    generator = torch.Generator().manual_seed(1)
+    exact = torch.randn(16, generator=generator)
+    many = torch.stack([round_stochastically(exact, generator).float() for _ in range(4000)])
+    step = exact.abs() * 2**-7  # at most the distance of two neighbours
+    assert (many.mean(0) - exact).abs().max() <= (4 * step / 2 / 4000**0.5).max()
+    assert ((many - exact).abs() <= step).all()
+
+
+def test_rounding_keeps_what_bfloat16_can_hold():
+    values = torch.tensor([0.0, -0.0, 1.0, -1.5, 3.0e-39, 2.0**-126, 3.0e38, float("inf"), -float("inf")])
+    held = values.to(torch.bfloat16)
+    assert torch.equal(round_stochastically(held.float(), torch.Generator().manual_seed(2)), held)
+
+
+def test_a_second_moment_in_bfloat16_decays():
+    """Rounded to the nearest it would stay as it is for ever."""
+    weights = torch.zeros(1000)
+    group = {"params": [weights], "lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    optimizer = CompactAdamW([group], moments=torch.bfloat16, on_host=False)
+    optimizer.state[weights]["exp_avg_sq"].fill_(1.0)
+    weights.decoupled_grad = torch.zeros(1000)
+    for _ in range(500):
+        optimizer.step()
+    assert optimizer.state[weights]["exp_avg_sq"].float().mean().item() == pytest.approx(0.999**500, rel=0.01)
