@@ -35,6 +35,7 @@ class Scale:
         head: positions, vocabulary and hidden size of the log-prob head.
         prompts, steps: of a step; measured turns.
         scoring_tokens: of a row that is scored.
+        compact: a model that fits only with a compact optimizer -> tokens of a row.
         curve_model, curve_steps: of the runs in bf16 and float32.
         settings: configuration keys of every check.
     """
@@ -46,6 +47,7 @@ class Scale:
     prompts: int
     steps: int
     scoring_tokens: int
+    compact: dict[str, int]
     curve_model: str
     curve_steps: int
     settings: tuple[str, ...]
@@ -59,6 +61,7 @@ GPU = Scale(
     prompts=32,
     steps=5,
     scoring_tokens=32768,
+    compact={"8b": 4096},
     curve_model="100m",
     curve_steps=50,
     settings=("trainer.accelerator=gpu", "trainer.precision=bf16", "model.transformer_impl=auto"),
@@ -71,6 +74,7 @@ REHEARSAL = Scale(
     prompts=2,
     steps=1,
     scoring_tokens=256,
+    compact={"3m": 256},
     curve_model="1m",
     curve_steps=3,
     settings=("trainer.accelerator=cpu",),
@@ -98,6 +102,8 @@ class Check:
 
 LEARNING = ("model.optim.lr=3e-4", "model.optim.sched.warmup_steps=5", "model.mcpo.beta=0.1")
 """With these a random model learns in fifty steps: curves that stay flat would prove nothing."""
+MOMENTS, OFFLOAD = "model.optim.moments_dtype=bfloat16", "model.optim.cpu_offload=true"
+OPTIMIZERS = {"moments": (MOMENTS,), "offload": (OFFLOAD,), "both": (MOMENTS, OFFLOAD)}
 STACK = ("megatron.core", "nemo", "transformers", "datasets", "pydantic", "hydra")
 
 
@@ -109,7 +115,8 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
 
     def sizes(model: str) -> list[str]:
         counts = ["--prompts", str(scale.prompts), "--steps", str(scale.steps)]
-        rows = ["--micro-batch-tokens", str(scale.models[model]), "--scoring-tokens", str(scale.scoring_tokens)]
+        tokens = (scale.models | scale.compact)[model]
+        rows = ["--micro-batch-tokens", str(tokens), "--scoring-tokens", str(scale.scoring_tokens)]
         return ["--model", model, *counts, *rows]
 
     shapes = [part for shape in scale.shapes for part in ("--shape", shape)]
@@ -132,6 +139,10 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
     small = next(iter(scale.models))
     yield measured(f"profile-{small}", "profile", *shapes, *sizes(small))
     yield measured(f"profile-{small}-full", "profile", "--recompute", "full", *shapes, *sizes(small))
+    for model, optimizer in ((small, "moments"), (small, "offload"), (next(iter(scale.compact)), "both")):
+        keys = [part for key in OPTIMIZERS[optimizer] for part in ("--set", key)]
+        flags = ("--recompute", "full", *shapes[:2], *sizes(model), *keys)
+        yield measured(f"optimizer-{model}-{optimizer}", "profile", *flags)
     of_file = ["--data", data, "--format", "jsonl"]
     yield measured(f"peer-{small}", "peer", *of_file, *sizes(small), needs=("trl",))
     curve = ["--model", scale.curve_model, "--steps", str(scale.curve_steps), "--prompts", str(scale.prompts)]

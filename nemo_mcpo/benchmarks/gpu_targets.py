@@ -91,6 +91,13 @@ def _profile(name: str, report: dict) -> Iterator[Measurement]:
         yield Measurement(what, f"{1e3 * found['seconds']:.0f} ms, {share:.0f} %; {found['limit']}")
 
 
+def _optimizer(name: str, report: dict) -> Iterator[Measurement]:
+    update, step = report["phases"]["optimizer"]["seconds"], report["seconds"]
+    value = f"{1e3 * update:.0f} ms of a step of {1e3 * step:.0f} ms; {report['peak_gigabytes']:.1f} GB at most"
+    keys = ", ".join(f"{key}={value}" for key, value in report["optimizer"].items())
+    yield Measurement(f"update of {name.split('-')[1]}, {keys}", value)
+
+
 def _peer(name: str, report: dict) -> Iterator[Measurement]:
     spread = Spread(**report["shared_speedup"])
     yield Measurement("TRL's time / ours, DPO", str(spread), f">= {LEAST_SPEEDUP}", spread.median >= LEAST_SPEEDUP)
@@ -113,6 +120,7 @@ KINDS: dict[str, Callable[[str, dict], Iterator[Measurement]]] = {
     "step": _step,
     "fp8": _fp8,
     "profile": _profile,
+    "optimizer": _optimizer,
     "peer": _peer,
     "curve": _curve,
 }

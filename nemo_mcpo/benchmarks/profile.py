@@ -20,7 +20,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.benchmarks.measure import device_name, synchronize
+from nemo_mcpo.benchmarks.measure import device_name, peak_bytes, reset_peak, synchronize
 from nemo_mcpo.benchmarks.workload import build_trainer, mean_lengths, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
@@ -82,7 +82,9 @@ def profile_steps(
     """Medians of ``steps`` steps by phase, and of one more step the kernels of each phase."""
     trainer = build_trainer(config, model, trees)
     train_step(trainer)
+    reset_peak()
     runs = [_run(trainer) for _ in range(steps)]
+    highest = peak_bytes()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(activities=activities) as recorded:
         _run(trainer)
@@ -91,12 +93,14 @@ def profile_steps(
     names = ("scoring", "drawing", "training", "optimizer", "between")
     cost, num_negatives = step_cost(model), config.model.mcpo.num_negatives
     operations = cost.mcpo(trees, num_negatives) * config.model.global_batch_size / len(trees)
-    device = device_name()
+    device, optim = device_name(), config.model.optim
     peak = peak_flops(device)
     report: dict[str, object] = {
         "device": device,
         **mean_lengths(trees),
         "recompute": model.layout.recompute,
+        "optimizer": {"moments_dtype": optim.moments_dtype, "cpu_offload": optim.cpu_offload},
+        "peak_gigabytes": highest / 1e9,
         "seconds": whole,
         "flops_per_second": operations / whole,
         "utilisation": operations / whole / peak if peak else None,
@@ -178,6 +182,7 @@ def table(reports: Sequence[dict]) -> str:
         used = f", {100 * report['utilisation']:.0f} % of the peak" if report["utilisation"] else ""
         shape = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}, recompute {report['recompute']}"
         rate = f"{report['seconds']:.3f} s a step, {report['flops_per_second'] / 1e12:.2f} TFLOP/s"
+        used += f", {report['peak_gigabytes']:.1f} GB at most"
         lines.append(f"{shape}, {report['device']}: {rate}{used}")
         for name, phase in report["phases"].items():
             share = 100 * phase["seconds"] / report["seconds"]

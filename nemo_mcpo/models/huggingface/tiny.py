@@ -66,10 +66,11 @@ SIZES: dict[str, Size] = {
     "10m": Size(4, 384, 8, 4, 1088, 4096),
     "25m": Size(8, 512, 8, 4, 896, 8192),
     "100m": Size(12, 768, 12, 4, 2048, 16384),
-    # Llama-3.2-1B and -3B, and 8 of the 32 layers of Llama-3.1-8B.
+    # Llama-3.2-1B and -3B, 8 of the 32 layers of Llama-3.1-8B, and all of them.
     "1b": Size(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, LLAMA3_SCALING, True, True),
     "3b": Size(28, 3072, 24, 8, 8192, 128256, 131072, 500000.0, LLAMA3_SCALING, True, True),
     "2.8b": Size(8, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
+    "8b": Size(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
 }
 """Layers are multiples of 4, heads of 4 and groups of 2: every size can be split two by two, and interleaved."""
 

@@ -122,6 +122,17 @@ def test_peer(speedup, ours, reached):
     assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # a CPU knows no peaks
 
 
+def test_optimizers():
+    """An update has no target: what it takes depends on the machine's way to its host memory."""
+    phases = {"optimizer": {"seconds": 0.25}, "training": {"seconds": 0.5}}
+    keys = {"moments_dtype": "float32", "cpu_offload": True}
+    [line] = measurements(
+        "optimizer-1b-offload", [{"phases": phases, "seconds": 1.0, "peak_gigabytes": 9.5, "optimizer": keys}]
+    )
+    assert line.what == "update of 1b, moments_dtype=float32, cpu_offload=True"
+    assert (line.value, line.reached) == ("250 ms of a step of 1000 ms; 9.5 GB at most", None)
+
+
 def test_the_table():
     lines = measurements("curve", [{"bf16_distance": 0.01, "seed_distance": 0.02, "steps": 50, "within_noise": True}])
     assert table(lines).splitlines() == [
