@@ -67,12 +67,8 @@ class CompactAdamW(torch.optim.Optimizer):
             torch.cuda.current_stream().synchronize()  # the host reads the states next, without knowing of the stream
 
     def get_unscaled_state(self, parameter: Tensor, name: str) -> Tensor:
-        """A state in float32, for a checkpoint."""
-        return self.state[parameter][name].float()
-
-    def set_scaled_state(self, parameter: Tensor, name: str, value: Tensor) -> None:
-        """Fill a state from a checkpoint."""
-        self.state[parameter][name].copy_(value)
+        """A state as it is kept: checkpoints, which have them in float32, are made of it and read into it."""
+        return self.state[parameter][name]
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, with the number of updates where torch's Adam keeps it, where megatron-core looks for it."""

@@ -13,5 +13,7 @@ FEWEST_POSITIONS = 256
 
 LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a whole row that are kept for the backward pass if there are no more of them (64 MB; 0.5 GB)."""
+ELEMENTS_PER_EXCHANGE = 2**25
+"""Of one state of the optimizer, of all replicas, that are on a GPU at once for a checkpoint."""
 ELEMENTS_PER_UPDATE = 2**25
 """Parameters that a compact Adam updates at once: their states in float32, on the GPU, are its working memory."""

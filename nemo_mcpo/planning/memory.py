@@ -10,8 +10,7 @@
                 less with moments in bfloat16); 0 where they are in host memory
     training    activations of the rows in flight + what scoring recorded + largest of head, a layer's backward pass
     update      working memory of a compact Adam, for a chunk of parameters
-    saving      4 (1 + 1 / DP) a parameter: megatron-core gathers one state of the optimizer at a time on every GPU,
-                where there are several replicas
+    saving      4 (1 + 1 / DP) an element that is gathered at once, where there are several replicas
 
 Weights, gradients, optimizer and saving are exact; a layer's backward pass is a bound. The reference's log-probs are
 on disk, one number a completion: they cost nothing on the GPU.
@@ -22,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.budgets import ELEMENTS_PER_UPDATE
+from nemo_mcpo.models.budgets import ELEMENTS_PER_EXCHANGE, ELEMENTS_PER_UPDATE
 from nemo_mcpo.planning import activations as kept
 from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.parameters import layer_parameters, stage_elements, stage_parameters
@@ -117,6 +116,7 @@ def stage_memory(
     if layout.recompute == "full":  # the activations of the layer at hand, again
         backward += rows.largest * kept.layer_bytes(architecture, layout, "none", rows.gathered, kernels)
     fp8_copies = 2 * sum(layer_parameters(architecture, layout.tensor)) * architecture.num_layers / layout.pipeline
+    gathered = min(ELEMENTS_PER_EXCHANGE, max(buckets)) if layout.data > 1 else 0
     return Memory(
         stage=stage,
         parameters=stage_parameters(architecture, layout, stage),
@@ -129,7 +129,7 @@ def stage_memory(
         backward=backward,
         scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scores else 0.0,
         update=UPDATE * min(ELEMENTS_PER_UPDATE, elements / layout.data) if layout.compact else 0.0,
-        saving=4 * max(buckets) * (1 + 1 / layout.data) if layout.data > 1 else 0.0,
+        saving=4 * gathered * (1 + 1 / layout.data),
     )
 
 
@@ -147,9 +147,7 @@ def offloaded_bytes(architecture: ModelArchitecture, layout: Layout) -> float:
     )
 
 
-def host_bytes(memory: Memory, layout: Layout) -> float:
-    """Host memory of a process while a checkpoint is written: states, two copies of one, its share, weights; and the
-    states themselves where they are offloaded."""
-    elements = memory.gradients / 4
-    offloaded = optimizer_bytes(elements, layout) if layout.offload else 0.0
-    return elements * (12 + 8 + 12 / layout.data) + memory.weights + offloaded
+def checkpoint_host_bytes(memory: Memory) -> float:
+    """Host memory of a process of the first replica, which alone writes checkpoints and reads the states: three of
+    them, and the weights."""
+    return memory.gradients / 4 * 12 + memory.weights

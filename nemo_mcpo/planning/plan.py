@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from nemo_mcpo.config import RunConfig
-from nemo_mcpo.planning.memory import GIB, Memory, host_bytes, worst_rank
+from nemo_mcpo.planning.gpus import GPUS_PER_NODE
+from nemo_mcpo.planning.memory import GIB, Memory, checkpoint_host_bytes, offloaded_bytes, worst_rank
 from nemo_mcpo.planning.run_time import RunTime, run_time
 from nemo_mcpo.planning.workload import Layout, Question
 
@@ -37,8 +38,11 @@ class Plan:
 
     @property
     def host_bytes(self) -> float:
-        """Host memory of a process while a checkpoint is written."""
-        return host_bytes(self.memory, self.layout)
+        """Host memory of a node, at most: what is offloaded, and what checkpoints need where they are written."""
+        processes = min(GPUS_PER_NODE, self.layout.num_gpus)
+        writers = min(processes, self.layout.tensor * self.layout.pipeline)
+        offloaded = offloaded_bytes(self.question.architecture, self.layout)
+        return processes * offloaded + writers * checkpoint_host_bytes(self.memory)
 
     def as_dict(self) -> dict[str, object]:
         """For programs: every number, in bytes, seconds, tokens and operations."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import FRAGMENTATION, GIB, RESERVED, offloaded_bytes
 from nemo_mcpo.planning.plan import Plan
 
@@ -58,7 +57,7 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
         "training": f"rows in flight {_gib(memory.activations)} + kept by scoring {recorded} + {last}",
         "scoring": f"kept for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
         "update": "a part of Adam's states, in float32",
-        "saving": "a state of the optimizer, gathered whole",
+        "saving": "a part of the optimizer's states, from all replicas",
     }
     parts = [
         ("weights", memory.weights, ""),
@@ -105,7 +104,7 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
-    time, gpus = plan.time, min(GPUS_PER_NODE, plan.layout.num_gpus)
+    time = plan.time
     speed = f"{time.checkpoints} of them, at {plan.question.write_gbs:g} GB/s for the whole run (assumed)"
     return [
         ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"{time.kept_bytes / 1e9:,.0f} GB on disk at most"),
@@ -113,7 +112,7 @@ def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
         (
             "host memory",
             f"{plan.host_bytes / 1e9:,.0f} GB",
-            f"of every process while one is written, {gpus * plan.host_bytes / 1e9:,.0f} GB for {gpus}",
+            "of a node while one is written or read, at most",
         ),
     ]
 

@@ -98,9 +98,8 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
         cure = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
         offloaded = best_plan(with_optimizer(config, OFFLOADED), question, num_gpus)
         if offloaded:
-            host = min(GPUS_PER_NODE, num_gpus) * offloaded.host_bytes / 1e9
             cure += f"; or on {num_gpus} model.optim.cpu_offload=true {overrides_of(offloaded)}"
-            cure += f", with {host:,.0f} GB of host memory on a node"
+            cure += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory on a node"
     raise DoesNotFitError(
         "the run does not fit",
         where=f"{num_gpus} x {question.gpu.name}",

@@ -55,11 +55,9 @@ def main(directory: str, *names: str) -> None:
     shut_down()
 
 
-def configuration(layout: ParallelLayout, precision: str, moments: str) -> RunConfig:
+def configuration(layout: ParallelLayout, *more: str) -> RunConfig:
     virtual = layout.virtual_pipeline or "null"
     overrides = [
-        f"trainer.precision={precision}",
-        f"model.optim.moments_dtype={moments}",
         f"model.tensor_model_parallel_size={layout.tensor}",
         f"model.pipeline_model_parallel_size={layout.pipeline}",
         f"model.virtual_pipeline_model_parallel_size={virtual}",
@@ -67,12 +65,13 @@ def configuration(layout: ParallelLayout, precision: str, moments: str) -> RunCo
         f"model.micro_batch_tokens={ROW_TOKENS}",
         "model.data.train=none",
         "pretrained_checkpoint.restore_from_path=none",
+        *more,
     ]
     return load_run_config(overrides, config_dir=CONF, config_name="tiny_cpu", world_size=dist.get_world_size())
 
 
 def measure(out: Path, name: str, layout: ParallelLayout, precision: str, moments: str) -> dict[str, object]:
-    config = configuration(layout, precision, moments)
+    config = configuration(layout, f"trainer.precision={precision}", f"model.optim.moments_dtype={moments}")
     cfg = model_config(config, ARCHITECTURES[name])
     model = MegatronGPTMCPOModel(OmegaConf.create(cfg))
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
@@ -114,18 +113,17 @@ def save(model: MegatronGPTMCPOModel, directory: Path, gathered: list[int]) -> N
     if is_rank_zero():
         directory.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    all_gather = dist.all_gather
+    gather = dist.gather
 
-    def counted(received: list, sent: torch.Tensor, *args, **kwargs):
-        if sent.dtype == torch.float32 and sent.dim() == 1:
-            gathered.append(sum(tensor.nbytes for tensor in received) + sent.nbytes)
-        return all_gather(received, sent, *args, **kwargs)
+    def counted(sent: torch.Tensor, received: list | None, *args, **kwargs):
+        gathered.append(sum(tensor.nbytes for tensor in received or []) + sent.nbytes)
+        return gather(sent, received, *args, **kwargs)
 
-    dist.all_gather = counted
+    dist.gather = counted
     try:
         save_sharded_state(model, directory)
     finally:
-        dist.all_gather = all_gather
+        dist.gather = gather
 
 
 if __name__ == "__main__":

@@ -150,9 +150,19 @@ def test_the_mfu_has_no_recompute_and_all_waiting(tmp_path):
     assert time["mfu"] < 0.27
 
 
-def test_host_memory_of_less_than_a_node(tmp_path, capsys):
-    found = plan(tmp_path, "--model", "llama-3.2-1b", "--gpus", "6", "model.tensor_model_parallel_size=2")
-    assert f"{6 * found['host_bytes'] / 1e9:,.0f} GB for 6" in capsys.readouterr().out
+def test_host_memory_of_a_node(tmp_path, capsys):
+    """The first replica's states and weights, and all replicas' shares where they are offloaded."""
+    arguments = ("--model", "llama-3.2-1b", "--gpus", "6", "model.tensor_model_parallel_size=2")
+    kept = plan(tmp_path, *arguments)
+    assert kept["host_bytes"] == pytest.approx(2 * (12 + 2) * kept["memory"]["parameters"], rel=1e-4)
+    assert f"{kept['host_bytes'] / 1e9:,.0f} GB" in capsys.readouterr().out
+    offloaded = plan(tmp_path, *arguments, "model.optim.cpu_offload=true")
+    assert offloaded["memory"]["optimizer"] == 0
+    shares = 2 * 12 * kept["memory"]["parameters"]  # three replicas of two slices
+    assert offloaded["host_bytes"] - kept["host_bytes"] == pytest.approx(shares, rel=1e-4)
+    seconds = 2 * shares / 6 / 50e9
+    slower = offloaded["time"]["step_seconds"] - kept["time"]["step_seconds"]
+    assert slower == pytest.approx(offloaded["time"]["offload_seconds"]) == pytest.approx(seconds, rel=1e-4)
 
 
 def test_fine_tuning_has_no_reference(capsys):
