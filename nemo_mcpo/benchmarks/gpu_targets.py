@@ -94,7 +94,7 @@ def _profile(name: str, report: dict) -> Iterator[Measurement]:
 def _optimizer(name: str, report: dict) -> Iterator[Measurement]:
     update, step = report["phases"]["optimizer"]["seconds"], report["seconds"]
     value = f"{1e3 * update:.0f} ms of a step of {1e3 * step:.0f} ms; {report['peak_gigabytes']:.1f} GB at most"
-    keys = ", ".join(f"{key}={value}" for key, value in report["optimizer"].items())
+    keys = ", ".join(f"{key}={setting}" for key, setting in report["optimizer"].items())
     yield Measurement(f"update of {name.split('-')[1]}, {keys}", value)
 
 

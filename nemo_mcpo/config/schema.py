@@ -133,6 +133,11 @@ class Optim(Section):
     cpu_offload: bool
     sched: Schedule
 
+    @property
+    def is_compact(self) -> bool:
+        """Whether Adam keeps less on a GPU than float32 weights and two float32 moments."""
+        return self.cpu_offload or self.moments_dtype != "float32"
+
 
 class Data(Section):
     """``model.data``: files and limits, in tokens."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from nemo_mcpo.models.budgets import ELEMENTS_PER_UPDATE
+from nemo_mcpo.platform.out_of_memory import memory_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -38,27 +39,31 @@ class CompactAdamW(torch.optim.Optimizer):
                 self.state[parameter] = self._initial(parameter.detach())
 
     def _initial(self, weights: Tensor) -> dict[str, Tensor]:
-        state = {name: self._place(torch.zeros_like(weights, dtype=self.moments)) for name in MOMENTS}
+        state = {name: self._zeros(weights, self.moments) for name in MOMENTS}
         is_exact = weights.dtype == torch.float32
-        state["master_param"] = weights if is_exact else self._place(weights.float())
+        state["master_param"] = weights if is_exact else self._zeros(weights, torch.float32).copy_(weights)
         return state
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        """Where it is kept; pinned in host memory, for copies at full speed."""
-        return tensor.cpu().pin_memory() if self.on_host and tensor.is_cuda else tensor
+    def _zeros(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """A state, where it is kept; pinned in host memory, for copies at full speed."""
+        if not (self.on_host and weights.is_cuda):
+            return torch.zeros_like(weights, dtype=dtype)
+        with memory_of("the optimizer in host memory"):
+            return torch.zeros(weights.shape, dtype=dtype, pin_memory=True)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; all are on one device."""
-        generator = None
+        generator: torch.Generator | None = None
         for group in self.param_groups:
             group["step"] = int(group.get("step", 0)) + 1
             for parameter in group["params"]:
                 gradient = getattr(parameter, "decoupled_grad", None)
                 if gradient is None:
                     continue
-                # By the step alone: a resumed run rounds as the uninterrupted one.
-                generator = generator or torch.Generator(parameter.device).manual_seed(group["step"])
+                # By the step alone: a resumed run rounds as the uninterrupted one, and an embedding that two pipeline
+                # stages share, in different places, stays the same on both.
+                generator = (generator or torch.Generator(parameter.device)).manual_seed(group["step"])
                 states = (self.state[parameter][name] for name in ("master_param", *MOMENTS))
                 pieces = (tensor.view(-1).split(ELEMENTS_PER_UPDATE) for tensor in (parameter, gradient, *states))
                 for weights, of_loss, *kept in zip(*pieces, strict=True):
@@ -95,7 +100,7 @@ def _update(
         [mean],
         [square],
         [],
-        [torch.tensor(float(group["step"] - 1), device=device)],
+        [torch.full((), float(group["step"] - 1), dtype=torch.float32, device=device)],
         fused=True if weights.is_cuda else None,
         amsgrad=False,
         beta1=group["betas"][0],
@@ -107,14 +112,14 @@ def _update(
     )
     for kept, value in zip(states, (master, mean, square), strict=True):
         if value is not kept:
-            rounded = value if kept.dtype == torch.float32 else round_stochastically(value, generator)
-            kept.copy_(rounded, non_blocking=True)
+            is_exact = kept.dtype == torch.float32
+            kept.copy_(value if is_exact else round_stochastically(value, generator), non_blocking=True)
     if weights.dtype != torch.float32:  # else they are the master
         weights.copy_(master)
 
 
 def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
-    """float32 -> bfloat16, up or down at random so that the mean is exact; what bfloat16 can hold stays as it is.
+    """Numbers of float32 to bfloat16, up or down at random so that the mean is exact; exact ones stay as they are.
 
     A float32 has 16 bits more: a random number of 16 bits is added before they are cut off.
     """

@@ -13,6 +13,7 @@ from megatron.core.transformer.module import Float16Module
 
 from nemo_mcpo.config import Optim
 from nemo_mcpo.models.adam import CompactAdamW
+from nemo_mcpo.models.state_exchange import exchange_in_pieces
 
 DECAY_STYLES = {
     "constant": "constant",
@@ -62,16 +63,16 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=True,
     )
-    compact = optim.moments_dtype != "float32" or optim.cpu_offload
     # What megatron-core derives from use_precision_aware_optimizer, for which it demands Transformer Engine: the
     # optimizer owns the float32 weights.
-    config.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = compact
+    config.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = optim.is_compact
     optimizer = get_megatron_optimizer(config, wrapped)
-    if compact:
-        for part in optimizer_parts(optimizer):
+    for part in optimizer_parts(optimizer):
+        exchange_in_pieces(part)
+        if optim.is_compact:
             groups, moments = part.optimizer.param_groups, getattr(torch, optim.moments_dtype)
             part.optimizer = CompactAdamW(groups, moments=moments, on_host=optim.cpu_offload)
-    elif torch.cuda.is_available():
+    if torch.cuda.is_available():
         fuse_torch_adam(optimizer)
     wrapped[0].config.grad_scale_func = optimizer.scale_loss
     return optimizer

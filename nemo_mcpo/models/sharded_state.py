@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.optimizer import optimizer_parts
-from nemo_mcpo.models.state_exchange import exchange_in_pieces
 from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.platform.stopping import shielded_forks
 
@@ -35,13 +36,25 @@ def sharded_state(model, *, is_loading: bool = False) -> dict:
         # The unwrapped chunk: the wrapper would prefix every name.
         state[f"model{number}"] = chunk.sharded_state_dict()
     if model.optimizer is not None:
-        for part in optimizer_parts(model.optimizer):
-            exchange_in_pieces(part)
         weights = state["model0"] if len(model.chunks) == 1 else state.copy()
         state["optimizer"] = model.optimizer.sharded_state_dict(
             weights, is_loading=is_loading, metadata=OPTIMIZER_FORMAT
         )
+        if state["optimizer"]["param_state"] is None:  # else megatron-core warns that replicas differ
+            del state["optimizer"]["param_state"]
+        if not is_loading:
+            dict_list_map_inplace(_built, state["optimizer"])
     return state
+
+
+def _built(value: object) -> object:
+    """Parts of a tensor with memory of their own; of views megatron-core would make copies of all before it writes."""
+    if not isinstance(value, ShardedTensorFactory):
+        return value
+    parts = value.build()
+    for part in nested_values(parts):
+        part.data = part.data.clone()
+    return parts
 
 
 def save_sharded_state(model, directory: Path) -> None:
@@ -88,6 +101,7 @@ def load_sharded_state(model, path: Path) -> None:
         chunk.load_state_dict(loaded[f"model{number}"], strict=True)
     if model.optimizer is not None:
         loaded["optimizer"].setdefault("param_state", None)  # only the first replica has read any
+        _keep_kernels(model.optimizer, loaded["optimizer"]["optimizer"]["param_groups"])
         model.optimizer.load_state_dict(loaded["optimizer"])
         _separate_adam_steps(model.optimizer)
 
@@ -97,6 +111,13 @@ def _allocate_states(optimizer) -> None:
     for part in optimizer_parts(optimizer):
         if not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
+
+
+def _keep_kernels(optimizer, param_groups: list[dict]) -> None:
+    """torch's Adam takes its implementation from a checkpoint, which another machine, or another Adam, has written."""
+    now = optimizer_parts(optimizer)[0].optimizer.param_groups[0]
+    for group in param_groups:
+        group |= {key: now[key] for key in ("fused", "foreach") if key in now}
 
 
 def _separate_adam_steps(optimizer) -> None:

@@ -32,6 +32,8 @@ RESERVED = 3 * GIB
 """Assumed: CUDA's context, NCCL's buffers, cuBLAS's workspaces."""
 FRAGMENTATION = 0.05
 """Assumed: memory that torch's allocator holds and cannot use, as a share of what is used."""
+PINNED = 4 / 3
+"""Assumed: torch pins host memory in powers of two, for Llama-3.2-3B a third more than the states take."""
 UPDATE = 26
 """Bytes an element that a compact Adam updates: three states in float32, random bits, and what is rounded by them."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.planning.gpus import GPUS_PER_NODE
-from nemo_mcpo.planning.memory import GIB, Memory, checkpoint_host_bytes, offloaded_bytes, worst_rank
+from nemo_mcpo.planning.memory import GIB, PINNED, Memory, checkpoint_host_bytes, offloaded_bytes, worst_rank
 from nemo_mcpo.planning.run_time import RunTime, run_time
 from nemo_mcpo.planning.workload import Layout, Question
 
@@ -29,7 +29,7 @@ class Plan:
     @property
     def hopeless(self) -> bool:
         """Whether no smaller rows would make it fit."""
-        return self.memory.fixed + self.memory.saving > self.question.gpu.gibibytes * GIB
+        return self.memory.fixed + max(self.memory.saving, self.memory.update) > self.question.gpu.gibibytes * GIB
 
     @property
     def gpu_hours(self) -> float:
@@ -42,7 +42,7 @@ class Plan:
         processes = min(GPUS_PER_NODE, self.layout.num_gpus)
         writers = min(processes, self.layout.tensor * self.layout.pipeline)
         offloaded = offloaded_bytes(self.question.architecture, self.layout)
-        return processes * offloaded + writers * checkpoint_host_bytes(self.memory)
+        return processes * offloaded * PINNED + writers * checkpoint_host_bytes(self.memory)
 
     def as_dict(self) -> dict[str, object]:
         """For programs: every number, in bytes, seconds, tokens and operations."""

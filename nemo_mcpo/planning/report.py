@@ -56,8 +56,8 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     phases = {
         "training": f"rows in flight {_gib(memory.activations)} + kept by scoring {recorded} + {last}",
         "scoring": f"kept for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
-        "update": "a part of Adam's states, in float32",
-        "saving": "a part of the optimizer's states, from all replicas",
+        "update": "some of Adam's states, in float32",
+        "saving": "some of the optimizer's states, from all replicas",
     }
     parts = [
         ("weights", memory.weights, ""),

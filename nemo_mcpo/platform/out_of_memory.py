@@ -26,6 +26,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         _MORE_SLICES,
         "set model.optim.cpu_offload=true",
     ),
+    "the optimizer in host memory": (
+        "ask for more host memory (sbatch --mem)",
+        "set model.optim.moments_dtype=bfloat16",
+        "run on more GPUs: the states are split over the replicas",
+    ),
     "scoring": (
         "lower model.mcpo.scoring_tokens",
         "set model.mcpo.reuse_scoring=false",

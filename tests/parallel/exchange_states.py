@@ -30,7 +30,7 @@ from plan_against_run import configuration
 from support.planned import ARCHITECTURES, LAYOUTS, fill
 
 UNEVEN = {
-    "num_layers": 2, "hidden_size": 40, "ffn_hidden_size": 74, "num_attention_heads": 4, "num_query_groups": 2,
+    "num_layers": 4, "hidden_size": 40, "ffn_hidden_size": 74, "num_attention_heads": 4, "num_query_groups": 2,
     "head_dim": 10, "vocab_size": 101,
 }  # fmt: skip
 """Sizes that megatron-core's buffers must pad."""
@@ -47,14 +47,14 @@ def main(directory: str, *names: str) -> None:
             virtual_pipeline_parallel=layout.virtual_pipeline,
             seed=1,
         )
-        for offload in ("false", "true"):
-            config = configuration(layout, "trainer.precision=32", f"model.optim.cpu_offload={offload}")
-            model = MegatronGPTMCPOModel(
-                OmegaConf.create(model_config(config, replace(ARCHITECTURES["tied"], **UNEVEN)))
-            )
+        for precision, offload in (("32", "false"), ("bf16", "true")):
+            keys = (f"trainer.precision={precision}", f"model.optim.cpu_offload={offload}")
+            config = configuration(layout, *keys)
+            architecture = replace(ARCHITECTURES["tied"], **UNEVEN)
+            model = MegatronGPTMCPOModel(OmegaConf.create(model_config(config, architecture)))
             fill([parameter for chunk in model.chunks for parameter in chunk.parameters()])
             model.setup_training(config, bind_objective("dpo", config.model.mcpo.model_dump()), num_steps=10)
-            check(model, Path(directory) / f"{name}-{offload}")
+            check(model, Path(directory) / f"{name}-{precision}")
         parallel_state.destroy_model_parallel()
     shut_down()
 
@@ -94,8 +94,9 @@ def numbered(part) -> Iterator[tuple[Tensor, Tensor]]:
 
 def numbers(part, parameter: Tensor, name: str) -> Tensor:
     """Of a whole state; a tied embedding has the same on both of its stages."""
-    [buffer] = part.buffers
-    first = buffer.param_index_map[parameter][0] + (parallel_state.get_pipeline_model_parallel_rank() << 17)
+    number = next(number for number, buffer in enumerate(part.buffers) if parameter in buffer.param_index_map)
+    first = part.buffers[number].param_index_map[parameter][0]
+    first += (2 * parallel_state.get_pipeline_model_parallel_rank() + number) << 16
     is_tied = getattr(parameter, "shared_embedding", False)
     return torch.arange(parameter.numel()) + (0 if is_tied else first) + 0.25 * STATES.index(name)
 

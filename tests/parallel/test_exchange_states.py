@@ -15,5 +15,5 @@ pytestmark = pytest.mark.parallel
 
 
 def test_every_number_is_where_it_belongs(tmp_path):
-    done = run(PROGRAM, [str(tmp_path), "dp2", "pp2", "tp2"], processes=2)
+    done = run(PROGRAM, [str(tmp_path), "dp2", "pp2", "interleaved"], processes=2)
     assert done.returncode == 0, done.stderr[-5000:]

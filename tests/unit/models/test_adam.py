@@ -107,6 +107,36 @@ def test_a_run_continues_with_its_states_elsewhere(llama_directory, tmp_path, be
     assert_same_weights(again, model)
 
 
+@process
+@pytest.mark.parametrize(("before", "after"), [({}, SMALL_MOMENTS), (SMALL_MOMENTS, {})], ids=["to", "from"])
+def test_a_run_continues_with_other_moments(llama_directory, tmp_path, before, after):
+    model = trainable_model(llama_directory, **LEARNING, **before)
+    train(model, 2)
+    save_sharded_state(model, tmp_path)
+    again = trainable_model(llama_directory, **LEARNING, **after)
+    load_sharded_state(again, tmp_path)
+    again.schedule.step(increment=2)
+    assert train(again, 3) == pytest.approx(train(model, 3), rel=0.02)
+
+
+def test_a_tied_embedding_is_rounded_alike_on_both_of_its_stages():
+    """Where it is the first parameter of an optimizer, and where it is the last."""
+
+    def updated(order: int) -> dict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(5)
+        tied, other = torch.randn(300, generator=random), torch.randn(77, generator=random)
+        tied.decoupled_grad, other.decoupled_grad = tied.sin(), other.sin()
+        group = {"params": [tied, other][::order], "lr": 0.1, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.0}
+        optimizer = CompactAdamW([group], moments=torch.bfloat16, on_host=False)
+        for _ in range(3):
+            optimizer.step()
+        return optimizer.state[tied]
+
+    first, last = updated(1), updated(-1)
+    for name, state in first.items():
+        assert torch.equal(state, last[name]), name
+
+
 def test_rounding_is_exact_in_the_mean():
     generator = torch.Generator().manual_seed(1)
     exact = torch.randn(16, generator=generator)

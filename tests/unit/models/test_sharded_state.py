@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 
 from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
 from nemo_mcpo.models import sharded_state
+from nemo_mcpo.models.optimizer import fuse_torch_adam, optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from tests.support.small_gpt import parameters_of, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
@@ -68,6 +70,29 @@ def test_every_parameter_counts_its_own_steps(llama_directory, saved):
     assert len({step.data_ptr() for step in steps}) == len(steps)
     train(model, 1)
     assert [state["step"].item() for state in adam_states(model)] == [STEPS_BEFORE + 1] * len(steps)
+
+
+def test_kernels_are_this_machine_s(llama_directory, tmp_path):
+    """A checkpoint of another Adam, or of a machine without a GPU, does not choose them."""
+    model = trainable_model(llama_directory, **CHANGES)
+    train(model, 1)
+    save_sharded_state(model, tmp_path)
+    again = trainable_model(llama_directory, **CHANGES)
+    fuse_torch_adam(again.optimizer)
+    load_sharded_state(again, tmp_path)
+    groups = [group for part in optimizer_parts(again.optimizer) for group in part.optimizer.param_groups]
+    assert [(group["fused"], group["foreach"]) for group in groups] == [(True, False)] * len(groups)
+    assert train(again, 1)[0][0] == pytest.approx(train(model, 1)[0][0], rel=1e-5)
+
+
+def test_states_are_written_from_memory_of_their_own(llama_directory):
+    """megatron-core copies views, all at once, before it writes them."""
+    model = trainable_model(llama_directory, **CHANGES)
+    train(model, 1)
+    tensors = list(nested_values(sharded_state.sharded_state(model)["optimizer"]["param_state"]))
+    assert len(tensors) > 3 * len(list(model.chunks[0].parameters()))  # gate and up apart
+    for tensor in tensors:
+        assert tensor.data.untyped_storage().size() == tensor.data.nbytes
 
 
 def test_weights_alone_load_without_an_optimizer(llama_directory, saved):
