@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this project need not be installed
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.accelerator import select_accelerator
@@ -49,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     prompt, answer = (8, 12) if options.rehearse else (121, 288)
     write_preferences(out / "preferences.jsonl", 32 if options.rehearse else 600, prompt, answer)
 
+    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"  # for the checks
     failed = gpu_check.run_checks(chosen, ROOT, out, lambda line: print(line, flush=True))
     outcomes = {check.name: gpu_check.outcome_of(check, out) for check in every}
     found = {check.name: gpu_check.read_results(check, out) for check in every if not outcomes[check.name]}

@@ -104,6 +104,8 @@ LEARNING = ("model.optim.lr=3e-4", "model.optim.sched.warmup_steps=5", "model.mc
 """With these a random model learns in fifty steps: curves that stay flat would prove nothing."""
 MOMENTS, OFFLOAD = "model.optim.moments_dtype=bfloat16", "model.optim.cpu_offload=true"
 OPTIMIZERS = {"moments": (MOMENTS,), "offload": (OFFLOAD,), "both": (MOMENTS, OFFLOAD)}
+GPU_TESTS = ("tests/gpu", "tests/unit/trees/backends")
+"""Where tests are marked gpu; other tests need packages that these do without."""
 STACK = ("megatron.core", "nemo", "transformers", "datasets", "pydantic", "hydra")
 
 
@@ -125,7 +127,7 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
         arguments = (benchmark, *flags, *settings, "--json", str(out / f"{name}.json"))
         return Check(name, arguments, (*STACK, *needs), seconds=seconds)
 
-    marked = ("-m", "gpu", "tests") if scale is GPU else ("-m", "not gpu", "tests/gpu")
+    marked = ("-m", "gpu", *GPU_TESTS) if scale is GPU else ("-m", "not gpu", GPU_TESTS[0])
     tests = ("-m", "pytest", "-q", f"--rootdir={root}", f"--junitxml={out / 'tests.xml'}", *marked)
     yield Check("tests", tests, (*STACK, "pytest", "tests/"), result="xml", seconds=1500)
     steps = ["--steps", str(scale.steps)]

@@ -5,10 +5,20 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.benchmarks.gpu_check import GPU, REHEARSAL, Check, checks, outcome_of, read_results, run_checks
+from nemo_mcpo.benchmarks.gpu_check import (
+    GPU,
+    GPU_TESTS,
+    REHEARSAL,
+    Check,
+    checks,
+    outcome_of,
+    read_results,
+    run_checks,
+)
 from nemo_mcpo.benchmarks.gpu_targets import KINDS, measurements, table
 from nemo_mcpo.platform.command import load_run_config
 from tests.support.configs import CONF, ROOT
@@ -40,6 +50,13 @@ def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, benchmark, 
         config = load_run_config(overrides, config_dir=CONF, config_name="tiny_cpu", world_size=1)
         assert config.trainer.precision == (precision if not changes else "bf16")
         assert config.trainer.accelerator == ("gpu" if scale is GPU else "cpu")
+
+
+def test_every_test_for_gpus_is_among_the_checks():
+    marked = [path for path in (ROOT / "tests").rglob("*.py") if "pytest.mark.gpu" in path.read_text()]
+    inside = [path for path in marked if any(path.is_relative_to(ROOT / folder) for folder in GPU_TESTS)]
+    assert len(inside) > 1
+    assert [path for path in marked if path not in inside] == [Path(__file__)]
 
 
 def check(name: str, program: str, **changes: object) -> Check:
