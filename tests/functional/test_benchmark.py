@@ -70,7 +70,8 @@ def test_the_check_for_gpus_rehearsed(tmp_path):
     assert "fp8-1m: not run: no transformer_engine here" in text and "step-1m-none: not run" in text
     facts = json.loads((tmp_path / "gpu_check.json").read_text())
     [curves] = facts["results"]["curve"]
-    assert facts["outcomes"]["curve"] == "" and curves["within_noise"]
+    assert facts["outcomes"]["curve"] == "" and "bf16 is off by" in (tmp_path / "curve.log").read_text()
+    assert 0 < curves["bf16_distance"] < curves["seed_distance"] and curves["within_noise"]
     assert [len(losses) for losses in curves["losses"].values()] == [3, 3, 3]
 
 

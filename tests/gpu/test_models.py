@@ -12,8 +12,8 @@ from nemo_mcpo.benchmarks.measure import measure
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
-from tests.support.small_gpt import one_step, parameters_of, small_model, trainable_model, transformers_logps
-from tests.support.trees import preference_batch, random_trees
+from tests.support.small_gpt import one_step, parameters_of, small_model, train, trainable_model, transformers_logps
+from tests.support.trees import random_trees
 
 TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3, longest=40)
 COLUMNS_BM = torch.tensor([[2, 3], [1, -1], [4, 1], [1, -1], [3, 3], [-1, -1]])
@@ -90,32 +90,27 @@ def test_the_head_at_a_large_vocabulary(device, dtype):
 def test_a_checkpoint_continues(device, llama_directory, precision, optim, tmp_path):
     changes = {"model__optim__lr": 1e-3, "trainer__precision": precision, **OPTIMIZERS[optim]}
     model = trainable_model(llama_directory, **changes)
-    train(model, 2)
+    losses_of(model, 2)
     save_sharded_state(model, tmp_path)
-    saved, following = copy.deepcopy(parameters_of(model)), train(model, 3)
+    saved, following = copy.deepcopy(parameters_of(model)), losses_of(model, 3)
     loaded = trainable_model(llama_directory, **changes)
     load_sharded_state(loaded, tmp_path)
     loaded.schedule.step(increment=2)
     for name, value in parameters_of(loaded).items():
         assert torch.equal(value, saved[name]), name
-    torch.testing.assert_close(torch.tensor(train(loaded, 3)), torch.tensor(following), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses_of(loaded, 3), following, rtol=1e-4, atol=1e-4)
 
 
-def train(model, steps: int) -> list[list[float]]:
-    """The losses ``[steps, B]`` of updates on the same trees."""
-    losses = []
-    for _ in range(steps):
-        model.prepare_for_training_step()
-        losses.append(model.get_loss_and_metrics(preference_batch(TREES))[0].tolist())
-        model.finish_training_step(len(TREES))
-    return losses
+def losses_of(model, steps: int) -> torch.Tensor:
+    """``[steps, B]`` of updates on the same trees."""
+    return torch.tensor([losses for losses, _ in train(model, TREES, steps)])
 
 
 def test_states_on_the_host_change_nothing_else(device, llama_directory, precision):
     changes = {"model__optim__lr": 1e-3, "trainer__precision": precision}
     found = trainable_model(llama_directory, **changes, **OPTIMIZERS["states on the host"])
-    expected = torch.tensor(train(trainable_model(llama_directory, **changes), 4))
-    torch.testing.assert_close(torch.tensor(train(found, 4)), expected, rtol=1e-4, atol=1e-4)
+    expected = losses_of(trainable_model(llama_directory, **changes), 4)
+    torch.testing.assert_close(losses_of(found, 4), expected, rtol=1e-4, atol=1e-4)
     for part in optimizer_parts(found.optimizer):
         for parameter, state in part.optimizer.state.items():
             assert parameter.device.type == device.type

@@ -23,11 +23,11 @@ from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.models.state_exchange import STATES, gather_states
 from nemo_mcpo.objectives import bind_objective
-from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, shut_down
+from nemo_mcpo.platform.distributed import is_rank_zero
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from plan_against_run import configuration
-from support.planned import ARCHITECTURES, LAYOUTS, fill
+from support.planned import ARCHITECTURES, each_layout, fill
 
 UNEVEN = {
     "num_layers": 4, "hidden_size": 40, "ffn_hidden_size": 74, "num_attention_heads": 4, "num_query_groups": 2,
@@ -37,16 +37,8 @@ UNEVEN = {
 
 
 def main(directory: str, *names: str) -> None:
-    torch.set_num_threads(1)
     state_exchange.ELEMENTS_PER_EXCHANGE = 1000  # most parameters in several pieces
-    for name in names:
-        layout = LAYOUTS[name]
-        initialize_parallel(
-            tensor_parallel=layout.tensor,
-            pipeline_parallel=layout.pipeline,
-            virtual_pipeline_parallel=layout.virtual_pipeline,
-            seed=1,
-        )
+    for name, layout in each_layout(names):
         for precision, offload in (("32", "false"), ("bf16", "true")):
             keys = (f"trainer.precision={precision}", f"model.optim.cpu_offload={offload}")
             config = configuration(layout, *keys)
@@ -55,8 +47,6 @@ def main(directory: str, *names: str) -> None:
             fill([parameter for chunk in model.chunks for parameter in chunk.parameters()])
             model.setup_training(config, bind_objective("dpo", config.model.mcpo.model_dump()), num_steps=10)
             check(model, Path(directory) / f"{name}-{precision}")
-        parallel_state.destroy_model_parallel()
-    shut_down()
 
 
 def check(model: MegatronGPTMCPOModel, directory: Path) -> None:

@@ -26,24 +26,25 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOMode
 from nemo_mcpo.models.sharded_state import save_sharded_state
 from nemo_mcpo.objectives import bind_objective
 from nemo_mcpo.platform.command import load_run_config
-from nemo_mcpo.platform.distributed import initialize_parallel, is_rank_zero, shut_down
+from nemo_mcpo.platform.distributed import is_rank_zero
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.planned import ARCHITECTURES, LAYOUTS, MEASURED, ROW_TOKENS, LiveBytes, fill, preferences, storage_bytes
+from support.planned import (
+    ARCHITECTURES,
+    MEASURED,
+    ROW_TOKENS,
+    LiveBytes,
+    each_layout,
+    fill,
+    preferences,
+    storage_bytes,
+)
 
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 
 
 def main(directory: str, *names: str) -> None:
-    torch.set_num_threads(1)
-    for name in names:
-        layout = LAYOUTS[name]
-        initialize_parallel(
-            tensor_parallel=layout.tensor,
-            pipeline_parallel=layout.pipeline,
-            virtual_pipeline_parallel=layout.virtual_pipeline,
-            seed=1,
-        )
+    for name, layout in each_layout(names):
         for case in MEASURED[name]:
             out = Path(directory) / name / case
             out.mkdir(parents=True, exist_ok=True)
@@ -51,8 +52,6 @@ def main(directory: str, *names: str) -> None:
             moments = "bfloat16" if compact else "float32"
             found = measure(out, model, replace(layout, dtype=DTYPES[precision]), precision, moments)
             (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
-        parallel_state.destroy_model_parallel()
-    shut_down()
 
 
 def configuration(layout: ParallelLayout, *more: str) -> RunConfig:

@@ -49,9 +49,7 @@ SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo", "states 
 """Other ways to compute the same: they must equal one process that takes two passes and updates as torch does."""
 
 RUNS = [
-    *((layout, "mcpo") for layout in LAYOUTS),
-    *((layout, "products replayed") for layout in LAYOUTS if layout not in ("tp2", "pp2")),
-    *((layout, "layers replayed") for layout in LAYOUTS if layout not in ("tp2", "pp2")),
+    *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", "products replayed", "layers replayed")),
     *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
     *((layout, "states on the host") for layout in ("one", "dp2", "tp2-pp2-sp")),
 ]

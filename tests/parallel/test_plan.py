@@ -52,18 +52,14 @@ def ranks(measured: Path, layout: str, model: str) -> list[tuple[dict, object]]:
 
 @pytest.mark.parametrize(("layout", "model"), CASES)
 def test_parameters_and_states_are_exact(measured, layout, model):
-    for found, memory in ranks(measured, layout, model):
+    for rank, (found, memory) in enumerate(ranks(measured, layout, model)):
         assert found["parameters"] == memory.parameters
         assert found["weights"] == memory.weights
         assert found["gradients"] == memory.gradients
-        assert found["saving"] in (
-            memory.saving,
-            memory.saving / (1 + found["data"]),
-        )  # what is sent, without the rest
+        # The first replica has what all of them send, the others what they send themselves.
+        assert found["saving"] == memory.saving / (1 + found["data"] if rank % found["data"] else 1)
         # Padding between parameters belongs to nobody: the optimizer has none of it.
         assert memory.optimizer * 0.99 <= found["optimizer"] <= memory.optimizer
-    every = ranks(measured, layout, model)
-    assert max(found["saving"] for found, _ in every) == max(memory.saving for _, memory in every)
 
 
 @pytest.mark.parametrize(("layout", "model"), CASES)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+from megatron.core import parallel_state
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +17,7 @@ from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.gpt import ParallelLayout
 from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.workload import Layout
+from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 BASE: dict = {
@@ -49,6 +51,22 @@ MEASURED = {
 NUM_TREES = 16
 ROW_TOKENS = 200
 """Two trees."""
+
+
+def each_layout(names: Iterable[str]) -> Iterator[tuple[str, ParallelLayout]]:
+    """In a process of torchrun: keys of ``LAYOUTS``, and for each the layout, with its groups as long as it lasts."""
+    torch.set_num_threads(1)
+    for name in names:
+        layout = LAYOUTS[name]
+        initialize_parallel(
+            tensor_parallel=layout.tensor,
+            pipeline_parallel=layout.pipeline,
+            virtual_pipeline_parallel=layout.virtual_pipeline,
+            seed=1,
+        )
+        yield name, layout
+        parallel_state.destroy_model_parallel()
+    shut_down()
 
 
 def preferences() -> PreferenceBatch:

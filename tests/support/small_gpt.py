@@ -23,7 +23,7 @@ from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.records import PromptTree
 from nemo_mcpo.trees.packing import build_row
 from tests.support.configs import checked
-from tests.support.trees import place, sequences
+from tests.support.trees import place, preference_batch, sequences
 
 BETA = 0.5
 MCPO: Objective = functools.partial(OBJECTIVES["mcpo"], beta=BETA)
@@ -65,6 +65,17 @@ def trainable_model(
     config = checked({key.replace("__", "."): value for key, value in changes.items()})
     model.setup_training(config, objective, num_steps)
     return model
+
+
+def train(model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int) -> list[tuple[list[float], float]]:
+    """Losses and gradient norm of each of some updates on the same trees."""
+    found = []
+    for _ in range(steps):
+        model.prepare_for_training_step()
+        loss, _ = model.get_loss_and_metrics(preference_batch(trees))
+        _, grad_norm = model.finish_training_step(len(trees))
+        found.append((loss.tolist(), grad_norm))
+    return found
 
 
 def parameters_of(model: MegatronGPTMCPOModel) -> dict[str, torch.Tensor]:

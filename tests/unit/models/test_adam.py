@@ -11,8 +11,8 @@ from nemo_mcpo.models import adam
 from nemo_mcpo.models.adam import CompactAdamW, round_stochastically
 from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
-from tests.support.small_gpt import parameters_of, trainable_model
-from tests.support.trees import preference_batch, random_trees
+from tests.support.small_gpt import parameters_of, train, trainable_model
+from tests.support.trees import random_trees
 
 TREES = random_trees([3, 2, 4], seed=13)
 LEARNING = {"model__optim__lr": 1e-3, "model__optim__weight_decay": 0.1}
@@ -23,14 +23,19 @@ BF16 = {"trainer__precision": "bf16"}
 process = pytest.mark.usefixtures("one_process")
 
 
-def train(model, steps: int) -> list[float]:
-    losses = []
-    for _ in range(steps):
-        model.prepare_for_training_step()
-        loss, _ = model.get_loss_and_metrics(preference_batch(TREES))
-        model.finish_training_step(len(TREES))
-        losses.append(loss.mean().item())
-    return losses
+def mean_losses(model, steps: int) -> list[float]:
+    return [sum(losses) / len(losses) for losses, _ in train(model, TREES, steps)]
+
+
+def continued(directory, folder, before: dict, after: dict) -> tuple:
+    """A model that trained on, and one that continues its checkpoint with other keys; what each found in 3 steps."""
+    model = trainable_model(directory, **LEARNING, **before)
+    train(model, TREES, 2)
+    save_sharded_state(model, folder)
+    again = trainable_model(directory, **LEARNING, **after)
+    load_sharded_state(again, folder)
+    again.schedule.step(increment=2)
+    return model, train(model, TREES, 3), again, train(again, TREES, 3)
 
 
 def assert_same_weights(model, other) -> None:
@@ -46,7 +51,7 @@ def test_states_in_host_memory_change_no_bit(llama_directory, monkeypatch, preci
     plain = trainable_model(llama_directory, **LEARNING, **precision)
     offloaded = trainable_model(llama_directory, **LEARNING, **precision, **OFFLOADED)
     assert isinstance(optimizer_parts(offloaded.optimizer)[0].optimizer, CompactAdamW)
-    assert train(offloaded, 4) == train(plain, 4)
+    assert train(offloaded, TREES, 4) == train(plain, TREES, 4)
     assert_same_weights(offloaded, plain)
 
 
@@ -55,13 +60,15 @@ def test_states_in_host_memory_change_no_bit(llama_directory, monkeypatch, preci
 def test_gradients_are_clipped_as_by_torch(llama_directory, clip):
     changes = LEARNING | {"trainer__mcpo__gradient_clip_val": clip}
     plain, offloaded = (trainable_model(llama_directory, **changes, **more) for more in ({}, OFFLOADED))
-    assert train(offloaded, 2) == train(plain, 2)
+    assert train(offloaded, TREES, 2) == train(plain, TREES, 2)
     assert_same_weights(offloaded, plain)
 
 
 @process
 def test_moments_in_bfloat16_learn_as_those_in_float32(llama_directory):
-    exact, small = (train(trainable_model(llama_directory, **LEARNING, **more), 12) for more in ({}, SMALL_MOMENTS))
+    exact, small = (
+        mean_losses(trainable_model(llama_directory, **LEARNING, **more), 12) for more in ({}, SMALL_MOMENTS)
+    )
     assert small[1] == exact[1]  # the first update is exact: the moments are rounded after it
     assert small[2] != exact[2]
     assert small == pytest.approx(exact, rel=0.02)
@@ -81,14 +88,9 @@ def found_adam(request, monkeypatch) -> None:
 def test_a_loaded_run_equals_the_uninterrupted_one_bit_for_bit(
     llama_directory, tmp_path, found_adam, compact, precision
 ):
-    model = trainable_model(llama_directory, **LEARNING, **compact, **precision)
-    train(model, 2)
-    save_sharded_state(model, tmp_path)
-    following = train(model, 3)
-    again = trainable_model(llama_directory, **LEARNING, **compact, **precision)
-    load_sharded_state(again, tmp_path)
-    again.schedule.step(increment=2)
-    assert train(again, 3) == following
+    keys = {**compact, **precision}
+    model, following, again, found = continued(llama_directory, tmp_path, keys, keys)
+    assert found == following
     assert_same_weights(again, model)
 
 
@@ -96,27 +98,18 @@ def test_a_loaded_run_equals_the_uninterrupted_one_bit_for_bit(
 @pytest.mark.parametrize(("before", "after"), [({}, OFFLOADED), (OFFLOADED, {})], ids=["to the host", "and back"])
 @pytest.mark.parametrize("precision", [{}, BF16], ids=["float32", "bf16"])
 def test_a_run_continues_with_its_states_elsewhere(llama_directory, tmp_path, before, after, precision):
-    model = trainable_model(llama_directory, **LEARNING, **precision, **before)
-    train(model, 2)
-    save_sharded_state(model, tmp_path)
-    following = train(model, 3)
-    again = trainable_model(llama_directory, **LEARNING, **precision, **after)
-    load_sharded_state(again, tmp_path)
-    again.schedule.step(increment=2)
-    assert train(again, 3) == following
+    keys = ({**precision, **before}, {**precision, **after})
+    model, following, again, found = continued(llama_directory, tmp_path, *keys)
+    assert found == following
     assert_same_weights(again, model)
 
 
 @process
 @pytest.mark.parametrize(("before", "after"), [({}, SMALL_MOMENTS), (SMALL_MOMENTS, {})], ids=["to", "from"])
 def test_a_run_continues_with_other_moments(llama_directory, tmp_path, before, after):
-    model = trainable_model(llama_directory, **LEARNING, **before)
-    train(model, 2)
-    save_sharded_state(model, tmp_path)
-    again = trainable_model(llama_directory, **LEARNING, **after)
-    load_sharded_state(again, tmp_path)
-    again.schedule.step(increment=2)
-    assert train(again, 3) == pytest.approx(train(model, 3), rel=0.02)
+    _, following, _, found = continued(llama_directory, tmp_path, before, after)
+    for (losses, _), (expected, _) in zip(found, following, strict=True):
+        assert losses == pytest.approx(expected, rel=0.02)
 
 
 def test_a_tied_embedding_is_rounded_alike_on_both_of_its_stages():

@@ -13,8 +13,8 @@ from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
 from nemo_mcpo.models import sharded_state
 from nemo_mcpo.models.optimizer import fuse_torch_adam, optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
-from tests.support.small_gpt import parameters_of, small_model, trainable_model
-from tests.support.trees import preference_batch, random_trees
+from tests.support.small_gpt import parameters_of, small_model, train, trainable_model
+from tests.support.trees import random_trees
 
 TREES = random_trees([3, 2, 4], seed=13)
 CHANGES = {"model__optim__lr": 1e-3, "model__optim__weight_decay": 0.1}
@@ -23,25 +23,15 @@ STEPS_BEFORE, STEPS_AFTER = 2, 4
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def train(model, steps: int) -> list[tuple[list[float], float]]:
-    found = []
-    for _ in range(steps):
-        model.prepare_for_training_step()
-        loss, _ = model.get_loss_and_metrics(preference_batch(TREES))
-        _, grad_norm = model.finish_training_step(len(TREES))
-        found.append((loss.tolist(), grad_norm))
-    return found
-
-
 @pytest.fixture(scope="module")
 def saved(one_process, llama_directory, tmp_path_factory) -> tuple[Path, list, dict[str, dict[str, torch.Tensor]]]:
     """A checkpoint after two steps, what the run did after it, and its weights then and at the end."""
     directory = tmp_path_factory.mktemp("checkpoint")
     model = trainable_model(llama_directory, **CHANGES)
-    train(model, STEPS_BEFORE)
+    train(model, TREES, STEPS_BEFORE)
     save_sharded_state(model, directory)
     weights = {"saved": parameters_of(model)}
-    following = train(model, STEPS_AFTER)
+    following = train(model, TREES, STEPS_AFTER)
     return directory, following, weights | {"end": parameters_of(model)}
 
 
@@ -56,7 +46,7 @@ def test_a_loaded_run_equals_the_uninterrupted_one_bit_for_bit(llama_directory, 
     model.schedule.step(increment=STEPS_BEFORE)
     for name, value in parameters_of(model).items():
         assert torch.equal(value, weights["saved"][name]), name
-    assert train(model, STEPS_AFTER) == following
+    assert train(model, TREES, STEPS_AFTER) == following
     for name, value in parameters_of(model).items():
         assert torch.equal(value, weights["end"][name]), name
 
@@ -68,27 +58,27 @@ def test_every_parameter_counts_its_own_steps(llama_directory, saved):
     assert len(steps) > 2
     assert [step.item() for step in steps] == [STEPS_BEFORE] * len(steps)
     assert len({step.data_ptr() for step in steps}) == len(steps)
-    train(model, 1)
+    train(model, TREES, 1)
     assert [state["step"].item() for state in adam_states(model)] == [STEPS_BEFORE + 1] * len(steps)
 
 
 def test_kernels_are_this_machine_s(llama_directory, tmp_path):
     """A checkpoint of another Adam, or of a machine without a GPU, does not choose them."""
     model = trainable_model(llama_directory, **CHANGES)
-    train(model, 1)
+    train(model, TREES, 1)
     save_sharded_state(model, tmp_path)
     again = trainable_model(llama_directory, **CHANGES)
     fuse_torch_adam(again.optimizer)
     load_sharded_state(again, tmp_path)
     groups = [group for part in optimizer_parts(again.optimizer) for group in part.optimizer.param_groups]
     assert [(group["fused"], group["foreach"]) for group in groups] == [(True, False)] * len(groups)
-    assert train(again, 1)[0][0] == pytest.approx(train(model, 1)[0][0], rel=1e-5)
+    assert train(again, TREES, 1)[0][0] == pytest.approx(train(model, TREES, 1)[0][0], rel=1e-5)
 
 
 def test_states_are_written_from_memory_of_their_own(llama_directory):
     """megatron-core copies views, all at once, before it writes them."""
     model = trainable_model(llama_directory, **CHANGES)
-    train(model, 1)
+    train(model, TREES, 1)
     tensors = list(nested_values(sharded_state.sharded_state(model)["optimizer"]["param_state"]))
     assert len(tensors) > 3 * len(list(model.chunks[0].parameters()))  # gate and up apart
     for tensor in tensors:
