@@ -15,12 +15,20 @@ from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.platform.accelerator import count_gpus
+from nemo_mcpo.platform.children import Child, start_child
+from nemo_mcpo.platform.forks import preload, start_fork
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline, job_start
 
 CommandOf = Callable[[str, int], list[str]]
-"""From a stage and a segment to program and arguments."""
+"""From a stage and a segment to ``[python, script, *arguments]``."""
+STAGE_MODULES = (
+    "nemo_mcpo.algorithms.online_stages",
+    "nemo_mcpo.algorithms.run",
+    "nemo_mcpo.models.export_checkpoint",
+)
+"""What the stages import."""
 
 
 class StageFailedError(NemoMcpoError):
@@ -105,7 +113,7 @@ def _run_stage(
 ) -> Facts:
     """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it and nobody asked to stop."""
     for _ in range(run.config.onmcpo.restarts + 1):
-        code = STOPPED_EARLY if stop.reason() else run_processes(command, processes, stop)
+        code = STOPPED_EARLY if stop.reason() else run_processes(command, processes, stop, _start(run.config))
         facts = run.finished(segment, stage)
         if code == 0 and facts is not None:
             return facts
@@ -117,6 +125,14 @@ def _run_stage(
         ending = f"by signal {-code}" if code < 0 else "early"
         print(f"{stage} was ended {ending}; it continues", flush=True)
     raise StageFailedError(code, stage, segment)
+
+
+def _start(config: OnlineRunConfig) -> Callable[..., Child]:
+    """How a stage's processes start: on a CPU without importing anything again."""
+    if config.trainer.accelerator != "cpu" and count_gpus():
+        return start_child
+    preload(STAGE_MODULES)
+    return start_fork
 
 
 def segment_line(run: OnlineRun, segment: int) -> str:

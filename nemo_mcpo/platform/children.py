@@ -10,10 +10,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO
+from functools import partial
+from typing import IO, Protocol
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Looked up here: after a fork another thread's locks may be held for ever.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _STOP_SECONDS = 20.0
+
+
+class Child(Protocol):
+    """The part of ``subprocess.Popen`` that a launch needs."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
 
 
 def start_child(
@@ -27,16 +41,7 @@ def start_child(
 
     It leads a process group of its own, so that ``stop_child`` reaches what it has started in turn.
     """
-    # Looked up here: after the fork another thread's locks may be held for ever.
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     parent = os.getpid()
-
-    def die_with_parent() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, parent_died)
-            if os.getppid() != parent:  # it ended before the call above
-                os._exit(1)
-
     return subprocess.Popen(
         command,
         env=None if environment is None else dict(environment),
@@ -44,11 +49,19 @@ def start_child(
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=die_with_parent,  # this thread holds no lock that the child could need
+        preexec_fn=partial(die_with_parent, parent, parent_died),  # it takes no lock that another thread could hold
     )
 
 
-def stop_child(process: subprocess.Popen) -> None:
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """In a child: get this signal when the thread that forked it ends (Linux; elsewhere nothing happens)."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it ended before the call above
+            os._exit(1)
+
+
+def stop_child(process: Child) -> None:
     """End a child and what it has started: politely, then by force."""
     _signal_group(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -57,7 +70,7 @@ def stop_child(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+def _signal_group(process: Child, number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

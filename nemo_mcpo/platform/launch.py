@@ -6,29 +6,32 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from nemo_mcpo.platform.children import start_child, stop_child
+from nemo_mcpo.platform.children import Child, start_child, stop_child
 from nemo_mcpo.platform.stopping import PARENT_DIED, StopRequest
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.0
 
 
-def run_processes(command: Sequence[str], count: int, stop: StopRequest) -> int:
+def run_processes(
+    command: Sequence[str], count: int, stop: StopRequest, start: Callable[..., Child] = start_child
+) -> int:
     """Run ``count`` processes of a command to their end; 0, or the exit code of one that failed.
 
     A negative code is the number of the signal that ended a process. When one fails the others are ended; none
     outlives this process. A request to stop is passed on, once: they save, and end by themselves.
+
+    ``start``: ``children.start_child``, or ``forks.start_fork``.
     """
     environment = os.environ | (_rendezvous(count) if count > 1 else {})
-    processes: list[subprocess.Popen] = []
+    processes: list[Child] = []
     try:
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-            processes.append(start_child(command, environment=environment | own, parent_died=PARENT_DIED))
+            processes.append(start(command, environment=environment | own, parent_died=PARENT_DIED))
         codes, passed_on = _codes(processes), False
         while None in codes and not any(codes):
             if stop.reason() is not None and not passed_on:
@@ -52,7 +55,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _codes(processes: Sequence[subprocess.Popen]) -> list[int | None]:
+def _codes(processes: Sequence[Child]) -> list[int | None]:
     """Exit codes, None of those that still run."""
     return [process.poll() for process in processes]
 
