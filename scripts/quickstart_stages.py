@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nemo_mcpo.errors import NemoMcpoError
+from nemo_mcpo.platform.children import Child
+from nemo_mcpo.platform.launch import run_processes
+from nemo_mcpo.platform.stopping import StopRequest
 
-THREADS = "1"
-"""A process: a model this small gains little from more, and loses much when other programs want the cores."""
-POLL_SECONDS = 0.5
 LINES_SHOWN = 15
 
 
@@ -37,25 +35,30 @@ class Stage:
 
     Attributes:
         title: what it does, for people.
-        command: program and arguments.
+        command: Python, a script and its arguments.
         outputs: what it writes; removed before the stage starts over with another recipe.
         config: a configuration file that the command reads.
+        processes: that run the command together.
     """
 
     title: str
     command: Sequence[str]
     outputs: Sequence[Path]
     config: Path | None = None
+    processes: int = 1
 
     @property
     def recipe(self) -> str:
         """Hash of everything that makes the stage's result."""
         content = b"" if self.config is None else self.config.read_bytes()
-        return hashlib.sha256(json.dumps([*self.command]).encode() + content).hexdigest()
+        return hashlib.sha256(json.dumps([*self.command, self.processes]).encode() + content).hexdigest()
 
 
-def run_stages(stages: Sequence[Stage], logs: Path) -> list[float]:
-    """Seconds of every stage, also of those that an earlier call finished; of an interrupted one, its last attempt."""
+def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child]) -> list[float]:
+    """Seconds of every stage, also of those that an earlier call finished; of an interrupted one, its last attempt.
+
+    ``start``: ``start_child`` or ``start_fork``.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     seconds = []
     for number, stage in enumerate(stages, start=1):
@@ -68,7 +71,7 @@ def run_stages(stages: Sequence[Stage], logs: Path) -> list[float]:
             saved = {"recipe": stage.recipe}
         if "seconds" not in saved:
             _write(mark, {"recipe": stage.recipe})
-            saved["seconds"] = _run(stage, head, logs / f"{number}.log")
+            saved["seconds"] = _run(stage, head, logs / f"{number}.log", start)
             _write(mark, saved)
         else:
             print(f"{head}: finished before, {saved['seconds']:.0f} s", flush=True)
@@ -89,22 +92,24 @@ def _write(mark: Path, content: dict[str, object]) -> None:
     partial.replace(mark)
 
 
-def _run(stage: Stage, head: str, log: Path) -> float:
+def _run(stage: Stage, head: str, log: Path, start: Callable[..., Child]) -> float:
     started = time.monotonic()
-    # A machine with one GPU cannot give two processes one each; the quickstart is a program for CPUs everywhere.
-    environment = os.environ | {"OMP_NUM_THREADS": THREADS, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+
+    def show_progress() -> None:
+        if sys.stdout.isatty():
+            _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
+
     _show(head if sys.stdout.isatty() else f"{head} … ")
-    with log.open("w") as file, _child(stage.command, file, environment) as process:
-        while process.poll() is None:
-            if sys.stdout.isatty():
-                _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
-            time.sleep(POLL_SECONDS)
+    with log.open("w") as file:
+        code = run_processes(
+            stage.command, stage.processes, StopRequest(), start=partial(start, output=file), tick=show_progress
+        )
     seconds = time.monotonic() - started
-    if process.returncode:
+    if code:
         print("failed", flush=True)
         print(*(f"    {line}" for line in _reason(log)), sep="\n", file=sys.stderr)
-        cure = "read the log, then run the same command again: it goes on from here"
-        raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {process.returncode}", cure=cure)
+        cure = "read the log, then run the same command again: it continues from here"
+        raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {code}", cure=cure)
     _show(f"{head}: {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     print(flush=True)
     return seconds
@@ -115,18 +120,6 @@ def _reason(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
     first = next((number for number, line in enumerate(lines) if line.startswith("error: ")), -LINES_SHOWN)
     return lines[first:][:LINES_SHOWN]
-
-
-@contextmanager
-def _child(command: Sequence[str], file, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A child that does not outlive this block: an interrupted quickstart leaves no training running."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
 
 
 def _show(text: str) -> None:

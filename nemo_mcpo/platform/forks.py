@@ -95,7 +95,7 @@ def _run(
     output: IO | None,
     parent: int,
     parent_died: signal.Signals,
-    mask: set[signal.Signals],
+    mask: set[int | signal.Signals],
 ) -> NoReturn:
     """The child: becomes the program, and never returns into the parent's code."""
     code = 1
@@ -146,8 +146,6 @@ def _redirect(output: IO | None) -> None:
 
 
 def _set_num_threads() -> None:
-    """OpenMP has read OMP_NUM_THREADS when the parent imported torch; the fork's own may differ."""
-    import torch
-
-    threads = os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(int(threads) if threads else os.cpu_count() or 1)
+    """OpenMP read OMP_NUM_THREADS when the parent imported torch; the fork's own may differ."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))

@@ -17,14 +17,22 @@ _GRACE_SECONDS = 1.0
 
 
 def run_processes(
-    command: Sequence[str], count: int, stop: StopRequest, start: Callable[..., Child] = start_child
+    command: Sequence[str],
+    count: int,
+    stop: StopRequest,
+    start: Callable[..., Child] = start_child,
+    tick: Callable[[], None] = lambda: None,
 ) -> int:
     """Run ``count`` processes of a command to their end; 0, or the exit code of one that failed.
 
     A negative code is the number of the signal that ended a process. When one fails the others are ended; none
     outlives this process. A request to stop is passed on, once: they save, and end by themselves.
 
-    ``start``: ``children.start_child``, or ``forks.start_fork``.
+    Args:
+        command, count: what to run, and in how many processes.
+        stop: is asked a few times per second.
+        start: ``children.start_child``, or ``forks.start_fork``.
+        tick: is called a few times per second.
     """
     environment = os.environ | (_rendezvous(count) if count > 1 else {})
     processes: list[Child] = []
@@ -38,6 +46,7 @@ def run_processes(
                 passed_on = True
                 for process in processes:
                     process.send_signal(signal.SIGUSR1)
+            tick()
             time.sleep(_POLL_SECONDS)
             codes = _codes(processes)
         if any(codes):

@@ -4,10 +4,13 @@
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from nemo_mcpo.platform.children import start_child
 
 ROOT = Path(__file__).parents[3]
 
@@ -16,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("quickstart_stages")
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "run_stages", partial(module.run_stages, start=start_child))
     return module
 
 
