@@ -12,7 +12,8 @@ import pytest
 
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat, complete
+from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat
+from nemo_mcpo.rollouts.completions import complete
 from tests.support.configs import online
 from tests.support.fake_server import Behaviour, fake_server, words_of
 
