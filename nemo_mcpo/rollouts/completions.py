@@ -42,7 +42,7 @@ def converse(client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, 
     split = [name for name in _SPLIT_OFF if _field(message, name)]
     if split and reply.tokens is None:
         raise RefusedError(
-            f"the server took parts of the answer out of its text, into {split[0]}: serve without parsers"
+            f"the server moved parts of the answer from its text into {split[0]}: serve without parsers"
         )
     return reply
 

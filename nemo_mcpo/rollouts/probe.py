@@ -71,7 +71,7 @@ def check_models(serving: Serving) -> None:
             raise RolloutError(
                 "the server has another model",
                 where=url,
-                got=", ".join(map(repr, listed)),
+                got=", ".join(listed),
                 expected=serving.model,
                 cure="serve this directory, or set server.model to the name under which it is served",
             )

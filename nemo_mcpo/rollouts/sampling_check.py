@@ -3,7 +3,7 @@
 
     prompt     the server answers the prompt that training sees
     length     max_tokens is kept, and an answer that it cut is not called finished
-    T = 0      gives the same answer again, and T → 0 gives that answer: the temperature is heard
+    T = 0      gives the same answer again, and T → 0 gives that answer: the temperature is followed
     T = 2      gives different answers to different seeds
     T = 100    gives nearly every token alike: many one-token draws repeat each other only if a top_k that nobody asked
                for, from a generation_config.json or from the server's defaults, leaves few
@@ -30,9 +30,12 @@ from nemo_mcpo.rollouts.probe import Ask, draw
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.serving import Serving
 
-COLD, HOT, FLAT = 0.01, 2.0, 100.0
-"""Temperatures: nearly greedy, one at which answers of 48 tokens differ unless the policy is certain of each, and one
-at which nearly all tokens are as likely."""
+HOT, FLAT = 2.0, 100.0
+"""Temperatures at which answers of 48 tokens differ unless the policy is certain of each token, and at which nearly
+all tokens are equally likely."""
+COLD = (0.01, 0.01, 0.001, 0.001, 1e-4, 1e-4, 1e-4, 1e-4)
+"""Nearly greedy ones, tried until an answer is the greedy one. A policy without training, whose tokens are all nearly
+equally good, is greedy at the last of them only."""
 TOKENS, DRAWS, ATTEMPTS = 48, 4, 4
 FLAT_DRAWS, MAX_REPEATS, MIN_VOCABULARY = 64, 20, 1000
 """64 draws make 2,016 pairs. Of 50 tokens, transformers' default top_k, 40 pairs are alike on average; of 1,000, 2."""
@@ -73,8 +76,8 @@ def _problem(
     if len(set(greedy)) == len(greedy):
         got = f"{len(greedy)} different answers at temperature 0"
         return "the server ignores the temperature", got, cure
-    if not any(_content(answer(COLD, seed)) in greedy for seed in range(11, 11 + ATTEMPTS)):
-        got = f"{ATTEMPTS} answers at temperature {COLD}, none of them the greedy one"
+    if not any(_content(answer(cold, seed)) in greedy for seed, cold in enumerate(COLD, start=11)):
+        got = f"{len(COLD)} answers at temperatures from {COLD[0]} to {COLD[-1]}, none of them the greedy one"
         return "the server does not follow the temperature", got, cure
     repeats = _repeats(client, partial(ask, model=model, prompt=prompt)) if vocabulary_size >= MIN_VOCABULARY else 0
     if repeats > MAX_REPEATS:

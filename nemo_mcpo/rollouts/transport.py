@@ -166,7 +166,7 @@ def proxy_of(url: str) -> httpx.Proxy | None:
     host = parts.hostname or ""
     found = urllib.request.getproxies()
     proxy = found.get(parts.scheme) or found.get("all")
-    if not proxy or is_private(host) or urllib.request.proxy_bypass(host):
+    if not proxy or urllib.request.proxy_bypass(host) or is_private(host):
         return None
     if urlsplit(proxy).scheme not in ("http", "https"):
         raise ConfigError(
@@ -234,8 +234,8 @@ def _check_headers(headers: httpx.Headers, max_bytes: int) -> None:
     if encoding.lower() != "identity":
         raise UnusableReplyError(f"the reply is compressed ({encoding[:20]}) although plain text was asked for")
     length = headers.get("Content-Length", "")
-    if length.isdecimal() and (len(length) > len(str(max_bytes)) or int(length) > max_bytes):
-        raise UnusableReplyError(f"the reply has {length[:20]} bytes, more than {max_bytes >> 20} MiB")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise UnusableReplyError(f"the reply has {length} bytes, more than {max_bytes >> 20} MiB")
 
 
 _MEANINGS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (

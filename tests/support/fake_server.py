@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
 def fake_server(behaviour: Behaviour) -> Iterator[str]:
     """Its base URL, for the length of a block."""
     server = Server(("127.0.0.1", 0), handler_of(behaviour))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
