@@ -1,55 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that hold prompts, answers and verdicts: readable by their owner alone, unless the site says otherwise."""
+"""Files that hold people's words, made readable by their owner alone unless the site says otherwise."""
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import IO, Any
 
 from nemo_mcpo.errors import ConfigError
 
-VARIABLE = "NEMO_MCPO_FILE_MODE"
-"""Environment variable with the permissions of new files, in octal, such as 0640 for a group that works together."""
+FILE_MODE = "NEMO_MCPO_FILE_MODE"
+"""Environment variable: the mode of such files in octal, 0640 for a group that shares results."""
+OWNER_ONLY = 0o600
 
 
-def open_private(path: str | os.PathLike[str], mode: str) -> IO[Any]:
-    """``open``, except that a new file gets ``file_mode()`` whatever the umask is; an existing one keeps its own."""
-    return open(path, mode, opener=_create, encoding=None if "b" in mode else "utf-8")
+def open_private(path: Path, mode: str) -> IO[Any]:
+    """``open(path, mode)``, UTF-8 where it is text; a file that this makes gets the mode 0600, or ``FILE_MODE``.
 
+    The process's umask still applies, and a file that exists keeps its mode.
 
-def open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
-    """``os.open`` with the permissions of ``open_private``."""
-    return _create(os.fspath(path), flags)
+    Raises:
+        ConfigError: ``FILE_MODE`` is not a mode that lets its owner read and write.
+    """
+    new_mode = file_mode()
+    encoding = None if "b" in mode else "utf-8"
+    return open(path, mode, encoding=encoding, opener=lambda name, flags: os.open(name, flags, new_mode))
 
 
 def file_mode() -> int:
-    """Permissions of new files: 0600, or what ``NEMO_MCPO_FILE_MODE`` says.
-
-    Raises:
-        ConfigError: the variable is not an octal number that lets the owner read and write.
-    """
-    text = os.environ.get(VARIABLE, "0600")
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+    """See ``open_private``."""
+    text = os.environ.get(FILE_MODE)
+    if text is None:
+        return OWNER_ONLY
+    if not text or set(text) - set("01234567") or int(text, 8) & ~0o666 or int(text, 8) & OWNER_ONLY != OWNER_ONLY:
         raise ConfigError(
-            "not the permissions of a file",
-            where=VARIABLE,
-            got=text,
-            expected="an octal number from 0600 to 0777 that lets the owner read and write, such as 0640",
-            cure=f"export {VARIABLE}=0600, or unset it",
+            "not the mode of a file",
+            where=FILE_MODE,
+            got=repr(text),
+            expected="0600, 0640, 0660, 0644 or 0664",
+            cure=f"export {FILE_MODE}=0640, or unset it",
         )
-    return mode
-
-
-def _create(path: str, flags: int) -> int:
-    mode = file_mode()
-    existed = Path(path).exists()
-    descriptor = os.open(path, flags, mode)
-    if not existed and flags & os.O_CREAT and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-        os.fchmod(descriptor, mode)  # the umask took some away
-    return descriptor
+    return int(text, 8)

@@ -35,6 +35,10 @@ MAX_POOL_FAILURES = 200
 """unless so many requests in a row have failed."""
 _BUSY = (408, 409, 425, 429, 503)
 _UNWELCOME = (401, 407)
+_NOT_THE_INTERFACE = (
+    *(openai.APIError, httpx.HTTPError),
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),  # what reading some reply can raise
+)
 
 
 class RefusedError(Exception):
@@ -241,8 +245,8 @@ def send(request: Request[Result], client: openai.OpenAI) -> Result:
         raise AwayError(_short(error.__cause__ or error, type(error)), failed=False) from error
     except UnusableReplyError as error:
         raise RefusedError(str(error)) from error
-    except (openai.APIError, httpx.HTTPError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RefusedError(_short(error)) from error  # not the interface
+    except _NOT_THE_INTERFACE as error:
+        raise RefusedError(_short(error)) from error
 
 
 def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
