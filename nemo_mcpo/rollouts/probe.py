@@ -163,9 +163,8 @@ def _first(
 ) -> Mapping[str, object]:
     """The first of ``choices`` that the server takes, beside the ``others``, with a reply that is right; or none."""
     for fields in choices:
-        body = {"extra_body": {**others, **fields}}
         try:
-            reply = send(partial(request, **draw(1.0, 1, 4), **body), client)
+            reply = send(partial(request, **draw(1.0, 1, 4), **others, **fields), client)
         except RefusedError:
             continue
         except AwayError as error:
