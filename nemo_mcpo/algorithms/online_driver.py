@@ -146,12 +146,20 @@ def segment_line(run: OnlineRun, segment: int) -> str:
         f"  {generated['samples']:.0f} answers to {generated['prompts']:.0f} prompts, {generated['mean_tokens']:.0f} "
         f"tokens each ({generated['tokens_per_second']:.0f} tokens/s); {generated['samples'] / drawn:.0%} of the "
         f"draws kept, {generated['repeated']:.0f} repeated, {generated['failed']:.0f} failed, "
-        f"{generated['unfinished']:.0f} cut\n"
+        f"{generated['unfinished']:.0f} cut{_encoded_again(generated)}\n"
         f"  chosen beats the mean candidate {_share(judged['win_rate'])}; {judged['ties']:.0f} ties, "
         f"{judged['failures']:.0f} without a verdict, {_share(judged['first_place'])} for the first place, "
         f"{judged['without_choice']:.0f} prompts without a choice\n"
         f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
     )
+
+
+def _encoded_again(generated: Facts) -> str:
+    """How many answers are known as text only; nothing where their generation did not count them."""
+    if "reencoded" not in generated:
+        return ""
+    texts, differ = generated["reencoded"], generated["tokens_differ"]
+    return f"; {texts:.0f} known as text only, {differ:.0f} of them with other tokens"
 
 
 def _share(value: float | None) -> str:

@@ -119,16 +119,18 @@ def _check_judge(comparisons: int, failures: int, decided: int, first_place: flo
 def _responses(
     chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None
 ) -> Iterator[dict[str, object]]:
-    """Answers as token ids, best first; one that the limit cut has no end of turn."""
+    """Answers as token ids, best first; one that the policy did not end itself has no end of turn."""
     order = judgement.order if judgement is not None else range(min(1, len(answers)))
-    chosen = [answers[number] for number in order]
-    encoded = encode_answers(chat, [sample.text for sample in chosen]) or [[chat.end_of_turn]]
-    for ids, sample in zip(encoded, chosen, strict=False):
-        if not sample.finished and len(ids) > 1:
-            ids.pop()
+    encoded = [_tokens(chat, answers[number]) for number in order] or [[chat.end_of_turn]]
     scores = None if judgement is None or judgement.scores is None else [judgement.scores[n] for n in order]
     if len(encoded) == 1:
         encoded, scores = encoded * 2, None
     for rank, ids in enumerate(encoded, start=1):
         response: dict[str, object] = {"ids": ids, "rank": rank}
         yield response if scores is None else response | {"score": scores[rank - 1]}
+
+
+def _tokens(chat: ChatTokenizer, sample: Sample) -> list[int]:
+    """The very tokens that were drawn, or the text encoded again where they are not known."""
+    own = encode_answers(chat, [sample.text])[0][:-1] if sample.tokens is None else list(sample.tokens)
+    return [*own, chat.end_of_turn] if sample.finished or not own else own

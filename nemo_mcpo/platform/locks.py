@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.private_files import file_mode
 
 logger = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 300.0 if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10.0
@@ -24,7 +25,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (created when missing), waiting for it as long as it takes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
     try:
         _flock(descriptor, fcntl.LOCK_EX, path)
         yield
@@ -39,7 +40,8 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
         ConfigError: another process holds it, ``patience_seconds`` long: what a killed run leaves behind ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # never closed: the lock lives as long as it is open
+    # Never closed: the lock lives as long as it is open.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
     deadline = time.monotonic() + patience_seconds
     while True:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.locks import lock_for_this_process
+from nemo_mcpo.platform.private_files import open_private
 
 _BLOCK = 1 << 16
 
@@ -41,7 +42,7 @@ class AppendLog:
         """
         start = self.path.stat().st_size if self.path.exists() else 0
         try:
-            with open(self.path, "ab") as file:
+            with open_private(self.path, "ab") as file:
                 file.write(b"".join(lines))
                 file.flush()
                 if sync:
@@ -73,7 +74,7 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file that is there entirely, or not at all; RolloutError when it could not be written."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with open_private(temporary, "wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What servers can do, found out before they are trusted with a night's work.
+"""What servers understand, found out by asking: under which name they list our model, tokens or chats, which fields.
 
-A server may serve another model than the one asked for, and some ignore the temperature without a word: then all
-samples of a prompt are the greedy answer.
+Nothing of this is configured: programs and their versions differ, some refuse a field that they do not know and others
+ignore it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,31 @@ from pathlib import Path
 import openai
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, chat, complete, send
+from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, send
+from nemo_mcpo.rollouts.completions import complete, converse
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.serving import Serving
 
 Ask = Callable[..., Reply]
 """``ask(client, model, prompt, **sampling)``."""
 
-HOT, DRAWS, TOKENS = 2.0, 4, 48
-"""Temperature, draws and tokens of the question whether a server samples: equal texts by chance are as good as ruled
-out, unless the policy is certain of every token."""
+_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_OF_TRANSFORMERS = {
+    **_NEUTRAL,
+    **{"do_sample": True, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
+    **{"no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1},
+}
+TOKEN_IDS: tuple[Mapping[str, object], ...] = ({"return_token_ids": True}, {"detokenize": False})
+"""Ways to ask for ids, in the order of preference: vLLM's and SGLang's, TensorRT-LLM's."""
+NEUTRAL: tuple[Mapping[str, object], ...] = (
+    _NEUTRAL,  # vLLM, TensorRT-LLM
+    {**_NEUTRAL, "top_k": -1},  # SGLang
+    {"generation_config": json.dumps(_OF_TRANSFORMERS)},  # transformers serve
+    {"top_k": 0},
+    {"top_k": -1},
+)
+"""Ways to say that nothing but temperature and top_p changes what is drawn, whatever ``generation_config.json`` or the
+server's own defaults say."""
 
 
 def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: object) -> Reply:
@@ -34,7 +50,7 @@ def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: ob
 
 def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: object) -> Reply:
     """The prompt as a conversation; the server applies the chat template that the policy's directory has."""
-    return chat(client, model, [asdict(turn) for turn in prompt.conversation], **sampling)
+    return converse(client, model, [asdict(turn) for turn in prompt.conversation], **sampling)
 
 
 WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
@@ -42,29 +58,71 @@ WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
 
 
 def check_models(serving: Serving) -> None:
-    """Raise RolloutError where a server lists models and ours is not among them; some list none."""
-    names = {serving.model, Path(serving.model).name}
+    """From now on each server is asked by the name under which it lists our model; some list none.
+
+    Raises:
+        RolloutError: a server lists models, and ours is not among them.
+    """
     for url, listed in serving.pool.each(_listed_models):
-        if listed and not names & set(listed):
+        if not listed:
+            continue
+        name = listed_name(serving.model, listed)
+        if name is None:
             raise RolloutError(
                 "the server has another model",
                 where=url,
-                got=", ".join(listed[:5]),
+                got=", ".join(listed),
                 expected=serving.model,
                 cure="serve this directory, or set server.model to the name under which it is served",
             )
+        serving.pool.learn(url, model=name)
 
 
-def _listed_models(client: openai.OpenAI) -> list[str]:
+def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
+    """The listed name that means ``model``, a directory or a name; None where there is none, or more than one.
+
+    Args:
+        listed: names, and the directory that each of them is served from, empty where the server does not say.
+
+    >>> listed_name("/runs/7/policy-0", {"policy-0": ""}), listed_name("policy-0", {"/runs/7/policy-0": ""})
+    ('policy-0', '/runs/7/policy-0')
+    >>> listed_name("/runs/7/policy-0", {"/runs/8/policy-0": ""})
+    """
+    short = Path(model).name
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == model,
+        lambda name: _is_path(model) and _same_path(listed[name], model),
+        lambda name: _is_path(model) and (name == short or _same_path(name, model)),
+        lambda name: not _is_path(model) and Path(name).name == model,
+        lambda name: name.casefold() in (model.casefold(), short.casefold()),
+    )
+    for is_ours in rules:
+        found = [name for name in listed if is_ours(name)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _is_path(name: str) -> bool:
+    """A name of a hub has one slash, and none at its beginning."""
+    return name.startswith(("/", ".", "~"))
+
+
+def _same_path(one: str, other: str) -> bool:
+    return bool(one) and _is_path(one) and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _listed_models(client: openai.OpenAI) -> dict[str, str]:
     """Nothing where there is no such list: transformers' fails on a machine without a hub cache."""
     try:
-        return [model.id for model in send(lambda client: client.models.list(), client)]
+        models = send(lambda client: list(client.models.list()), client)
     except (RefusedError, AwayError):
-        return []
+        return {}
+    return {str(model.id): str(getattr(model, "root", None) or "") for model in models}
 
 
 def find_way(serving: Serving, prompt: Prompt) -> Ask:
-    """The first way of asking that every server understands.
+    """The first way of asking that every server understands; from now on each is asked with the fields that it knows.
 
     Raises:
         RolloutError: none, with what the server says about the last one.
@@ -73,12 +131,15 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
     for name, ask in WAYS.items():
         if name == "chat" and not prompt.conversation:
             continue
+        request = partial(ask, model=serving.model, prompt=prompt)
         try:
-            serving.pool.each(partial(ask, model=serving.model, prompt=prompt, **_sampling(1.0, 1, 4)))
+            serving.pool.each(partial(request, **draw(1.0, 1, 4)))
         except RefusedError as error:
             problem = str(error)
-        else:
-            return ask
+            continue
+        for url, fields in serving.pool.each(partial(_known_fields, request=request)):
+            serving.pool.learn(url, fields=fields)
+        return ask
     raise RolloutError(
         "the server understands neither tokens nor chats",
         where=", ".join(serving.pool.urls),
@@ -87,24 +148,34 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
     )
 
 
-def check_sampling(serving: Serving, ask: Ask, prompt: Prompt) -> None:
-    """Raise RolloutError where a server gives the greedy answer at every temperature and seed."""
-    for url, (greedy, *hot) in serving.pool.each(partial(_texts, model=serving.model, ask=ask, prompt=prompt)):
-        if len(set(hot)) == 1:
-            what = "every temperature and seed gives the greedy answer" if hot[0] == greedy else "it ignores the seed"
-            raise RolloutError(
-                f"the server does not sample: {what}",
-                where=url,
-                got=repr(hot[0][:60]),
-                cure='write "do_sample": true into the generation_config.json of the served directory',
-            )
+def _known_fields(client: openai.OpenAI, request: Ask) -> dict[str, object]:
+    """Of each kind the first fields that the server takes; those that ask for ids only if it then gives them."""
+    ids = _first(client, request, TOKEN_IDS, {}, lambda reply: reply.tokens is not None)
+    return {**ids, **_first(client, request, NEUTRAL, ids, lambda reply: True)}
 
 
-def _texts(client: openai.OpenAI, model: str, ask: Ask, prompt: Prompt) -> list[str]:
-    """The greedy answer, and hot ones of different seeds."""
-    settings = [_sampling(0.0, 1, TOKENS), *(_sampling(HOT, seed, TOKENS) for seed in range(1, DRAWS + 1))]
-    return [ask(client, model, prompt, **sampling).text for sampling in settings]
+def _first(
+    client: openai.OpenAI,
+    request: Ask,
+    choices: Sequence[Mapping[str, object]],
+    others: Mapping[str, object],
+    is_right: Callable[[Reply], bool],
+) -> Mapping[str, object]:
+    """The first of ``choices`` that the server takes, beside the ``others``, with a reply that is right; or none."""
+    for fields in choices:
+        try:
+            reply = send(partial(request, **draw(1.0, 1, 4), **others, **fields), client)
+        except RefusedError:
+            continue
+        except AwayError as error:
+            if error.failed:  # some fail where others refuse
+                continue
+            raise
+        if is_right(reply):
+            return fields
+    return {}
 
 
-def _sampling(temperature: float, seed: int, max_tokens: int) -> dict[str, object]:
+def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, object]:
+    """Settings of one request."""
     return {"temperature": temperature, "top_p": 1.0, "seed": seed, "max_tokens": max_tokens}

@@ -41,9 +41,11 @@ class Sample:
 
     Attributes:
         text: without the end-of-turn token.
-        num_tokens: generated, without the end-of-turn token.
-        finished: the policy ended its turn; False where the limit cut the answer.
+        num_tokens: generated, without the end-of-turn token; of the text encoded again where ``tokens`` is None.
+        finished: the policy ended its turn; False where the limit cut the answer, or another end token ended it.
         problem: why there is no answer; such a sample is not drawn again.
+        tokens: the ids that were drawn, without the end-of-turn token; None where only the text is known.
+        counted: tokens by the server's count where only the text is known, perhaps with the end-of-turn token.
     """
 
     key: SampleKey
@@ -51,6 +53,8 @@ class Sample:
     num_tokens: int
     finished: bool
     problem: str = ""
+    tokens: tuple[int, ...] | None = None
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

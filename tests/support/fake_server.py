@@ -11,13 +11,14 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 WORDS = ("red", "blue", "seven", "twelve", "because", "sum", "apple", "not", "maybe", "river", "cloud", "zero")
+NEARLY_GREEDY = 0.05
 
 
 @dataclass
@@ -25,24 +26,43 @@ class Behaviour:
     """What the server does.
 
     Attributes:
-        answer: from the request's body to text, or (HTTP status, text of the body) for anything that is not an answer.
-        models: names that ``/v1/models`` lists.
+        answer: from the request's body to text, or (HTTP status, text of the body[, headers]) for anything that is not
+            an answer.
+        models: names that ``/v1/models`` lists, each perhaps as ``name=directory``.
         takes_tokens: ``/v1/completions`` accepts token ids.
         finish: ``finish_reason`` of every answer.
+        refuses: fields of requests that it answers with 400; it ignores other fields that it does not know.
+        ids: from the body and the text of an answer to its token ids; ``ids_field`` asks for them.
+        ids_field: ``return_token_ids`` as in vLLM, or ``detokenize`` as in TensorRT-LLM, which then gives no text.
+        extra: from the body and the text to more fields of the choice.
+        usage: from the body and the text to ``usage``.
+        only_streams: chats are answered with a stream, whoever asks, as by transformers 4.57.
         requests: bodies so far.
     """
 
-    answer: Callable[[dict[str, Any]], str | tuple[int, str]]
+    answer: Callable[[dict[str, Any]], str | tuple]
     models: list[str] = field(default_factory=list)
     takes_tokens: bool = False
     finish: str = "stop"
+    refuses: Collection[str] = ()
+    ids: Callable[[dict[str, Any], str], list[int]] | None = None
+    ids_field: str = "return_token_ids"
+    extra: Callable[[dict[str, Any], str], dict[str, Any]] = lambda body, text: {}
+    usage: Callable[[dict[str, Any], str], dict[str, int] | None] = lambda body, text: None
+    only_streams: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
+
+    def choice(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+        """Fields of the one choice, but for the answer itself."""
+        known = {"index": 0, "finish_reason": self.finish, "logprobs": None, **self.extra(body, text)}
+        wanted = body.get("detokenize") is False if self.ids_field == "detokenize" else body.get(self.ids_field)
+        return known | ({"token_ids": self.ids(body, text)} if self.ids is not None and wanted else {})
 
 
 def words_of(body: dict[str, Any]) -> str:
-    """A few words, a function of prompt, seed and temperature; greedy at temperature 0."""
+    """A few words, a function of prompt, seed and temperature; greedy at temperatures near 0."""
     what = [body.get("messages"), body.get("prompt")]
-    if body["temperature"] > 0:
+    if body["temperature"] > NEARLY_GREEDY:
         what += [body["temperature"], body["seed"]]
     digest = hashlib.blake2b(json.dumps(what).encode(), digest_size=6).digest()
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest)
@@ -67,7 +87,7 @@ class Server(ThreadingHTTPServer):
 def fake_server(behaviour: Behaviour) -> Iterator[str]:
     """Its base URL, for the length of a block."""
     server = Server(("127.0.0.1", 0), handler_of(behaviour))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
@@ -77,8 +97,15 @@ def fake_server(behaviour: Behaviour) -> Iterator[str]:
 
 def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
-            models = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in behaviour.models]
+            cards = [name.partition("=")[::2] for name in behaviour.models]
+            models = [
+                {"id": name, "object": "model", "created": 0, "owned_by": "us"} | ({"root": root} if root else {})
+                for name, root in cards
+            ]
             self.reply(200, json.dumps({"object": "list", "data": models}))
 
         def do_POST(self) -> None:
@@ -87,15 +114,26 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
             if "prompt" in body and not behaviour.takes_tokens:
                 self.reply(422, json.dumps({"error": {"message": "prompt must be a string"}}))
                 return
+            if unknown := [name for name in behaviour.refuses if name in body]:
+                self.reply(400, json.dumps({"error": {"message": f"Extra inputs are not permitted: {unknown}"}}))
+                return
             answer = behaviour.answer(body)
             if isinstance(answer, tuple):
                 self.reply(*answer)
-            elif "prompt" in body:
-                choice = {"index": 0, "text": answer, "finish_reason": behaviour.finish, "logprobs": None}
-                head = {"id": "1", "object": "text_completion", "created": 0, "model": "m"}
-                self.reply(200, json.dumps(head | {"choices": [choice]}))
+            elif "prompt" in body or not (behaviour.only_streams or body.get("stream")):
+                self.reply(200, json.dumps(self.whole(body, answer)))
             else:
-                self.reply(200, "".join(self.events(answer)), "text/event-stream")
+                self.reply(200, "".join(self.events(answer)), {"Content-Type": "text/event-stream"})
+
+        def whole(self, body: dict[str, Any], answer: str) -> dict[str, Any]:
+            choice, usage = behaviour.choice(body, answer), behaviour.usage(body, answer)
+            shown = None if "token_ids" in choice and behaviour.ids_field == "detokenize" else answer
+            if "prompt" in body:
+                kind, choice["text"] = "text_completion", shown or ""
+            else:
+                kind, choice["message"] = "chat.completion", {"role": "assistant", "content": shown}
+            head = {"id": "1", "object": kind, "created": 0, "model": body["model"], "choices": [choice]}
+            return head | ({} if usage is None else {"usage": usage})
 
         def events(self, answer: str) -> Iterator[str]:
             deltas = [({"role": "assistant", "content": answer}, None), ({}, behaviour.finish)]
@@ -105,11 +143,12 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
                 yield f"data: {json.dumps(chunk)}\n\n"
             yield "data: [DONE]\n\n"
 
-        def reply(self, status: int, text: str, kind: str = "application/json") -> None:
+        def reply(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
             content = text.encode()
             self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+            sent = {"Content-Type": "application/json", "Content-Length": str(len(content))} | (headers or {})
+            for name, value in sent.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 

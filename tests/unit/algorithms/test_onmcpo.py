@@ -22,7 +22,7 @@ def no_locks(monkeypatch):
 
 NAMES = (
     "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
-    "without_choice reference_seconds train_seconds first_place"
+    "without_choice reference_seconds train_seconds first_place reencoded tokens_differ"
 )
 FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
 

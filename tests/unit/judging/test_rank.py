@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.data.tokenization import encode_answers, load_chat_tokenizer
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judgement, by_scores
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
@@ -57,6 +58,23 @@ def test_ranked_by_a_rule(tmp_path, chat):
     assert [[answer["rank"] for answer in line["responses"]] for line in lines] == [[1, 2, 3], [1, 2], [1, 2], [1, 2]]
     assert (found.prompts, found.without_choice, found.win_rate, found.ties) == (4, 3, 0.75, 1)
     assert math.isnan(found.first_place)
+
+
+def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
+    """They are not those of the text: what was drawn letter by letter is encoded in larger pieces."""
+    text = "red blue seven"
+    letters = [encode_answers(chat, [letter])[0][0] for letter in text]
+    end, own = chat.end_of_turn, encode_answers(chat, [text])[0][:-1]
+    assert len(letters) > len(own)
+    drawn = [Sample(SampleKey(0, 0, 1.0, number), text, 3, True) for number in range(4)]
+    drawn[1] = replace(drawn[1], tokens=tuple(letters))
+    drawn[2] = replace(drawn[2], tokens=tuple(letters), finished=False)
+    drawn[3] = replace(drawn[3], finished=False)
+    judgement = Judgement((1, 0, 2, 3), 1.0, comparisons=3)
+    write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS[:1], [drawn], [judgement])
+    (line,) = read(tmp_path / "ranked.jsonl")
+    assert [answer["ids"] for answer in line["responses"]] == [[*letters, end], [*own, end], letters, own]
+    assert (tmp_path / "ranked.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_places_and_failures_are_counted(tmp_path, chat):

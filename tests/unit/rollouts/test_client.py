@@ -12,7 +12,8 @@ import pytest
 
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat, complete
+from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat
+from nemo_mcpo.rollouts.completions import complete
 from tests.support.configs import online
 from tests.support.fake_server import Behaviour, fake_server, words_of
 
@@ -49,6 +50,27 @@ def test_many_requests_go_to_the_least_busy_server():
         replies = [reply for some in in_threads(lambda _: pool.ask(ask_chat), range(4), 4) for reply in some]
         assert sorted(reply.text for reply in replies) == ["0", "0", "1", "1"]
         assert [len(behaviour.requests) for behaviour in behaviours] == [2, 2]
+
+
+def test_requests_of_a_prompt_spill_over_from_a_server_that_is_slow():
+    """No server answers before all twelve requests are with one: the first takes nine, the next one the others."""
+    barrier = Barrier(12, timeout=10.0)
+    behaviours = [Behaviour(lambda body: f"{barrier.wait()}") for _ in range(4)]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+        pool = ServerPool(urls, settings(concurrency=4, timeout_seconds=20.0))
+        replies = list(in_threads(lambda _: pool.ask(ask_chat, key="prompt"), range(12), 12))
+        assert sum(map(len, replies)) == 12
+        assert sorted(len(behaviour.requests) for behaviour in behaviours) == [0, 0, 3, 9]
+        pool.close()
+
+
+def test_a_prompt_leaves_a_server_that_fails():
+    failing = Behaviour(lambda body: (503, "busy"))
+    with fake_server(failing) as bad, fake_server(Behaviour(lambda body: "fine")) as good:
+        pool = ServerPool([bad, good], settings())
+        assert [pool.ask(ask_chat, key="prompt") for _ in range(4)] == [Reply("fine", True)] * 4
+        assert len(failing.requests) == 1
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -100,6 +122,14 @@ def test_refusals_are_not_tried_again(answer):
         with pytest.raises(RefusedError):
             pool.ask(lambda client: complete(client, "m", [1, 2], **BODY))
         assert len(behaviour.requests) == 2
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "does not let us in.*server.api_key_env"), (302, "redirects")])
+def test_what_would_fail_every_request_ends_the_stage(status, message):
+    behaviour = Behaviour(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
+    with fake_server(behaviour) as url, pytest.raises(RolloutError, match=message):
+        ServerPool([url], settings(retry_seconds=60.0)).ask(ask_chat)
+    assert len(behaviour.requests) == 1
 
 
 def test_the_key_is_read_from_the_environment(monkeypatch):

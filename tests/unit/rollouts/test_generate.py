@@ -40,6 +40,24 @@ def test_all_slots_and_their_repetitions(tmp_path):
     assert len(engine.generated) == len(set(engine.generated)) == 12 + done.redrawn
     assert done.mean_tokens == sum(len(sample.text) for sample in kept) / len(kept)
     assert done.unfinished == 0
+    assert (done.reencoded, done.tokens_differ) == (done.samples, 0)
+
+
+def test_texts_with_other_tokens_are_counted(tmp_path):
+    """Prompt 11 has token ids; of the texts of 12, those of temperature 0.6 have another length than was counted."""
+
+    class Counted(Scripted):
+        def generate(self, requests, done):
+            for samples in super().generate(requests, done):
+                yield [
+                    replace(one, tokens=(7,) * one.num_tokens)
+                    if one.key.prompt_id == 11
+                    else replace(one, counted=one.num_tokens + 1 + (one.key.temperature == 0.6))
+                    for one in samples
+                ]
+
+    done = generate_samples(Counted(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
+    assert (done.samples, done.reencoded, done.tokens_differ) == (9, 5, 3)
 
 
 @pytest.mark.parametrize("stop", range(0, 20, 3))

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
+from nemo_mcpo.data.tokenization import encode_answers, load_chat_tokenizer
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.records import Message
@@ -25,6 +27,11 @@ def policy(tmp_path_factory) -> str:
     write_preferences(directory / "data.jsonl")
     make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
     return str(directory / "model")
+
+
+@pytest.fixture(scope="module")
+def chat(policy):
+    return load_chat_tokenizer(policy)
 
 
 def requests(number: int) -> list[SampleRequest]:
@@ -70,9 +77,108 @@ def test_the_same_seeds_again(policy):
     )
 
 
-def test_tokens_are_counted_without_the_end_of_turn(policy):
-    (sample,) = generated(policy, Behaviour(lambda body: f"red {body['seed']}"), requests(1)[:1])
-    assert sample.num_tokens >= 2
+def test_tokens_are_counted_without_the_end_of_turn(policy, chat):
+    (sample,) = generated(policy, Behaviour(words_of), requests(1)[:1])
+    assert sample.num_tokens == len(encode_answers(chat, [sample.text])[0]) - 1
+    assert sample.tokens is None and sample.counted is None
+
+
+def letters_of(body) -> str:
+    """Text of at most 12 letters, each a token, and of no more tokens than were asked for."""
+    return words_of(body)[: min(12, body["max_tokens"])].strip()
+
+
+def is_cut(body) -> bool:
+    return body["max_tokens"] <= 12
+
+
+def by_letters(chat, **changes) -> Behaviour:
+    """A server with a policy that draws letter by letter, where encoding its text would merge letters."""
+
+    def ids(body, text):
+        own = [encode_answers(chat, [letter])[0][0] for letter in text]
+        return own if is_cut(body) else [*own, chat.end_of_turn]
+
+    keys = {"takes_tokens": True, "ids": ids, "extra": lambda body, text: {"finish_reason": finish_of(body)}}
+    return Behaviour(letters_of, **(keys | changes))
+
+
+def finish_of(body) -> str:
+    return "length" if is_cut(body) else "stop"
+
+
+@pytest.mark.parametrize("takes_tokens", [True, False])
+@pytest.mark.parametrize(
+    ("ids_field", "refuses", "fields"),
+    [
+        ("return_token_ids", (), {"return_token_ids": True, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}),
+        (
+            "detokenize",
+            ("return_token_ids",),
+            {"detokenize": False, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+        ),
+    ],
+)
+def test_the_tokens_that_were_drawn(policy, chat, takes_tokens, ids_field, refuses, fields):
+    """Not those of the text encoded again, which are fewer here."""
+    behaviour = by_letters(chat, takes_tokens=takes_tokens, refuses=refuses, ids_field=ids_field)
+    samples = generated(policy, behaviour, requests(3))
+    assert len(samples) == 6 and all(sample.finished for sample in samples)
+    for sample in samples:
+        assert [chat.tokenizer.decode([one]) for one in sample.tokens] == list(sample.text)
+        assert sample.num_tokens == len(sample.tokens) <= 12
+        assert sample.num_tokens > len(encode_answers(chat, [sample.text])[0]) - 1
+    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    known = ("return_token_ids", "detokenize", "top_k", "min_p", "repetition_penalty", "generation_config")
+    assert all({name: body[name] for name in known if name in body} == fields for body in asked)
+
+
+@pytest.mark.parametrize(
+    ("refuses", "fields"),
+    [
+        (("return_token_ids", "detokenize", "min_p"), {"generation_config"}),
+        (("return_token_ids", "detokenize", "min_p", "generation_config"), {"top_k"}),
+        (("return_token_ids", "detokenize", "min_p", "generation_config", "top_k"), set()),
+    ],
+)
+def test_fields_that_a_server_refuses_are_left_out(policy, refuses, fields):
+    behaviour = Behaviour(words_of, takes_tokens=True, refuses=refuses)
+    assert all(sample.text for sample in generated(policy, behaviour, requests(2)))
+    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    standard = {"model", "prompt", "temperature", "top_p", "seed", "max_tokens"}
+    assert len(asked) == 4 and all(set(body) - standard == fields for body in asked)
+
+
+def test_ids_that_make_no_sense_are_asked_for_again_and_counted(policy, chat):
+    """Odd prompts get a token that stands for no text in the middle of their answers."""
+
+    good = by_letters(chat)
+
+    def ids(body, text):
+        own, odd = good.ids(body, text), body["max_tokens"] == SAMPLING.max_tokens and body["prompt"][-1] % 2
+        return [own[0], chat.tokenizer.bos_token_id, *own[1:]] if odd else own
+
+    samples = generated(policy, by_letters(chat, ids=ids), requests(4))
+    assert {sample.key.prompt_id for sample in samples if sample.problem} == {1, 3}
+    assert all("special token" in sample.problem for sample in samples if sample.problem)
+
+
+def test_a_prompts_samples_come_from_one_server(policy):
+    behaviours = [Behaviour(words_of) for _ in range(4)]
+    wanted = [
+        SampleRequest(SampleKey(0, number, 1.0, sample), request.prompt)
+        for number, request in enumerate(requests(10)[::2])
+        for sample in range(6)
+    ]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+        samples = generated(policy, Behaviour(words_of), wanted, urls=urls, concurrency=2)
+    assert len(samples) == 60
+    asked = [
+        {body["messages"][0]["content"] for body in one.requests if body["max_tokens"] == SAMPLING.max_tokens}
+        for one in behaviours
+    ]
+    assert sum(map(len, asked)) == len(set().union(*asked)) == 10
 
 
 def bad_for_odd(answer):
@@ -125,7 +231,20 @@ def greedy(body):
         (Behaviour(words_of, models=["/another/model"]), "the server has another model"),
         (Behaviour(greedy), "does not sample"),
         (Behaviour(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
+        (Behaviour(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
+        (Behaviour(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not follow"),
+        (
+            Behaviour(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
+            "answers another prompt.*4 tokens.* has 3",
+        ),
+        (Behaviour(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens where max_tokens is 48"),
+        (
+            Behaviour(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
+            "finished that max_tokens has cut",
+        ),
         (Behaviour(lambda body: (400, "no")), "neither tokens nor chats"),
+        (Behaviour(lambda body: (401, "no")), "does not let us in.*api_key_env"),
+        (Behaviour(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
         (Behaviour(lambda body: (500, "no")), "neither tokens nor chats"),
         (Behaviour(lambda body: (503, "no")), "no server answers"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,29 @@ def test_samples_come_back(tmp_path):
         assert opened[sample(2).key] == sample(2)
     with pytest.raises(KeyError):
         store[sample(3).key]
+
+
+def test_tokens_come_back_and_lines_without_them_too(tmp_path):
+    exact = replace(sample(1), tokens=(5, 70_000, 5))
+    counted = replace(sample(2), counted=9)
+    SampleStore(tmp_path, MANIFEST).append([exact, counted])
+    # As stored by a version that knew only texts.
+    old = {"segment": 0, "prompt_id": 3, "temperature": 0.6, "sample": 0, "text": "four", "num_tokens": 4}
+    with open(tmp_path / SHARD, "a") as file:
+        file.write(json.dumps(old | {"finished": True, "problem": ""}) + "\n")
+    store = SampleStore(tmp_path, MANIFEST)
+    assert [store[one.key] for one in (exact, counted, sample(3))] == [exact, counted, sample(3)]
+    assert type(store[exact.key].tokens) is tuple
+    store.finish([sample(number).key for number in (1, 2, 3)])
+    assert list(read_complete(tmp_path)) == [exact, counted, sample(3)]
+
+
+def test_only_their_owner_reads_samples(tmp_path, monkeypatch):
+    monkeypatch.delenv("NEMO_MCPO_FILE_MODE", raising=False)
+    store = SampleStore(tmp_path, MANIFEST)
+    store.append([sample(1)])
+    store.finish([sample(1).key])
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_a_kill_at_any_byte_of_the_last_batch(tmp_path):

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers as servers give them, to token ids or to a conversation, with their own token ids where there are any.
+
+    server                       field that asks for ids      where the ids are
+    vLLM 0.10.2 and later        return_token_ids: true       choices[0].token_ids, with the token that ended the turn
+    SGLang of mid-2026           return_token_ids: true       the same
+    TensorRT-LLM 1.0 and later   detokenize: false            the same, with or without that token, and no text
+    transformers serve 5.23      none                         text only
+
+vLLM and SGLang give the prompt's ids too, in the choice or beside the choices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import openai
+
+from nemo_mcpo.rollouts.client import RefusedError, Reply
+
+_SPLIT_OFF = ("reasoning_content", "reasoning", "tool_calls")
+"""Fields of a chat message into which servers move parts of what was generated."""
+
+
+def complete(client: openai.OpenAI, model: str, tokens: Sequence[int], **sampling: object) -> Reply:
+    """One completion of token ids."""
+    answer = _post(client, "/completions", {"model": model, "prompt": list(tokens), **sampling})
+    choice = _choice(answer)
+    return _reply(answer, choice, _field(choice, "text"))
+
+
+def converse(client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, str]], **sampling: object) -> Reply:
+    """One answer to a conversation, to which the server applies its own template."""
+    answer = _post(client, "/chat/completions", {"model": model, "messages": list(messages), **sampling})
+    if isinstance(answer, str):
+        return _of_events(answer)
+    choice = _choice(answer)
+    message = _field(choice, "message")
+    reply = _reply(answer, choice, _field(message, "content"))
+    split = [name for name in _SPLIT_OFF if _field(message, name)]
+    if split and reply.tokens is None:
+        raise RefusedError(
+            f"the server moved parts of the answer from its text into {split[0]}: serve without parsers"
+        )
+    return reply
+
+
+def _post(client: openai.OpenAI, path: str, body: Mapping[str, object]) -> object:
+    """What the JSON of the reply says, or the text of an event stream.
+
+    Without the models of the openai package, which go through prompts and token ids one by one: four times the work.
+    """
+    reply = client.post(path, cast_to=httpx.Response, body=body)
+    if reply.headers.get("Content-Type", "").startswith("text/event-stream"):
+        return reply.text
+    return json.loads(reply.content)
+
+
+def _choice(answer: object) -> object:
+    choices = _field(answer, "choices")
+    if not isinstance(choices, list) or not choices:
+        raise RefusedError(f"no choices in the reply: {str(answer)[:100]}")
+    return choices[0]
+
+
+def _reply(answer: object, choice: object, text: object) -> Reply:
+    """The reply of one choice; ids and counts only where they can be what they are called."""
+    finish, ids = _field(choice, "finish_reason"), _ids(_field(choice, "token_ids"))
+    if text is None and ids is not None:
+        text = ""
+    if not isinstance(text, str) or finish not in ("stop", "length"):
+        raise RefusedError(f"the reply makes no sense: finish_reason {finish!r}, text {str(text)[:60]!r}")
+    usage = _field(answer, "usage")
+    prompt = _field(choice, "prompt_token_ids") or _field(answer, "prompt_token_ids")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):  # one of several prompts
+        prompt = prompt[0]
+    ended_by = _field(choice, "stop_reason")
+    return Reply(
+        text,
+        finish == "stop",
+        tokens=ids,
+        ended_by=_field(choice, "matched_stop") if ended_by is None else ended_by,
+        num_tokens=_count(_field(usage, "completion_tokens")),
+        prompt_tokens=_ids(prompt or None),
+        num_prompt_tokens=_count(_field(usage, "prompt_tokens")),
+    )
+
+
+def _of_events(text: str) -> Reply:
+    """A stream, which transformers 4.57 sends even to those who asked for none."""
+    events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    choices = [choice for chunk in chunks for choice in _field(chunk, "choices") or ()]
+    parts = [_field(_field(choice, "delta"), "content") or "" for choice in choices]
+    finish = [reason for choice in choices if (reason := _field(choice, "finish_reason"))]
+    usage = [found for chunk in chunks if (found := _field(chunk, "usage"))]
+    whole = {"finish_reason": finish[-1] if finish else None}
+    return _reply({"usage": usage[-1] if usage else None}, whole, "".join(map(str, parts)))
+
+
+def _field(whole: object, name: str) -> Any:
+    """A field of a JSON object; None where there is none, or no object."""
+    return whole.get(name) if isinstance(whole, dict) else None
+
+
+def _ids(found: object) -> tuple[int, ...] | None:
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(type(one) is int and one >= 0 for one in found):
+        raise RefusedError(f"what should be token ids is none: {str(found)[:60]}")
+    return tuple(found)
+
+
+def _count(found: object) -> int | None:
+    """Servers that do not count say nothing, or 0."""
+    return found if isinstance(found, int) and found > 0 else None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM, SGLang, TensorRT-LLM and transformers answer, in their own forms."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool
+from nemo_mcpo.rollouts.completions import complete, converse
+from tests.support.configs import online
+from tests.support.fake_server import Behaviour, fake_server, words_of
+
+BODY = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_tokens": 5}
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def ask_tokens(client) -> Reply:
+    return complete(client, "m", [1, 2], **BODY)
+
+
+def ask_chat(client) -> Reply:
+    return converse(client, "m", MESSAGES, **BODY)
+
+
+def reply_of(behaviour: Behaviour, ask=ask_tokens, fields=None) -> Reply:
+    with fake_server(behaviour) as url:
+        pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
+        pool.learn(url, fields=fields or {})
+        return pool.ask(ask)
+
+
+@pytest.mark.parametrize("ask", [ask_tokens, ask_chat])
+@pytest.mark.parametrize("stop", ["stop_reason", "matched_stop"])
+def test_vllm_and_sglang(ask, stop):
+    behaviour = Behaviour(
+        lambda body: "red",
+        takes_tokens=True,
+        ids=lambda body, text: [7, 8, 2],
+        extra=lambda body, text: {"prompt_token_ids": [1, 2], stop: 2},
+        usage=lambda body, text: {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+    )
+    expected = Reply("red", True, (7, 8, 2), 2, 3, (1, 2), 2)
+    assert reply_of(behaviour, ask, {"return_token_ids": True}) == expected
+    assert reply_of(behaviour, ask).tokens is None
+
+
+def test_trtllm_gives_ids_in_place_of_text():
+    behaviour = Behaviour(
+        words_of, takes_tokens=True, ids=lambda body, text: [7, 8], ids_field="detokenize", finish="length"
+    )
+    assert reply_of(behaviour, fields={"detokenize": False}) == Reply("", False, (7, 8))
+
+
+def test_a_stream_that_nobody_asked_for():
+    assert reply_of(Behaviour(lambda body: "red\nblue", only_streams=True), ask_chat) == Reply("red\nblue", True)
+
+
+def test_counts_of_zero_are_none():
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert reply_of(Behaviour(lambda body: "red", usage=lambda body, text: usage), ask_chat) == Reply("red", True)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"token_ids": "abc"}, "what should be token ids"),
+        ({"token_ids": [1, True]}, "what should be token ids"),
+        ({"token_ids": [1, -1]}, "what should be token ids"),
+        ({"token_ids": [1.0]}, "what should be token ids"),
+        ({"finish_reason": "abort"}, "makes no sense: finish_reason 'abort'"),
+        ({"finish_reason": None}, "makes no sense"),
+    ],
+)
+def test_replies_that_make_no_sense(extra, message):
+    behaviour = Behaviour(lambda body: "red", takes_tokens=True, extra=lambda body, text: extra)
+    with pytest.raises(RefusedError, match=message):
+        reply_of(behaviour)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "tool_calls"])
+def test_an_answer_that_the_server_took_apart_is_none(name):
+    message = {"role": "assistant", "content": "Four.", name: [{"id": "1"}] if name == "tool_calls" else "thoughts"}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    with pytest.raises(RefusedError, match=f"from its text into {name}"):
+        reply_of(Behaviour(lambda body: (200, json.dumps(whole))), ask_chat)

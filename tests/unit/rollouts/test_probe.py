@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names under which servers list a model, and what requests then say."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.rollouts.client import ServerPool
+from nemo_mcpo.rollouts.completions import complete
+from nemo_mcpo.rollouts.probe import check_models, listed_name
+from nemo_mcpo.rollouts.serving import Serving
+from tests.support.configs import online
+from tests.support.fake_server import Behaviour, fake_server, words_of
+
+OURS = "/runs/7/policy-0"
+
+
+@pytest.mark.parametrize(
+    ("model", "listed", "name"),
+    [
+        (OURS, {OURS: ""}, OURS),
+        (OURS, {"other": "", "policy-0": ""}, "policy-0"),
+        (OURS, {"policy-0": "", OURS: ""}, OURS),
+        (OURS, {f"{OURS}/": ""}, f"{OURS}/"),
+        (OURS, {"/runs/7/../7/policy-0": ""}, "/runs/7/../7/policy-0"),
+        (OURS, {"served": OURS, "policy-0": "/elsewhere"}, "served"),  # vLLM says where a model comes from
+        (OURS, {"Policy-0": ""}, "Policy-0"),
+        (OURS, {"/runs/8/policy-0": ""}, None),
+        (OURS, {"policy-1": "", "policy-00": "", "my/policy-0": ""}, None),
+        (f"{OURS}/", {"policy-0": ""}, "policy-0"),
+        ("policy-0", {OURS: ""}, OURS),
+        ("policy-0", {OURS: "", "/runs/8/policy-0": ""}, None),
+        ("meta-llama/Llama-3.1-8B", {"meta-llama/llama-3.1-8b": ""}, "meta-llama/llama-3.1-8b"),
+        ("meta-llama/Llama-3.1-8B", {"other/Llama-3.1-8B": ""}, None),
+    ],
+)
+def test_names(model, listed, name):
+    assert listed_name(model, listed) == name
+
+
+def asked_for(*listed: list[str]) -> list[list[str]]:
+    """The names in the requests to servers that list these."""
+    behaviours = [Behaviour(words_of, models=names, takes_tokens=True) for names in listed]
+    servers = [fake_server(behaviour) for behaviour in behaviours]
+    urls = [server.__enter__() for server in servers]
+    try:
+        serving = Serving(ServerPool(urls, online({}).rollouts.server), OURS, ())
+        check_models(serving)
+        body = {"temperature": 1.0, "seed": 1, "max_tokens": 1}
+        serving.pool.each(lambda client: complete(client, serving.model, [1, 2], **body))
+    finally:
+        for server in servers:
+            server.__exit__(None, None, None)
+    return [[body["model"] for body in behaviour.requests] for behaviour in behaviours]
+
+
+def test_each_server_is_asked_by_its_own_name():
+    assert asked_for(["policy-0"], [OURS], [], [f"main={OURS}"]) == [["policy-0"], [OURS], [OURS], ["main"]]
+
+
+def test_all_names_of_a_server_with_another_model_are_shown():
+    names = [f"model-{number}" for number in range(7)]
+    with pytest.raises(RolloutError, match="another model.*" + ", ".join(names)) as raised:
+        asked_for(["policy-0"], names)
+    assert OURS in str(raised.value) and "server.model" in str(raised.value)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that draw from something else than the policy's distribution are found out."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.rollouts.client import ServerPool
+from nemo_mcpo.rollouts.probe import ask_tokens
+from nemo_mcpo.rollouts.samples import Prompt
+from nemo_mcpo.rollouts.sampling_check import FLAT, check_sampling
+from nemo_mcpo.rollouts.serving import Serving
+from tests.support.configs import online
+from tests.support.fake_server import NEARLY_GREEDY, Behaviour, fake_server, words_of
+
+
+def checked(behaviour: Behaviour, vocabulary_size: int = 32_000) -> Behaviour:
+    with fake_server(behaviour) as url:
+        pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
+        check_sampling(Serving(pool, "m", ()), ask_tokens, Prompt((1, 2)), vocabulary_size)
+    return behaviour
+
+
+def policy(top_k: int, vocabulary: int = 32_000):
+    """Flat at every temperature but the smallest; of 48 tokens, or one where one is asked for."""
+
+    def answer(body) -> str:
+        if body["temperature"] <= NEARLY_GREEDY:
+            return "red " * body["max_tokens"]
+        draw = random.Random(str((body["seed"], body["temperature"])))
+        return " ".join(str(draw.randrange(min(top_k, vocabulary))) for _ in range(body["max_tokens"]))
+
+    return answer
+
+
+def test_a_server_without_top_k():
+    behaviour = checked(Behaviour(policy(32_000), takes_tokens=True, finish="length"))
+    assert sum(body["temperature"] == FLAT for body in behaviour.requests) == 64
+
+
+@pytest.mark.parametrize("top_k", [5, 20, 50])
+def test_a_top_k_that_nobody_asked_for(top_k):
+    with pytest.raises(RolloutError, match=r"draws from few tokens only.*generation_config\.json"):
+        checked(Behaviour(policy(top_k), takes_tokens=True, finish="length"))
+
+
+def test_small_vocabularies_are_not_judged_by_it():
+    checked(Behaviour(policy(50), takes_tokens=True, finish="length"), vocabulary_size=300)
+
+
+def test_a_server_that_refuses_the_flat_temperature():
+    refuses = lambda body: (400, "at most 2") if body["temperature"] > 2 else policy(50)(body)  # noqa: E731
+    checked(Behaviour(refuses, takes_tokens=True, finish="length"))
+
+
+def test_greedy_answers_that_differ_now_and_then():
+    """As on a GPU, where two tokens are nearly equally good."""
+    answers = iter(["one way", "another way", "one way"] + ["another way"] * 9)
+
+    def behave(body) -> str:
+        greedy = body["temperature"] <= NEARLY_GREEDY and body["max_tokens"] > 1
+        return next(answers) if greedy else words_of(body)
+
+    checked(Behaviour(behave, takes_tokens=True))
+
+
+@pytest.mark.parametrize(
+    ("usage", "message"),
+    [
+        ({"completion_tokens": 60}, "60 tokens where max_tokens is 48"),
+        ({"completion_tokens": 20}, "20 tokens where max_tokens is 1"),
+        ({"completion_tokens": 1}, "calls an answer finished that max_tokens has cut"),
+        ({"prompt_tokens": 3}, "answers another prompt"),
+    ],
+)
+def test_limits_and_prompts(usage, message):
+    with pytest.raises(RolloutError, match=message):
+        checked(Behaviour(words_of, takes_tokens=True, usage=lambda body, text: usage))
