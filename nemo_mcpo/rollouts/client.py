@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -18,6 +18,7 @@ import openai
 from nemo_mcpo.config import Server
 from nemo_mcpo.config.online import api_key
 from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.rollouts.chat_reply import read_chat
 from nemo_mcpo.rollouts.launchers import HOST
 
 Result = TypeVar("Result")
@@ -174,19 +175,29 @@ def send(request: Request[Result], client: openai.OpenAI) -> Result:
         raise AwayError(_short(error), failed=error.status_code not in _BUSY) from error
     except (openai.APIConnectionError, httpx.TransportError) as error:  # time-outs and broken streams too
         raise AwayError(_short(error), failed=False) from error
-    except (openai.APIError, httpx.HTTPError, ValueError, TypeError, AttributeError) as error:  # not the interface
+    except (
+        openai.APIError,
+        httpx.HTTPError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # not the interface
         raise RefusedError(_short(error)) from error
 
 
-def chat(client: openai.OpenAI, model: str, messages: Sequence[dict[str, str]], **sampling: object) -> Reply:
-    """One chat completion; read as a stream, which every server offers."""
-    parts, finish = [], None
-    with client.chat.completions.create(model=model, messages=messages, stream=True, **sampling) as stream:  # type: ignore[call-overload]
-        for chunk in stream:
-            for choice in getattr(chunk, "choices", None) or ():
-                parts.append(choice.delta.content or "")
-                finish = choice.finish_reason or finish
-    return _checked("".join(parts), finish)
+def chat(
+    client: openai.OpenAI, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, **sampling: Any
+) -> Reply:
+    """One chat completion."""
+    create = client.chat.completions.with_streaming_response.create
+    seconds = client.timeout.read if isinstance(client.timeout, httpx.Timeout) else None
+    with create(model=model, messages=messages, stream=False, max_tokens=max_tokens, **sampling) as response:  # type: ignore[arg-type]
+        body = read_chat(response, max_tokens, seconds)
+    if not body.get("choices"):
+        raise RefusedError(f"no choices in the reply: {str(body)[:100]}")
+    choice = body["choices"][0]
+    return _checked(choice["message"].get("content") or "", choice.get("finish_reason"))
 
 
 def complete(client: openai.OpenAI, model: str, tokens: Sequence[int], **sampling: object) -> Reply:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ class Behaviour:
         models: names that ``/v1/models`` lists.
         takes_tokens: ``/v1/completions`` accepts token ids.
         finish: ``finish_reason`` of every answer.
+        streams: chats are answered with an event stream, a chunk a word, even where none was asked for.
+        facts: what ``/v1/models`` says about every model besides its name.
         requests: bodies so far.
     """
 
@@ -36,6 +39,8 @@ class Behaviour:
     models: list[str] = field(default_factory=list)
     takes_tokens: bool = False
     finish: str = "stop"
+    streams: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -48,12 +53,20 @@ def words_of(body: dict[str, Any]) -> str:
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest)
 
 
+def answers_in(body: dict[str, Any]) -> list[str]:
+    """The two answers that a judge is asked to compare, by the boundaries with the code that the reminder names."""
+    text = body["messages"][0]["content"]
+    code = re.findall(r"the code of its boundaries was ([0-9a-f]{16})\.", text)[-1]
+    parts = re.split(rf"^===== {code} (.*) =====\n", text, flags=re.MULTILINE)
+    named = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return [named[f"answer {name}"].removesuffix("\n") for name in "AB"]
+
+
 def verdict_of(body: dict[str, Any]) -> str:
     """A judge that likes the longer answer; of equally long ones, none."""
-    text = body["messages"][0]["content"]
-    first, second = (text.split(f"<answer_{name}>\n")[1].split(f"\n</answer_{name}>")[0] for name in "ab")
-    winner = "tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
-    return f"I looked at both. <verdict>{winner}</verdict>"
+    first, second = map(len, answers_in(body))
+    winner = "tie" if first == second else "A" if first > second else "B"
+    return f"I looked at both.\n<verdict>{winner}</verdict>"
 
 
 class Server(ThreadingHTTPServer):
@@ -67,7 +80,7 @@ class Server(ThreadingHTTPServer):
 def fake_server(behaviour: Behaviour) -> Iterator[str]:
     """Its base URL, for the length of a block."""
     server = Server(("127.0.0.1", 0), handler_of(behaviour))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
@@ -78,7 +91,8 @@ def fake_server(behaviour: Behaviour) -> Iterator[str]:
 def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            models = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in behaviour.models]
+            always = {"object": "model", "created": time.time_ns(), "owned_by": "us", **behaviour.facts}
+            models = [{"id": name, **always} for name in behaviour.models]
             self.reply(200, json.dumps({"object": "list", "data": models}))
 
         def do_POST(self) -> None:
@@ -94,11 +108,16 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
                 choice = {"index": 0, "text": answer, "finish_reason": behaviour.finish, "logprobs": None}
                 head = {"id": "1", "object": "text_completion", "created": 0, "model": "m"}
                 self.reply(200, json.dumps(head | {"choices": [choice]}))
-            else:
+            elif behaviour.streams or body.get("stream"):
                 self.reply(200, "".join(self.events(answer)), "text/event-stream")
+            else:
+                choice = {"index": 0, "message": {"role": "assistant", "content": answer}}
+                head = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+                self.reply(200, json.dumps(head | {"choices": [choice | {"finish_reason": behaviour.finish}]}))
 
         def events(self, answer: str) -> Iterator[str]:
-            deltas = [({"role": "assistant", "content": answer}, None), ({}, behaviour.finish)]
+            words = re.findall(r"\S*\s*", answer)
+            deltas = [({"role": "assistant", "content": word}, None) for word in words] + [({}, behaviour.finish)]
             for delta, finish in deltas:
                 choice = {"index": 0, "delta": delta, "finish_reason": finish}
                 chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
