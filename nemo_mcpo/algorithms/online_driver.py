@@ -14,6 +14,7 @@ from nemo_mcpo.config.online import api_key
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.judging.rule import load_rule
+from nemo_mcpo.judging.tally import tally_text
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.children import Child, start_child
 from nemo_mcpo.platform.forks import preload, start_fork
@@ -147,8 +148,7 @@ def segment_line(run: OnlineRun, segment: int) -> str:
         f"tokens each ({generated['tokens_per_second']:.0f} tokens/s); {generated['samples'] / drawn:.0%} of the "
         f"draws kept, {generated['repeated']:.0f} repeated, {generated['failed']:.0f} failed, "
         f"{generated['unfinished']:.0f} cut{_encoded_again(generated)}\n"
-        f"  chosen beats the mean candidate {_share(judged['win_rate'])}; {judged['ties']:.0f} ties, "
-        f"{judged['failures']:.0f} without a verdict, {_share(judged['first_place'])} for the first place, "
+        f"  chosen beats the mean candidate {_share(judged['win_rate'])}; {tally_text(judged)}, "
         f"{judged['without_choice']:.0f} prompts without a choice\n"
         f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
     )

@@ -102,14 +102,14 @@ def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     for sample in read_complete(files.samples):
         answers[sample.key.prompt_id].append(sample)
     different = dict(prompts)  # a prompt that stands twice in the data is judged once
-    judge = build_judge(run.config, files.logs / "judge")
+    judge = build_judge(run.config, run.directory / "verdicts", files.logs / "judge")
     try:
         grouped = [answers[prompt_id] for prompt_id in different]
         found = rank_answers(judge, list(different.values()), grouped, progress=True)
     finally:
         judge.close()
     judgements = dict(zip(different, found, strict=True))
-    return asdict(
+    facts = asdict(
         write_ranked(
             files.ranked,
             load_chat_tokenizer(str(files.policy)),
@@ -118,6 +118,7 @@ def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
             [judgements[prompt_id] for prompt_id, _ in prompts],
         )
     )
+    return facts | facts.pop("tally")
 
 
 def train_segment(run: OnlineRun, segment: int, stop: StopRequest) -> Mapping[str, float]:
@@ -171,16 +172,19 @@ def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Eng
     return OpenAIEngine(sampling, rollouts.server, logs)
 
 
-def build_judge(config: OnlineRunConfig, logs: Path) -> Judge:
-    """``judge.kind``; servers that it starts write to ``logs``."""
+def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:
+    """``judge.kind``; servers that it starts write to ``logs``.
+
+    Verdicts go to the cache of all runs, or to ``own_verdicts`` where nothing identifies the judge's weights.
+    """
     settings = config.judge
     if settings.kind == "rule":
         return RuleJudge(load_rule(settings.rule or ""))
-    cache = VerdictCache(Path(config.model.data.cache_dir).expanduser() / "verdicts")
+    shared = Path(config.model.data.cache_dir).expanduser() / "verdicts"
     if settings.kind == "reward_model":
         from nemo_mcpo.judging.reward_model import RewardModelJudge
 
-        return RewardModelJudge(settings.reward_model or "", settings.batch_size, cache)
+        return RewardModelJudge(settings.reward_model or "", settings.batch_size, VerdictCache(shared))
     from nemo_mcpo.judging.language_model import LanguageModelJudge
 
-    return LanguageModelJudge(settings, cache, logs)
+    return LanguageModelJudge(settings, shared, own_verdicts, logs)

@@ -73,6 +73,7 @@ class Judge(Section):
     """``judge``: what finds the best answer."""
 
     kind: Literal["openai", "rule", "reward_model"]
+    identity: str | None
     rule: str | None
     reward_model: str | None
     both_orders: bool
@@ -153,13 +154,13 @@ def check_judge(config: OnlineRunConfig) -> None:
             cure="write it like my_package.rules:score",
         )
     needed_length = longest_question(config)
-    if judge.kind == "openai" and not judge.server.urls and judge.server.max_seq_len < needed_length:
+    if judge.kind == "openai" and judge.server.max_seq_len < needed_length:
         raise ConfigError(
             "a question to the judge would not fit",
             where="judge.server.max_seq_len",
             got=judge.server.max_seq_len,
             expected=f"at least {needed_length}: instructions, a prompt, two answers, the judge's reply",
-            cure="raise it, or lower model.data.max_prompt_length or rollouts.max_tokens",
+            cure="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
         )
 
 

@@ -5,6 +5,7 @@ A tie counts half. The judge sees each pair in a drawn order; with ``judge.both_
 under the output directory as it is made, so that a call that was interrupted goes on:
 
     answers/policy/, answers/baseline/   stores of samples (``rollouts.store``)
+    verdicts/                            of a judge that is known by its name alone; others share a cache
     win_rate.json                        the outcome
 """
 
@@ -24,6 +25,7 @@ from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.evaluation.intervals import Interval, rate_interval
 from nemo_mcpo.judging.judgement import Judgement
 from nemo_mcpo.judging.rank import rank_answers
+from nemo_mcpo.judging.tally import Tally, tally, tally_text
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.rollouts.append_log import write_json
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
@@ -38,9 +40,11 @@ class WinRate:
     Attributes:
         win_rate: with its 95 % interval; a tie counts half.
         ties: comparisons without a winner, and pairs of equal answers.
-        failures: comparisons without a verdict, which do not count.
-        unanswered: prompts that one of the two has no answer to, which do not count.
+        failures: pairs that lack a verdict, one of two where both orders are asked; they do not count.
+        unanswered: prompts that one of the two has no answer to; they do not count.
         policy_tokens, baseline_tokens: mean length of an answer.
+        policy_unfinished, baseline_unfinished: answers that ``rollouts.max_tokens`` cut; they are judged as they are.
+        judge: what it did.
     """
 
     win_rate: Interval
@@ -51,6 +55,9 @@ class WinRate:
     unanswered: int
     policy_tokens: float
     baseline_tokens: float
+    policy_unfinished: int
+    baseline_unfinished: int
+    judge: Tally
 
 
 def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out: Path) -> WinRate:
@@ -58,20 +65,22 @@ def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out:
 
     Raises:
         ConfigError: there are no validation prompts.
-        RolloutError: too many answers or verdicts are missing.
+        RolloutError: too many answers or verdicts are missing, or the judge prefers a place.
     """
     fingerprint, prompts = _held_out_prompts(config, policy)
     ours = _answers(config, policy, prompts, fingerprint, out / "answers" / "policy")
     theirs = _answers(config, baseline, prompts, fingerprint, out / "answers" / "baseline")
     pairs = {number: (ours[number], theirs[number]) for number in prompts if number in ours and number in theirs}
     different = [number for number, pair in pairs.items() if pair[0].text != pair[1].text]
-    judge = build_judge(config, out / "logs" / "judge")
+    judge = build_judge(config, out / "verdicts", out / "logs" / "judge")
     try:
         found = rank_answers(judge, [prompts[n] for n in different], [pairs[n] for n in different], progress=True)
     finally:
         judge.close()
     result = count_outcomes(found, list(pairs.values()), len(prompts))
-    write_json(out / "win_rate.json", {"policy": str(policy), "baseline": str(baseline), **asdict(result)})
+    judge_facts = {name: None if value != value else value for name, value in asdict(result.judge).items()}
+    models = {"policy": str(policy), "baseline": str(baseline), "both_orders": config.judge.both_orders}
+    write_json(out / "win_rate.json", {**models, **asdict(result), "judge": judge_facts})  # JSON has no NaN
     return result
 
 
@@ -79,13 +88,19 @@ def count_outcomes(
     judgements: Sequence[Judgement | None], pairs: Sequence[tuple[Sample, Sample]], num_prompts: int
 ) -> WinRate:
     """Add up judgements of those ``pairs``, the policy's answer first, that are not equal."""
+    total = tally(judgements)
     known = [judgement for judgement in judgements if judgement is not None]
     decided = [judgement for judgement in known if not judgement.failures]
     wins = sum(judgement.order == (0, 1) for judgement in decided)
     losses = sum(judgement.order == (1, 0) for judgement in decided)
     counted = len(decided) + len(pairs) - len(judgements)
     if counted == 0:
-        raise RolloutError("no pair of answers has a verdict", where="judge", got=f"{len(known)} without one")
+        raise RolloutError(
+            "no prompt has an answer of both policies and a verdict",
+            where="model.data.validation",
+            got=f"{num_prompts} prompts, {len(pairs)} answered by both",
+            cure="look at the logs of the servers, or of the engine",
+        )
     ties = counted - wins - losses
     return WinRate(
         win_rate=rate_interval(wins + ties / 2, counted),
@@ -96,6 +111,9 @@ def count_outcomes(
         unanswered=num_prompts - len(pairs),
         policy_tokens=fmean(pair[0].num_tokens for pair in pairs),
         baseline_tokens=fmean(pair[1].num_tokens for pair in pairs),
+        policy_unfinished=sum(not pair[0].finished for pair in pairs),
+        baseline_unfinished=sum(not pair[1].finished for pair in pairs),
+        judge=total,
     )
 
 
@@ -134,5 +152,7 @@ def win_rate_line(result: WinRate) -> str:
     return (
         f"win rate {rate.mean:.1%} ({rate.low:.1%}–{rate.high:.1%}): {result.wins} won, {result.ties} ties, "
         f"{result.losses} lost, {result.failures} without a verdict, {result.unanswered} without an answer; "
-        f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens an answer"
+        f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens an answer, "
+        f"{result.policy_unfinished} against {result.baseline_unfinished} of them cut; "
+        f"the judge: {tally_text(asdict(result.judge))}"
     )

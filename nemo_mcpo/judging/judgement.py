@@ -34,7 +34,9 @@ class Judgement:
         scores: of all answers, higher is better; None where pairs were compared.
         win_rate: of the best answer against the others that it met, a tie counts half; NaN when it met none.
         ties: comparisons without a winner; with scores, answers as good as the best one.
-        failures: comparisons without a verdict; the best so far stayed.
+        failures: comparisons without a verdict, or answers without a score; the best so far stayed.
+        unfinished: of the failures, those whose last reply was cut by the judge's limit.
+        cut: comparisons, or scored answers, of which the judge did not see everything.
         comparisons: that have a verdict, ties too.
         first_place, second_place: of these, for the answer that was shown first, or second.
     """
@@ -44,6 +46,8 @@ class Judgement:
     scores: tuple[float, ...] | None = None
     ties: int = 0
     failures: int = 0
+    unfinished: int = 0
+    cut: int = 0
     comparisons: int = 0
     first_place: int = 0
     second_place: int = 0

@@ -4,25 +4,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from nemo_mcpo.config import Judge as JudgeSettings
+from nemo_mcpo.config.online import INSTRUCTION_TOKENS
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
-from nemo_mcpo.judging.comparison import INSTRUCTIONS, comparison_messages, read_verdict
+from nemo_mcpo.judging.comparison import comparison_messages, read_verdict
+from nemo_mcpo.judging.excerpt import Shown, fit
+from nemo_mcpo.judging.fence import inert
+from nemo_mcpo.judging.identity import identity_of, listed_model
 from nemo_mcpo.judging.judgement import Judgement, Question
 from nemo_mcpo.judging.ranking import Verdict, best_of, both_orders, exchanged
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.judging.tokens import tokens_of
+from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.client import RefusedError, chat
+from nemo_mcpo.rollouts.client import RefusedError, Reply, chat
 from nemo_mcpo.rollouts.probe import check_models
 from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
 MAX_FAILURES_IN_A_ROW = 25
-_NONE: Verdict = "unparsable"
+MIN_ROOM = 256
+"""Tokens for a conversation and two answers, below which there is nothing to compare."""
+FIRST_TEMPERATURE, NEXT_TEMPERATURE, TOP_P = 0.0, 0.7, 1.0
+READING = 1
+"""To be raised when a reply is read in another way: no verdict that was read before is then used."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of one comparison: the verdict for the answers as they were shown, and what was wrong with the way to it."""
+
+    verdict: Verdict
+    cut: bool
+    unfinished: bool = False
 
 
 class LanguageModelJudge:
@@ -32,20 +50,25 @@ class LanguageModelJudge:
 
     Args:
         settings: the section ``judge``.
-        cache: of verdicts.
+        shared: directory of verdicts by judges whose weights are known, for every run.
+        own: directory of this run, for verdicts by a judge that is known by its name alone.
         logs: directory of the logs of servers that it starts.
     """
 
-    def __init__(self, settings: JudgeSettings, cache: VerdictCache, logs: Path) -> None:
+    def __init__(self, settings: JudgeSettings, shared: Path, own: Path, logs: Path) -> None:
         model = settings.server.model or ""
-        self.settings, self.cache = settings, cache
-        self.identity = [hash_weights(Path(model)) if Path(model).is_dir() else model, INSTRUCTIONS]
+        self.settings, self.tokens = settings, tokens_of(model)
         self.serving = open_serving(settings.server, model, logs)
         try:
             check_models(self.serving)
+            listed = listed_model(self.serving)
+            self.room = _room(settings, listed.window)
+            identity = identity_of(settings, listed)
+            self.cache = VerdictCache(shared if identity.is_known else own)
         except BaseException:
             self.serving.close()
             raise
+        self._identity = [*identity.facts, READING, FIRST_TEMPERATURE, NEXT_TEMPERATURE, TOP_P]
         self._failures, self._last_reply = 0, ""
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
@@ -57,67 +80,105 @@ class LanguageModelJudge:
                     raise RolloutError(
                         f"no verdict on {self._failures} prompts in a row",
                         where="judge.server",
-                        got=repr(self._last_reply[:100]),
-                        expected="a reply that ends with <verdict>A</verdict>, B or tie",
+                        got=repr(self._last_reply[-200:]),
+                        expected="a finished reply with <verdict>A</verdict>, B or tie as its last line",
                         cure="look at the server's log, raise judge.max_tokens, or take a larger judge",
                     )
                 yield number, judgement
 
     def _judge(self, question: Question) -> tuple[int, Judgement]:
-        shown: list[Verdict] = []  # as the judge saw the places
+        asked: list[_Outcome] = []  # with verdicts as the judge saw the places
         answers = question.answers
 
         def compare(best: int, challenger: int) -> Verdict:
             pair = (answers[best], answers[challenger])
             swapped = seed_from(repr(pair)) % 2 == 1
-            shown.append(self._verdict(question, *(pair[::-1] if swapped else pair)))
-            verdict = exchanged(shown[-1]) if swapped else shown[-1]
+            asked.append(self._compare(question, *(pair[::-1] if swapped else pair)))
+            verdict = exchanged(asked[-1].verdict) if swapped else asked[-1].verdict
             if not self.settings.both_orders:
                 return verdict
-            shown.append(self._verdict(question, *(pair if swapped else pair[::-1])))
+            asked.append(self._compare(question, *(pair if swapped else pair[::-1])))
             # Of two answers shown as (b, a), ``both_orders`` wants the verdict in these places.
-            return both_orders(verdict, exchanged(shown[-1]) if swapped else shown[-1])
+            return both_orders(verdict, exchanged(asked[-1].verdict) if swapped else asked[-1].verdict)
 
         ranking = best_of(len(answers), compare)
+        verdicts = [outcome.verdict for outcome in asked]
         return question.number, Judgement(
             order=(ranking.best, *ranking.beaten),
             win_rate=ranking.win_rate,
             ties=ranking.ties,
-            failures=ranking.failures,
-            comparisons=sum(verdict != "unparsable" for verdict in shown),
-            first_place=shown.count("first"),
-            second_place=shown.count("second"),
+            failures=verdicts.count("unparsable"),
+            unfinished=sum(outcome.unfinished for outcome in asked),
+            cut=sum(outcome.cut for outcome in asked),
+            comparisons=len(verdicts) - verdicts.count("unparsable"),
+            first_place=verdicts.count("first"),
+            second_place=verdicts.count("second"),
         )
 
-    def _verdict(self, question: Question, first: str, second: str) -> Verdict:
-        """The stored verdict, or the judge's; asked again, warmer, until it can be read."""
-        asked = (self.identity, [asdict(turn) for turn in question.conversation], first, second)
-        known = self.cache.get(*asked)
+    def _compare(self, question: Question, first: str, second: str) -> _Outcome:
+        """The stored verdict, or the judge's; asked again, warmer, until it can be read.
+
+        A comparison that stays without a verdict is not stored: what failed may have been the server.
+        """
+        room = self.room
+        shown = self._shown(question, first, second, room)
+        messages = comparison_messages(shown)
+        key = (self._identity, messages)
+        known = self.cache.get(*key)
         if known is not None:
-            return known  # type: ignore[return-value]
-        messages = comparison_messages(question.conversation, first, second)
+            return _Outcome(*known)  # type: ignore[misc]
+        unfinished = False
         for attempt in range(self.settings.attempts):
-            request = partial(
-                chat,
-                model=self.serving.model,
-                messages=messages,
-                temperature=0.7 if attempt else 0.0,
-                top_p=1.0,
-                max_tokens=self.settings.max_tokens,
-                seed=attempt,
-            )
             try:
-                reply = self.serving.pool.ask(request).text
+                reply = self._ask(messages, attempt)
             except RefusedError as error:
-                self._last_reply = str(error)
+                self._last_reply, unfinished = str(error), False
+                if not self.tokens.is_exact:  # the estimate may have been too low: the same again would be refused
+                    room = min(room, self.tokens.count(messages[0]["content"])) * 3 // 4
+                    shown = self._shown(question, first, second, room)
+                    messages = comparison_messages(shown)
                 continue
-            self._last_reply = reply
-            verdict = read_verdict(reply)
-            if verdict != _NONE:
-                self.cache.put(verdict, *asked, reply=reply)
-                return verdict
-        return _NONE
+            self._last_reply, unfinished = reply.text, not reply.finished
+            verdict = read_verdict(reply.text) if reply.finished else "unparsable"
+            if verdict != "unparsable":
+                self.cache.put([verdict, shown.is_cut], *key, reply=reply.text)
+                return _Outcome(verdict, shown.is_cut)
+        return _Outcome("unparsable", shown.is_cut, unfinished)
+
+    def _shown(self, question: Question, first: str, second: str, room: int) -> Shown:
+        def clean(text: str) -> str:
+            return inert(text, self.tokens.control_tokens)
+
+        turns = [(turn.role, clean(turn_text(turn))) for turn in question.conversation]
+        return fit(turns, (clean(first), clean(second)), room, self.tokens.count)
+
+    def _ask(self, messages: list[dict[str, str]], attempt: int) -> Reply:
+        request = partial(
+            chat,
+            model=self.serving.model,
+            messages=messages,
+            temperature=NEXT_TEMPERATURE if attempt else FIRST_TEMPERATURE,
+            top_p=TOP_P,
+            max_tokens=self.settings.max_tokens,
+            seed=attempt,
+        )
+        return self.serving.pool.ask(request)
 
     def close(self) -> None:
         """See ``judgement.Judge``."""
         self.serving.close()
+
+
+def _room(settings: JudgeSettings, listed_window: int | None) -> int:
+    """Tokens for the material of a comparison."""
+    window = min(settings.server.max_seq_len, listed_window or settings.server.max_seq_len)
+    room = window - settings.max_tokens - INSTRUCTION_TOKENS
+    if room < MIN_ROOM:
+        raise RolloutError(
+            "the judge's window has no room for a comparison",
+            where="judge.server",
+            got=f"{window} tokens, {settings.max_tokens} of them for its reply",
+            expected=f"at least {settings.max_tokens + INSTRUCTION_TOKENS + MIN_ROOM}",
+            cure="lower judge.max_tokens, or serve the judge with a larger window",
+        )
+    return room

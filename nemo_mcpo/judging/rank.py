@@ -17,15 +17,10 @@ from statistics import fmean
 from tqdm import tqdm
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
-from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judge, Judgement, Question
+from nemo_mcpo.judging.tally import Tally, tally
 from nemo_mcpo.rollouts.append_log import write_whole
 from nemo_mcpo.rollouts.samples import Prompt, Sample
-
-MAX_FAILED = 0.2
-"""Share of a segment's comparisons that may end without a verdict."""
-ENOUGH_TO_TELL, FARTHEST_FROM_HALF = 200, 0.45
-"""Verdicts for one of two answers, and how far from a half the share of those for the first place may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +31,13 @@ class Ranked:
         prompts: in the file.
         without_choice: prompts with one answer, or none that the judge finds worse than its best.
         win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
-        ties, failures: comparisons without a winner, and without a verdict.
-        first_place: share of the verdicts for the first of two answers among those for one of them; NaN without any.
+        tally: what the judge did.
     """
 
     prompts: int
     without_choice: int
     win_rate: float
-    ties: int
-    failures: int
-    first_place: float
+    tally: Tally
 
 
 def rank_answers(
@@ -72,14 +64,13 @@ def write_ranked(
     answers: Sequence[Sequence[Sample]],
     judgements: Sequence[Judgement | None],
 ) -> Ranked:
-    """Write the data, in the format ``tokens``: there entirely, or not at all."""
+    """Write the data, in the format ``tokens``: there entirely, or not at all.
+
+    Raises:
+        RolloutError: the judge cannot be trusted, see ``tally``; or the file could not be written.
+    """
     known = [judgement for judgement in judgements if judgement is not None]
-    comparisons = sum(judgement.comparisons for judgement in known)
-    failures = sum(judgement.failures for judgement in known)
-    first = sum(judgement.first_place for judgement in known)
-    decided = first + sum(judgement.second_place for judgement in known)
-    first_place = first / decided if decided else math.nan
-    _check_judge(comparisons, failures, decided, first_place)
+    total = tally(known)
     lines = (
         json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement))}) + "\n"
         for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
@@ -90,30 +81,8 @@ def write_ranked(
         prompts=len(prompts),
         without_choice=len(prompts) - sum(len(judgement.order) > 1 for judgement in known),
         win_rate=fmean(rates) if rates else math.nan,
-        ties=sum(judgement.ties for judgement in known),
-        failures=failures,
-        first_place=first_place,
+        tally=total,
     )
-
-
-def _check_judge(comparisons: int, failures: int, decided: int, first_place: float) -> None:
-    """Refuse a judge that seldom gives a verdict, or sees places instead of answers."""
-    if failures > MAX_FAILED * (comparisons + failures):
-        raise RolloutError(
-            "the judge gives too few verdicts",
-            where="judge",
-            got=f"{failures} of {comparisons + failures} comparisons without one",
-            expected=f"at most {MAX_FAILED:.0%}",
-            cure="raise judge.attempts or judge.max_tokens, or take a larger judge; its verdicts so far are kept",
-        )
-    if decided >= ENOUGH_TO_TELL and abs(first_place - 0.5) > FARTHEST_FROM_HALF:
-        raise RolloutError(
-            "the judge prefers a place, whatever stands there",
-            where="judge",
-            got=f"{first_place:.0%} of {decided} verdicts for the first one",
-            expected="about half, as places are drawn",
-            cure="take another judge",
-        )
 
 
 def _responses(

@@ -3,22 +3,35 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from jinja2 import TemplateError
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
+from nemo_mcpo.judging.excerpt import fit
+from nemo_mcpo.judging.fence import inert, with_tokens
+from nemo_mcpo.judging.identity import hash_directory
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.rollouts.generation import batches_by_length
 
+logger = logging.getLogger(__name__)
+LEFT_OUT = "[… {} characters left out …]"
 QUESTIONS_AT_A_TIME = 64
 """Of which answers of similar length make a batch."""
 
@@ -34,7 +47,7 @@ class RewardModelJudge:
 
     def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:
         self.batch_size, self.cache = batch_size, cache
-        self.identity = hash_weights(Path(directory))
+        self.identity = hash_directory(Path(directory))
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -53,52 +66,114 @@ class RewardModelJudge:
                 expected="one: the reward",
                 cure="give a reward model, not a classifier",
             )
-        self.tokenizer.truncation_side = "left"  # what is judged stands at the end
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model = model.eval().to(local_device())
+        self.pad = model.config.pad_token_id
+        self.limit = _window(self.tokenizer, model.config)
+        special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        self.control_tokens = with_tokens(special)
+        self.frame = self._count(self._rendered_by_any([("user", "")], ""))
+        self.has_warned = False
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
         """See ``judgement.Judge``."""
         for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
             some = questions[start : start + QUESTIONS_AT_A_TIME]
-            texts = {q.number: [self._render(q, answer) for answer in q.answers] for q in some}
-            every = dict.fromkeys(text for own in texts.values() for text in own)
+            shown = {question.number: self._shown(question) for question in some}
+            every = dict.fromkeys(text for texts, _ in shown.values() for text in texts)
             missing = [text for text in every if self.cache.get(self.identity, text) is None]
             for rows in batches_by_length([len(text) for text in missing], self.batch_size):
                 batch = [missing[row] for row in rows]
                 for text, score in zip(batch, self._scores(batch), strict=True):
                     self.cache.put(score, self.identity, text)
-            for number, own in texts.items():
-                yield number, by_scores([self.cache.get(self.identity, text) for text in own])  # type: ignore[misc]
+            for question in some:
+                texts, is_cut = shown[question.number]
+                scores = [self.cache.get(self.identity, text) for text in texts]
+                if scores:
+                    found = by_scores(scores)  # type: ignore[arg-type]
+                    yield question.number, replace(found, cut=len(scores) if is_cut else 0)
+                else:
+                    yield question.number, Judgement((0,), math.nan, failures=len(question.answers))
 
-    def _render(self, question: Question, answer: str) -> str:
-        turns = [asdict(turn) for turn in question.conversation] + [{"role": "assistant", "content": answer}]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False)
+    def _shown(self, question: Question) -> tuple[list[str], bool]:
+        """What the model reads of each answer, and whether something is left out; no texts where it cannot read it."""
+        turns = [(turn.role, self._clean(turn_text(turn))) for turn in question.conversation]
+        answers = [self._clean(answer) for answer in question.answers]
+        try:
+            texts = [self._render(turns, answer) for answer in answers]
+            if all(self._fits(text) for text in texts):
+                return texts, False
+            shown = fit(turns, answers, self.limit - self.frame, self._count, one_by_one=True)
+            turns = [(role, text.joined(LEFT_OUT)) for role, text in shown.turns]
+            texts = [self._render(turns, answer.joined(LEFT_OUT)) for answer in shown.answers]
+        except TemplateError as error:
+            return self._no_score(question, f"the model's chat template refuses the conversation: {error}")
+        if not all(self._fits(text) for text in texts):
+            return self._no_score(question, f"more than the model's window of {self.limit} tokens")
+        return texts, True
+
+    def _no_score(self, question: Question, problem: str) -> tuple[list[str], bool]:
+        if not self.has_warned:
+            self.has_warned = True
+            message = "no scores for the answers to %r: %s; others like it are only counted, as without a verdict"
+            logger.warning(message, question.conversation[-1].content[:60], problem)
+        return [], False
+
+    def _clean(self, text: str) -> str:
+        return inert(text, self.control_tokens)
+
+    def _rendered_by_any(self, turns: Sequence[tuple[str, str]], answer: str) -> str:
+        """A first text; CheckpointError where the model has no template that gives one."""
+        try:
+            return self._render(turns, answer)
+        except (TemplateError, ValueError) as error:
+            raise CheckpointError(
+                "the reward model has no usable chat template",
+                where="judge.reward_model",
+                got=str(error)[:150],
+                cure="put the template that it was trained with into its directory, as chat_template.jinja",
+            ) from error
+
+    def _render(self, turns: Sequence[tuple[str, str]], answer: str) -> str:
+        messages = [{"role": role, "content": text} for role, text in (*turns, ("assistant", answer))]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _fits(self, text: str) -> bool:
+        return len(text.encode()) <= self.limit or self._count(text) <= self.limit
 
     @memory_of("the reward model")
     @torch.inference_mode()
     def _scores(self, texts: list[str]) -> list[float]:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        batch = self.tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=limit is not None, max_length=limit,
-            add_special_tokens=False,
-        )  # fmt: skip
+        rows = [self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+        pad = self.pad
+        if pad is None:
+            # The score is read at the last token that is not padding, so that padding may not end a text.
+            used = {token for row in rows for token in row}
+            pad = self.model.config.pad_token_id = next(token for token in itertools.count() if token not in used)
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         device = self.model.device
-        logits = self.model(
-            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
-        ).logits
+        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         scores = logits[:, 0].float().tolist()
-        if not all(map(math.isfinite, scores)):
-            raise CheckpointError(
-                "the reward model gives scores that are not finite",
-                where="judge.reward_model",
-                got=scores,
-                cure="its weights are broken; judge.batch_size=1 shows at which answer",
-            )
+        for text, score in zip(texts, scores, strict=True):
+            if not math.isfinite(score):
+                raise CheckpointError(
+                    "the reward model gives a score that is not finite",
+                    where="judge.reward_model",
+                    got=f"{score} for a text that ends with {text[-60:]!r}",
+                    cure="its weights are broken, or overflow in their precision: give another reward model",
+                )
         return scores
 
     def close(self) -> None:
         """See ``judgement.Judge``."""
         del self.model
+
+
+def _window(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
+    """Tokens that the model was made for; tokenizers that do not know give an astronomic number."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)

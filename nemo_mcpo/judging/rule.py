@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
@@ -27,14 +29,15 @@ class RuleJudge:
 
     def _score(self, question: Question, answer: str) -> float:
         score = self.rule(question.conversation, answer)
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        value = _number(score)
+        if not math.isfinite(value):
             raise RolloutError(
                 "the rule did not give a finite number",
                 where="judge.rule",
-                got=repr(score),
-                cure=f"look at what it does with {answer[:60]!r}",
+                got=repr(score)[:100],
+                cure=f"return a float; look at what it does with {answer[:60]!r}",
             )
-        return float(score)
+        return value
 
     def close(self) -> None:
         """See ``judgement.Judge``."""
@@ -53,4 +56,34 @@ def load_rule(name: str) -> Rule:
             expected="module:function that Python can import",
             cure=f"{error}: check the name and PYTHONPATH",
         ) from error
+    _check_callable(rule, name)
     return rule
+
+
+def _number(score: object) -> float:
+    """Any real number (numpy's too) as a float; NaN for everything else, and for what no float can hold."""
+    if isinstance(score, bool) or not isinstance(score, Real):
+        return math.nan
+    try:
+        return float(score)
+    except OverflowError:
+        return math.nan
+
+
+def _check_callable(rule: object, name: str) -> None:
+    problem = "" if callable(rule) else f"it is a {type(rule).__name__}"
+    if callable(rule):
+        try:
+            inspect.signature(rule).bind((), "")
+        except TypeError as error:
+            problem = str(error)
+        except ValueError:  # a builtin without a signature
+            return
+    if problem:
+        raise ConfigError(
+            "not a function of a conversation and an answer",
+            where="judge.rule",
+            got=f"{name}, {problem}",
+            expected="(conversation, answer) -> score",
+            cure="write it with these two arguments",
+        )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -48,7 +49,7 @@ def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: ob
     return complete(client, model, prompt.tokens, **sampling)
 
 
-def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: object) -> Reply:
+def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: Any) -> Reply:
     """The prompt as a conversation; the server applies the chat template that the policy's directory has."""
     return converse(client, model, [asdict(turn) for turn in prompt.conversation], **sampling)
 

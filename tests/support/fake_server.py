@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -36,7 +37,8 @@ class Behaviour:
         ids_field: ``return_token_ids`` as in vLLM, or ``detokenize`` as in TensorRT-LLM, which then gives no text.
         extra: from the body and the text to more fields of the choice.
         usage: from the body and the text to ``usage``.
-        only_streams: chats are answered with a stream, whoever asks, as by transformers 4.57.
+        streams: chats are answered with a stream, a chunk a word, whoever asks, as by transformers 4.57.
+        facts: what ``/v1/models`` says about every model besides its name.
         requests: bodies so far.
     """
 
@@ -49,7 +51,8 @@ class Behaviour:
     ids_field: str = "return_token_ids"
     extra: Callable[[dict[str, Any], str], dict[str, Any]] = lambda body, text: {}
     usage: Callable[[dict[str, Any], str], dict[str, int] | None] = lambda body, text: None
-    only_streams: bool = False
+    streams: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     def choice(self, body: dict[str, Any], text: str) -> dict[str, Any]:
@@ -68,12 +71,20 @@ def words_of(body: dict[str, Any]) -> str:
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest)
 
 
+def answers_in(body: dict[str, Any]) -> list[str]:
+    """The two answers that a judge is asked to compare, by the boundaries with the code that the reminder names."""
+    text = body["messages"][0]["content"]
+    code = re.findall(r"the code of its boundaries was ([0-9a-f]{16})\.", text)[-1]
+    parts = re.split(rf"^===== {code} (.*) =====\n", text, flags=re.MULTILINE)
+    named = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return [named[f"answer {name}"].removesuffix("\n") for name in "AB"]
+
+
 def verdict_of(body: dict[str, Any]) -> str:
     """A judge that likes the longer answer; of equally long ones, none."""
-    text = body["messages"][0]["content"]
-    first, second = (text.split(f"<answer_{name}>\n")[1].split(f"\n</answer_{name}>")[0] for name in "ab")
-    winner = "tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
-    return f"I looked at both. <verdict>{winner}</verdict>"
+    first, second = map(len, answers_in(body))
+    winner = "tie" if first == second else "A" if first > second else "B"
+    return f"I looked at both.\n<verdict>{winner}</verdict>"
 
 
 class Server(ThreadingHTTPServer):
@@ -102,10 +113,8 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             cards = [name.partition("=")[::2] for name in behaviour.models]
-            models = [
-                {"id": name, "object": "model", "created": 0, "owned_by": "us"} | ({"root": root} if root else {})
-                for name, root in cards
-            ]
+            always = {"object": "model", "created": time.time_ns(), "owned_by": "us", **behaviour.facts}
+            models = [{"id": name} | always | ({"root": root} if root else {}) for name, root in cards]
             self.reply(200, json.dumps({"object": "list", "data": models}))
 
         def do_POST(self) -> None:
@@ -120,7 +129,7 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
             answer = behaviour.answer(body)
             if isinstance(answer, tuple):
                 self.reply(*answer)
-            elif "prompt" in body or not (behaviour.only_streams or body.get("stream")):
+            elif "prompt" in body or not (behaviour.streams or body.get("stream")):
                 self.reply(200, json.dumps(self.whole(body, answer)))
             else:
                 self.reply(200, "".join(self.events(answer)), {"Content-Type": "text/event-stream"})
@@ -136,7 +145,8 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
             return head | ({} if usage is None else {"usage": usage})
 
         def events(self, answer: str) -> Iterator[str]:
-            deltas = [({"role": "assistant", "content": answer}, None), ({}, behaviour.finish)]
+            words = re.findall(r"\S*\s*", answer)
+            deltas = [({"role": "assistant", "content": word}, None) for word in words] + [({}, behaviour.finish)]
             for delta, finish in deltas:
                 choice = {"index": 0, "delta": delta, "finish_reason": finish}
                 chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}

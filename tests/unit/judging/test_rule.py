@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from nemo_mcpo.errors import ConfigError, RolloutError
@@ -28,7 +30,13 @@ def test_scores_decide():
     assert seen == [(QUESTION.conversation, answer) for answer in QUESTION.answers]
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, None, True, "high"])
+@pytest.mark.parametrize("score", [2, np.float32(2), np.int64(2), Fraction(4, 2)])
+def test_numbers_of_any_kind(score):
+    ((_, judgement),) = RuleJudge(lambda conversation, answer: score).judge([QUESTION])
+    assert judgement.scores == (2.0, 2.0, 2.0) and all(type(one) is float for one in judgement.scores)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, None, True, np.bool_(True), "high", "0.5", 1j, [1.0], 10**400])
 def test_not_a_score(score):
     with pytest.raises(RolloutError, match="finite number"):
         list(RuleJudge(lambda conversation, answer: score).judge([QUESTION]))
@@ -49,4 +57,10 @@ def test_the_task_of_the_quickstart():
 @pytest.mark.parametrize("name", ["no_such_module:rule", "math:no_such_function"])
 def test_no_such_function(name):
     with pytest.raises(ConfigError, match="no such function"):
+        load_rule(name)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("math:pi", "it is a float"), ("math:sin", "too many positional")])
+def test_not_a_rule(name, problem):
+    with pytest.raises(ConfigError, match=f"not a function of a conversation and an answer .got {name}, {problem}"):
         load_rule(name)

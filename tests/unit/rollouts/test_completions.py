@@ -54,7 +54,7 @@ def test_trtllm_gives_ids_in_place_of_text():
 
 
 def test_a_stream_that_nobody_asked_for():
-    assert reply_of(Behaviour(lambda body: "red\nblue", only_streams=True), ask_chat) == Reply("red\nblue", True)
+    assert reply_of(Behaviour(lambda body: "red\nblue", streams=True), ask_chat) == Reply("red\nblue", True)
 
 
 def test_counts_of_zero_are_none():

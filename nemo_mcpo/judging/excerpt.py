@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a conversation and its answers is shown to a judge with too small a window.
+
+The oldest turns go first; the system turns and the last turn stay. If that is not enough, every text that is left is
+held to one and the same limit, the largest with which all fit, and loses its middle. So two answers are cut alike: the
+shorter one is whole as long as it is below the limit of the longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CountTokens = Callable[[str], int]
+
+MARK_TOKENS = 32
+"""More than a boundary, or the note of what is left out, has in any tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A text without ``left_out`` characters between ``head`` and ``tail``."""
+
+    head: str
+    left_out: int = 0
+    tail: str = ""
+
+    def joined(self, note: str) -> str:
+        """The text, with ``note`` (``{}`` is the number of characters) on a line of its own where it was cut."""
+        return f"{self.head}\n{note.format(self.left_out)}\n{self.tail}" if self.left_out else self.head
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a judge sees.
+
+    Attributes:
+        turns: role and text, oldest first.
+        turns_left_out: that stood before all but the system turns.
+        answers: in the order of the question.
+    """
+
+    turns: tuple[tuple[str, Excerpt], ...]
+    turns_left_out: int
+    answers: tuple[Excerpt, ...]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether anything is left out."""
+        texts = [*(text for _, text in self.turns), *self.answers]
+        return self.turns_left_out > 0 or any(text.left_out for text in texts)
+
+
+def fit(
+    turns: Sequence[tuple[str, str]],
+    answers: Sequence[str],
+    room: int,
+    count_tokens: CountTokens,
+    *,
+    one_by_one: bool = False,
+) -> Shown:
+    """All that fits into ``room`` tokens.
+
+    Args:
+        turns: role and text, oldest first, at least one.
+        answers: at least one.
+        room: tokens of turns and answers together, with their boundaries.
+        count_tokens: of a text.
+        one_by_one: the judge sees the conversation with one answer at a time.
+    """
+    texts = [*(text for _, text in turns), *answers]
+    bytes_at_a_time = len(texts) * MARK_TOKENS + sum(len(text.encode()) for text in texts)
+    if bytes_at_a_time <= room:  # a token has at least one byte: no need to count
+        return Shown(tuple((role, Excerpt(text)) for role, text in turns), 0, tuple(map(Excerpt, answers)))
+    of_turns = [count_tokens(text) + MARK_TOKENS for _, text in turns]
+    of_answers = [count_tokens(text) + MARK_TOKENS for text in answers]
+    at_a_time = [max(of_answers)] if one_by_one else of_answers
+    kept = list(range(len(turns)))
+    droppable = [place for place in kept[:-1] if turns[place][0] != "system"]
+    while droppable and sum(of_turns[place] for place in kept) + sum(at_a_time) > room:
+        kept.remove(droppable.pop(0))
+    limit = _common_limit([*(of_turns[place] for place in kept), *at_a_time], room) - MARK_TOKENS
+    return Shown(
+        tuple((turns[place][0], _shorten(turns[place][1], limit, count_tokens)) for place in kept),
+        len(turns) - len(kept),
+        tuple(_shorten(text, limit, count_tokens) for text in answers),
+    )
+
+
+def _common_limit(lengths: Sequence[int], room: int) -> int:
+    """The largest limit for each length with which their sum is at most ``room``."""
+    rest, left = room, len(lengths)
+    for length in sorted(lengths):
+        if length * left > rest:
+            return rest // left
+        rest, left = rest - length, left - 1
+    return max(lengths)
+
+
+def _shorten(text: str, limit: int, count_tokens: CountTokens) -> Excerpt:
+    """The beginning and the end of a text, equally long, in at most ``limit`` tokens with the note between them."""
+    if count_tokens(text) <= limit:
+        return Excerpt(text)
+    low, high = 0, len(text)  # characters kept: ``low`` fit, ``high`` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        head, tail = _ends(text, middle)
+        if count_tokens(head) + count_tokens(tail) + MARK_TOKENS <= limit:
+            low = middle
+        else:
+            high = middle
+    head, tail = _ends(text, low)
+    return Excerpt(head, len(text) - low, tail)
+
+
+def _ends(text: str, kept: int) -> tuple[str, str]:
+    return text[: kept - kept // 2], text[len(text) - kept // 2 :]

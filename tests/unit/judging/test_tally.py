@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a judge did, and judges that cannot be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import pytest
+
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.judging.judgement import Judgement, by_scores
+from nemo_mcpo.judging.tally import Tally, tally, tally_text
+
+
+def test_sums():
+    one = Judgement((0, 1), 1.0, ties=1, failures=2, unfinished=1, cut=3, comparisons=9, first_place=5, second_place=3)
+    total = tally([one, None, one, by_scores([1.0, 1.0, 0.0])])
+    assert total == Tally(comparisons=18, ties=3, failures=4, unfinished=2, cut=6, first_place=10 / 16)
+    assert tally_text(asdict(total)) == (
+        "18 comparisons, 3 ties, 4 without a verdict, 2 of them unfinished, 6 cut for the judge, "
+        "62.5% for the first place"
+    )
+
+
+def test_without_a_choice_there_is_no_share():
+    total = tally([Judgement((0,), 0.5, ties=1, comparisons=1)])
+    assert math.isnan(total.first_place)
+    assert "place" not in tally_text(asdict(total)) and "place" not in tally_text({"ties": 1.0, "first_place": None})
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (
+            {"failures": 3, "comparisons": 7, "unfinished": 2},
+            "few verdicts .got 3 of 10 without one, 2 of them cut",
+        ),
+        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers a place.*97% of 300"),
+        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers a place"),
+    ],
+)
+def test_judges_that_cannot_be_trusted(counts, message):
+    with pytest.raises(RolloutError, match=message):
+        tally([Judgement((2, 0, 1), 1.0, **counts), None])
+
+
+def test_a_fifth_without_a_verdict_is_the_limit():
+    assert tally([Judgement((0,), 0.5, failures=2, comparisons=8)]).failures == 2
+    scored = [by_scores([1.0, 2.0])] * 4
+    assert tally([*scored, Judgement((0,), math.nan, failures=2)]).failures == 2
+    with pytest.raises(RolloutError, match=r"too few verdicts .got 3 of 11"):
+        tally([*scored, Judgement((0,), math.nan, failures=3)])
+
+
+def test_a_judge_of_many_ties_is_not_one_of_places():
+    assert tally([Judgement((2, 0), 0.5, comparisons=900, ties=890, first_place=4, second_place=6)]).first_place == 0.4
