@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 
 from nemo_mcpo.platform.children import start_child, stop_child
+from nemo_mcpo.platform.ports import free_port
 from nemo_mcpo.platform.stopping import PARENT_DIED, StopRequest
 
 _POLL_SECONDS = 0.2
@@ -43,13 +43,6 @@ def run_processes(command: Sequence[str], count: int, stop: StopRequest) -> int:
     finally:
         for process in processes:
             stop_child(process)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _codes(processes: Sequence[subprocess.Popen]) -> list[int | None]:
