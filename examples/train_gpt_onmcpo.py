@@ -4,8 +4,10 @@
     python examples/train_gpt_onmcpo.py model.data.train=FILE pretrained_checkpoint.restore_from_path=DIR \
         exp_manager.explicit_log_dir=results/online judge.server.model=DIR
 
-This command starts every stage and the training processes on this machine; killed, it continues where it stopped. A
-scheduler can place the stages itself, one after the other, with the same overrides and a segment's number:
+This command starts every stage and the training processes on this machine; killed, it continues where it stopped.
+``--dry-run`` checks that servers, models and the judge are there and fit, and ends; with ``--gpus 8`` for nodes of so
+many GPUs instead of this machine. A scheduler can place the stages itself, one after the other, with the same
+overrides and a segment's number:
 
     python examples/train_gpt_onmcpo.py … --stage export --segment 0
     python scripts/generate.py … --segment 0
@@ -23,6 +25,8 @@ from pathlib import Path
 from nemo_mcpo.algorithms.online_command import online_config, stage_command
 from nemo_mcpo.algorithms.online_driver import drive
 from nemo_mcpo.algorithms.onmcpo import STAGES
+from nemo_mcpo.algorithms.preflight import check_and_report
+from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
 
@@ -30,10 +34,17 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Drive the whole run, or run one stage of it."""
+    """Drive the whole run, run one stage of it, or check what it needs."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--stage", choices=STAGES)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--gpus", type=int)
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.dry_run:
+        check_and_report(online_config(rest, CONF), arguments.gpus)
+        return
+    if arguments.gpus is not None:
+        raise ConfigError("only with --dry-run", where="--gpus", got=arguments.gpus, cure="add --dry-run, or drop it")
     if arguments.stage is not None:
         stage_command(rest, arguments.stage, CONF)
         return

@@ -1,14 +1,31 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has, what it enables, what is missing: ``python scripts/doctor.py [--json]``."""
+"""What this machine has, what it enables, what is missing: ``python scripts/doctor.py [--json]``.
+
+With a configuration and its overrides, also what that run needs, such as the programs and models of its servers:
+
+    python scripts/doctor.py gpt_onmcpo model.data.train=FILE pretrained_checkpoint.restore_from_path=DIR …
+"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # The doctor must also work where the package is not installed yet.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_mcpo.platform.doctor import main
+from nemo_mcpo.platform.report import Row
+
+CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
+
+
+def run_rows(words: Sequence[str]) -> tuple[Row, ...]:
+    """Rows about a run; only then is more than the standard library needed."""
+    from nemo_mcpo.algorithms.preflight import run_rows
+
+    return run_rows(words, CONF)
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(run_rows=run_rows))

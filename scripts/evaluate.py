@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.algorithms.online_command import online_config
+from nemo_mcpo.algorithms.preflight import check_and_report
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
@@ -33,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     arguments, overrides = parser.parse_known_args(argv)
     config = online_config(overrides, CONF)
     select_accelerator(config.trainer.accelerator)
+    served = {"--policy": str(arguments.policy), "--baseline": str(arguments.baseline)}
+    check_and_report(config, None, served)
     # torch and transformers take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.evaluation.win_rate import compare_policies, win_rate_line
 

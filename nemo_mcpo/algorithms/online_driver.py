@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
+from nemo_mcpo.algorithms.preflight import check_and_report
 from nemo_mcpo.config import OnlineRunConfig
-from nemo_mcpo.config.online import api_key
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
-from nemo_mcpo.judging.rule import load_rule
 from nemo_mcpo.judging.tally import tally_text
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.children import Child, start_child
@@ -53,8 +50,8 @@ def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> 
     os.environ[JOB_START] = str(job_start())  # for the stages
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     processes = num_processes(config)
-    check_programs(config)
     run = OnlineRun(config)
+    check_and_report(config, gpus=None)
     lock_for_this_process(run.directory / ".driver.lock")
     for segment in range(config.onmcpo.segments):
         for stage in STAGES:
@@ -84,29 +81,6 @@ def num_processes(config: OnlineRunConfig) -> int:
     count = (gpus or replica) if config.trainer.devices == "auto" else config.trainer.devices
     check_processes(config, count)
     return count
-
-
-def check_programs(config: OnlineRunConfig) -> None:
-    """Raise ConfigError for what would be missed hours later: programs, keys, the rule."""
-    used = {
-        "rollouts.server": config.rollouts.server if config.rollouts.engine == "openai" else None,
-        "judge.server": config.judge.server if config.judge.kind == "openai" else None,
-    }
-    for section, server in used.items():
-        if server is None:
-            continue
-        api_key(server, section)
-        if not server.urls and shutil.which(server.command[0]) is None:
-            raise ConfigError(
-                "there is no such program",
-                where=f"{section}.command",
-                got=server.command[0],
-                cure="give its path in the environment where it is installed, or urls of running servers",
-            )
-    if config.judge.kind == "rule":
-        load_rule(config.judge.rule or "")
-    if config.judge.kind == "reward_model" and not Path(config.judge.reward_model or "").is_dir():
-        raise ConfigError("there is no such directory", where="judge.reward_model", got=config.judge.reward_model)
 
 
 def _run_stage(

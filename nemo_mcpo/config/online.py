@@ -31,9 +31,11 @@ class Server(Section):
     concurrency: Positive
     timeout_seconds: Seconds
     retry_seconds: Seconds
-    launcher: Literal["trtllm", "transformers"]
+    launcher: Literal["trtllm", "vllm", "transformers"]
+    prefix: list[str]
     command: Annotated[list[str], Field(min_length=1)]
     arguments: list[str]
+    environment: list[str]
     replicas: Positive
     ready_seconds: Seconds
     tensor_parallel_size: Positive
@@ -108,6 +110,7 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             expected=f"at most {room}, model.data.max_length less model.data.max_prompt_length",
             cure="lower it or raise model.data.max_length",
         )
+    _check_policy_server(config)
     if len(set(rollouts.temperatures)) < len(rollouts.temperatures):
         raise ConfigError(
             "the same temperature twice",
@@ -131,6 +134,29 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             got="given",
             expected="mc_kernel, random, max or min",
             cure="set model.mcpo.sampler=mc_kernel",
+        )
+
+
+def _check_policy_server(config: OnlineRunConfig) -> None:
+    """The servers that are started for the policy serve it, and have room for its answers."""
+    server = config.rollouts.server
+    if config.rollouts.engine != "openai" or server.urls:
+        return
+    needed = config.model.data.max_prompt_length + config.rollouts.max_tokens
+    if server.max_seq_len < needed:
+        raise ConfigError(
+            "a prompt and its answer would not fit",
+            where="rollouts.server.max_seq_len",
+            got=server.max_seq_len,
+            expected=f"at least {needed}: model.data.max_prompt_length and rollouts.max_tokens",
+            cure="raise it, or lower one of the two",
+        )
+    if server.model is not None:
+        raise ConfigError(
+            "servers that are started serve the policy of the segment",
+            where="rollouts.server.model",
+            got=server.model,
+            cure="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
         )
 
 

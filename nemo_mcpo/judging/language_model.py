@@ -21,7 +21,8 @@ from nemo_mcpo.judging.ranking import Verdict, best_of, both_orders, exchanged
 from nemo_mcpo.judging.tokens import tokens_of
 from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.client import RefusedError, Reply, chat
+from nemo_mcpo.rollouts.client import RefusedError, Reply
+from nemo_mcpo.rollouts.completions import converse
 from nemo_mcpo.rollouts.probe import check_models
 from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
@@ -130,7 +131,7 @@ class LanguageModelJudge:
         unfinished = False
         for attempt in range(self.settings.attempts):
             try:
-                reply = self._ask(messages, attempt)
+                reply = self._ask(messages, attempt, question.number)
             except RefusedError as error:
                 self._last_reply, unfinished = str(error), False
                 if not self.tokens.is_exact:  # the estimate may have been too low: the same again would be refused
@@ -152,9 +153,10 @@ class LanguageModelJudge:
         turns = [(turn.role, clean(turn_text(turn))) for turn in question.conversation]
         return fit(turns, (clean(first), clean(second)), room, self.tokens.count)
 
-    def _ask(self, messages: list[dict[str, str]], attempt: int) -> Reply:
+    def _ask(self, messages: list[dict[str, str]], attempt: int, prompt: int) -> Reply:
         request = partial(
-            chat,
+            converse,
+            whole=False,  # of a judge that reasons first, the verdict is enough
             model=self.serving.model,
             messages=messages,
             temperature=NEXT_TEMPERATURE if attempt else FIRST_TEMPERATURE,
@@ -162,7 +164,7 @@ class LanguageModelJudge:
             max_tokens=self.settings.max_tokens,
             seed=attempt,
         )
-        return self.serving.pool.ask(request)
+        return self.serving.pool.ask(request, prompt)
 
     def close(self) -> None:
         """See ``judgement.Judge``."""

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,14 @@ from nemo_mcpo.platform.requirements import requirement_rows
 
 BF16_CAPABILITY = 8.0
 MIB_PER_GIB = 1024
+SERVERS = {
+    "trtllm-serve": "servers of TensorRT-LLM, the default of rollouts and judges",
+    "vllm": "servers of vLLM (server@rollouts.server=vllm)",
+    "transformers": "servers of transformers, on CPUs too (server@judge.server=transformers)",
+}
+"""Programs that examples/conf/server names, looked for in PATH, and what they are for."""
+RUN = "run"
+"""The name of the row about a run."""
 
 
 def python_row(version: tuple[int, int]) -> Row:
@@ -118,25 +126,50 @@ def _memory_row() -> Row:
     return Row("Memory", "ok", found, enables)
 
 
+def server_rows() -> tuple[Row, ...]:
+    """A row for each kind of server that can be started; none of them is needed to train."""
+    cure = "needed only for rollouts.engine=openai or judge.kind=openai; it may be in another environment or image"
+    found = {program: shutil.which(program) or "" for program in SERVERS}
+    return tuple(
+        Row(
+            program,
+            "ok" if found[program] else "missing",
+            found[program],
+            enables,
+            cure="" if found[program] else cure,
+        )
+        for program, enables in SERVERS.items()
+    )
+
+
 def examine(folder: Path) -> tuple[Row, ...]:
     """Every row of the table."""
     packages, gpus = package_rows(), gpu_rows(*query_gpus())
     python = python_row(sys.version_info[:2])
     unusable = torch_sees_gpus_row(packages, gpus)
     kernels = kernel_rows(on_gpu=gpus[0].status == "ok" and not unusable)
-    return (python, *packages, *requirement_rows(), *gpus, *unusable, *kernels, *host_rows(folder))
+    return (python, *packages, *requirement_rows(), *gpus, *unusable, *kernels, *server_rows(), *host_rows(folder))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 when the base stack works, else 1."""
+def main(
+    arguments: Sequence[str] | None = None, run_rows: Callable[[Sequence[str]], tuple[Row, ...]] = lambda words: ()
+) -> int:
+    """Print the table; 0 when the base stack, and a run that is named, work, else 1.
+
+    ``run_rows``: from a configuration's name and overrides to rows about that run.
+    """
     parser = argparse.ArgumentParser(description="What this machine has, what it enables, what is missing.")
     parser.add_argument("--json", action="store_true", help="rows as JSON, for programs")
+    parser.add_argument("run", nargs="*", help="a file of examples/conf and key=value …: what that run needs, too")
     options = parser.parse_args(arguments)
     rows = examine(Path.cwd())
+    rows += run_rows(options.run) if options.run and not failures(rows) else ()
     failed = failures(rows)
     if options.json:
         print(json.dumps({"ok": not failed, "rows": [asdict(row) for row in rows]}, indent=2))
     else:
         print(render(rows))
-        print(f"\nThe base stack does not work: {', '.join(failed)}." if failed else "\nThe base stack works.")
+        of_stack = [name for name in failed if name != RUN]
+        print(f"\nThe base stack does not work: {', '.join(of_stack)}." if of_stack else "\nThe base stack works.")
+        print(*["The run would fail: see its row."] * (RUN in failed), sep="\n", end="\n" * (RUN in failed))
     return 1 if failed else 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 
 from nemo_mcpo.platform.children import Child, start_child, stop_child
+from nemo_mcpo.platform.ports import free_port
 from nemo_mcpo.platform.stopping import PARENT_DIED, StopRequest
 
 _POLL_SECONDS = 0.2
@@ -55,13 +55,6 @@ def run_processes(
     finally:
         for process in processes:
             stop_child(process)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _codes(processes: Sequence[Child]) -> list[int | None]:

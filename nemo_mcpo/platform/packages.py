@@ -28,7 +28,7 @@ class Package:
     Attributes:
         module: what must be findable for the package to count as installed.
         distributions: names under which its version may be recorded.
-        check: statements that must run, in a child process; ``detail`` set there is shown. Empty = never imported.
+        check: statements that must run, in a child process; ``detail`` set there is shown.
         install: the cure when it is missing.
         repair: the cure when it is there but ``check`` fails.
         required: the base stack does not work without it.
@@ -144,15 +144,6 @@ PACKAGES = (
         repair="reinstall psutil",
         required=True,
     ),
-    Package(
-        name="TensorRT-LLM",
-        module="tensorrt_llm",
-        distributions=("tensorrt-llm", "tensorrt_llm"),
-        check="",
-        enables="fast rollouts, from its own process and environment",
-        install="its own environment or the NeMo container (it pins another torch); not needed for training",
-        repair="",
-    ),
 )
 
 # Runs each check in turn; one JSON line a check, on a descriptor that the packages' own printing cannot reach.
@@ -235,7 +226,7 @@ def package_row(package: Package, installed: bool, version: str, outcome: Outcom
 def package_rows(packages: Sequence[Package] = PACKAGES) -> tuple[Row, ...]:
     """A row for every package of the table."""
     installed = {package.name: is_installed(package.module) for package in packages}
-    outcomes = run_checks({p.name: p.check for p in packages if p.check and installed[p.name]})
+    outcomes = run_checks({p.name: p.check for p in packages if installed[p.name]})
     return tuple(
         package_row(p, installed[p.name], installed_version(p.distributions), outcomes.get(p.name, Outcome()))
         for p in packages

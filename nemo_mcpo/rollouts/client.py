@@ -21,7 +21,6 @@ from openai._models import FinalRequestOptions
 from nemo_mcpo.config import Server
 from nemo_mcpo.config.online import api_key
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.chat_reply import read_chat
 from nemo_mcpo.rollouts.routing import Router
 from nemo_mcpo.rollouts.transport import CONNECT_SECONDS, BoundedTransport, UnusableReplyError, is_this_machine
 
@@ -267,26 +266,6 @@ def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
             got=f"to {error.response.headers.get('location', 'nowhere')[:200]}",
             cure="if that is the right address, give it in server.urls",
         ) from error
-
-
-def chat(
-    client: openai.OpenAI, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, **sampling: Any
-) -> Reply:
-    """One chat completion."""
-    create = client.chat.completions.with_streaming_response.create
-    seconds = client.timeout.read if isinstance(client.timeout, httpx.Timeout) else None
-    with create(model=model, messages=messages, stream=False, max_tokens=max_tokens, **sampling) as response:  # type: ignore[arg-type]
-        body = read_chat(response, max_tokens, seconds)
-    if not body.get("choices"):
-        raise RefusedError(f"no choices in the reply: {str(body)[:100]}")
-    choice = body["choices"][0]
-    return _checked(choice["message"].get("content") or "", choice.get("finish_reason"))
-
-
-def _checked(text: object, finish: object) -> Reply:
-    if not isinstance(text, str) or finish not in ("stop", "length"):
-        raise RefusedError(f"the reply makes no sense: finish_reason {finish!r}, text {str(text)[:60]!r}")
-    return Reply(text, finish == "stop")
 
 
 def _client(url: str, key: str, seconds: float) -> Client:

@@ -32,8 +32,13 @@ def complete(client: openai.OpenAI, model: str, tokens: Sequence[int], **samplin
     return _reply(answer, choice, _field(choice, "text"))
 
 
-def converse(client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, str]], **sampling: object) -> Reply:
-    """One answer to a conversation, to which the server applies its own template."""
+def converse(
+    client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, str]], *, whole: bool = True, **sampling: object
+) -> Reply:
+    """One answer to a conversation, to which the server applies its own template.
+
+    ``whole``: refuse an answer of which the server moved parts elsewhere, such as the model's reasoning.
+    """
     answer = _post(client, "/chat/completions", {"model": model, "messages": list(messages), **sampling})
     if isinstance(answer, str):
         return _of_events(answer)
@@ -41,7 +46,7 @@ def converse(client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, 
     message = _field(choice, "message")
     reply = _reply(answer, choice, _field(message, "content"))
     split = [name for name in _SPLIT_OFF if _field(message, name)]
-    if split and reply.tokens is None:
+    if whole and split and reply.tokens is None:
         raise RefusedError(
             f"the server moved parts of the answer from its text into {split[0]}: serve without parsers"
         )
@@ -93,6 +98,8 @@ def _of_events(text: str) -> Reply:
     """A stream, which transformers 4.57 sends even to those who asked for none."""
     events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    if failed := next((problem for chunk in chunks if (problem := _field(chunk, "error"))), None):
+        raise RefusedError(f"the server failed: {str(failed)[:100]}")
     choices = [choice for chunk in chunks for choice in _field(chunk, "choices") or ()]
     parts = [_field(_field(choice, "delta"), "content") or "" for choice in choices]
     finish = [reason for choice in choices if (reason := _field(choice, "finish_reason"))]

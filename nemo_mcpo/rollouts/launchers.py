@@ -1,31 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines and environments of servers that we start: TensorRT-LLM's and transformers'.
+"""The kinds of servers that we start, in one table: command lines, options in files, and what each understands.
 
-A server is another program with a Python environment of its own; nothing of it is imported here.
+A server is another program with a Python environment of its own; nothing of it is imported here. Where each fact comes
+from (version and file upstream, or a run) is in ``docs/servers.md``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemo_mcpo.config import Server
-from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.accelerator import count_gpus
 
 HOST = "127.0.0.1"
-_MPI = re.compile(r"^(PMI|PMIX|MPI|OMPI)_|^(RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$")
-_LAUNCHED = re.compile(rf"{_MPI.pattern}|^SLURM_")
+TRTLLM_OPTIONS = "trtllm.yaml"
 
 
-def trtllm_command(model: str, port: int, settings: Server) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """One kind of server; also of servers that somebody else started (``server.urls``).
+
+    Attributes:
+        command: program and arguments, from a model's directory, a port, the settings and a directory for files.
+        parallel: it spreads a model over several GPUs, and limits batches and lengths as the settings say.
+        needs_gpu: it does not run on CPUs.
+        neutral: fields of a request beyond OpenAI's that switch off whatever else would change what is sampled. Only
+            those that this server knows: TensorRT-LLM and transformers refuse a request with an unknown field.
+        return_token_ids: fields that make it return the ids of generated tokens, in ``choices[0].token_ids``; empty
+            where it cannot.
+        seeded: a request's ``seed`` decides its answer.
+    """
+
+    command: Callable[[str, int, Server, Path], list[str]]
+    parallel: bool
+    needs_gpu: bool = False
+    neutral: Mapping[str, object] = field(default_factory=dict)
+    return_token_ids: Mapping[str, object] = field(default_factory=dict)
+    seeded: bool = True
+
+
+def trtllm_options(settings: Server) -> dict[str, object]:
+    """What ``trtllm-serve`` takes from a file only; a section of it replaces what the flags say about the same.
+
+    Without them it pads no CUDA graph (batches above 32 mostly run without one), keeps room for the longest possible
+    answer of each request before it starts one (``GUARANTEED_NO_EVICT``), and since 1.2 refuses prompts above 1,024
+    tokens. NeMo-RL sets the same (``nemo_rl/models/generation/trtllm/trtllm_worker_async.py``).
+    """
+    return {
+        "max_input_len": settings.max_seq_len,
+        "cuda_graph_config": {"enable_padding": True, "max_batch_size": settings.max_batch_size},
+        "scheduler_config": {"capacity_scheduler_policy": "MAX_UTILIZATION"},
+        "kv_cache_config": {
+            "enable_block_reuse": True,
+            "free_gpu_memory_fraction": settings.kv_cache_fraction,
+            "dtype": settings.kv_cache_dtype,
+        },
+    }
+
+
+def trtllm_command(model: str, port: int, settings: Server, files: Path) -> list[str]:
     """``trtllm-serve`` on a Hugging Face directory; an FP8 checkpoint says so itself, in ``hf_quant_config.json``.
 
-    Over several nodes, ``server.command`` is ``srun --mpi=pmix … trtllm-llmapi-launch trtllm-serve``.
+    ``--extra_llm_api_options`` is the name in 1.0 and 1.1, and an alias of ``--config`` since.
     """
+    path = files / TRTLLM_OPTIONS
+    path.write_text(json.dumps(trtllm_options(settings), indent=2) + "\n", encoding="utf-8")  # JSON is YAML
     options = {
         "--host": HOST,
         "--port": port,
@@ -36,59 +77,54 @@ def trtllm_command(model: str, port: int, settings: Server) -> list[str]:
         "--max_num_tokens": settings.max_num_tokens,
         "--max_seq_len": settings.max_seq_len,
         "--kv_cache_free_gpu_memory_fraction": settings.kv_cache_fraction,
+        "--extra_llm_api_options": path,
     }
     return [*settings.command, model, *_words(options), *settings.arguments]
 
 
-def trtllm_files(directory: Path, settings: Server) -> list[str]:
-    """Options that stand in a file: the precision of the KV cache; its section there replaces that of the flags."""
-    if settings.kv_cache_dtype == "auto":
-        return []
-    cache = {"dtype": settings.kv_cache_dtype, "free_gpu_memory_fraction": settings.kv_cache_fraction}
-    path = directory / "trtllm.yaml"
-    path.write_text(json.dumps({"kv_cache_config": cache}) + "\n")  # JSON is YAML
-    return ["--extra_llm_api_options", str(path)]
+def vllm_command(model: str, port: int, settings: Server, files: Path) -> list[str]:
+    """``vllm serve`` on a Hugging Face directory, under its path and its short name.
+
+    ``--generation-config vllm``: no ``top_k`` or ``top_p`` of the directory's ``generation_config.json`` is a default
+    of requests; its end-of-sequence ids still count.
+    """
+    options = {
+        "--host": HOST,
+        "--port": port,
+        "--tensor-parallel-size": settings.tensor_parallel_size,
+        "--pipeline-parallel-size": settings.pipeline_parallel_size,
+        "--max-num-seqs": settings.max_batch_size,
+        "--max-num-batched-tokens": settings.max_num_tokens,
+        "--max-model-len": settings.max_seq_len,
+        "--gpu-memory-utilization": settings.kv_cache_fraction,
+        "--kv-cache-dtype": settings.kv_cache_dtype,
+        "--generation-config": "vllm",
+    }
+    names = dict.fromkeys((model, Path(model).name))
+    flags = ["--enable-prefix-caching", "--served-model-name", *names]
+    return [*settings.command, "serve", model, *_words(options), *flags, *settings.arguments]
 
 
-def transformers_command(model: str, port: int, settings: Server) -> list[str]:
+def transformers_command(model: str, port: int, settings: Server, files: Path) -> list[str]:
     """``transformers serve`` (5.23 or later) on a Hugging Face directory."""
     return [*settings.command, "serve", model, *_words({"--host": HOST, "--port": port}), *settings.arguments]
 
 
-COMMANDS: Mapping[str, Callable[..., list[str]]] = {
-    "trtllm": trtllm_command,
-    "transformers": transformers_command,
+_NEUTRAL: Mapping[str, object] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+LAUNCHERS: Mapping[str, Launcher] = {
+    "trtllm": Launcher(trtllm_command, parallel=True, needs_gpu=True, neutral=_NEUTRAL, seeded=False),
+    "vllm": Launcher(vllm_command, parallel=True, neutral=_NEUTRAL, return_token_ids={"return_token_ids": True}),
+    "transformers": Launcher(transformers_command, parallel=False),
 }
-"""Functions of ``(model, port, settings)``."""
+"""By ``server.launcher``."""
 
 
-def server_environment(settings: Server, replica: int) -> dict[str, str]:
-    """This process's environment for one of several replicas, each on GPUs of its own.
-
-    What a launcher of parallel programs left there is taken out: it hangs TensorRT-LLM. A server over several nodes is
-    started by ``srun``, which needs the job's variables and chooses the GPUs.
-
-    Raises:
-        ConfigError: too few GPUs.
-    """
-    several_nodes = settings.command[0] == "srun"
-    unwanted = _MPI if several_nodes else _LAUNCHED
-    environment = {name: value for name, value in os.environ.items() if not unwanted.match(name)}
-    number = count_gpus()
-    size = 1 if settings.launcher != "trtllm" else settings.tensor_parallel_size * settings.pipeline_parallel_size
-    if several_nodes or (settings.launcher != "trtllm" and not number):
-        return environment
-    if number < (replica + 1) * size:
-        raise ConfigError(
-            "too few GPUs for the servers",
-            where="server.replicas",
-            got=f"{settings.replicas} of {size}",
-            expected=f"{number} GPUs at most",
-            cure="lower server.replicas or server.tensor_parallel_size",
-        )
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(one) for one in range(number)] if seen is None else seen.split(",")
-    return environment | {"CUDA_VISIBLE_DEVICES": ",".join(names[replica * size : (replica + 1) * size])}
+def gpus_of(settings: Server) -> int:
+    """GPUs that one server's model is spread over."""
+    if not LAUNCHERS[settings.launcher].parallel:
+        return 1
+    return settings.tensor_parallel_size * settings.pipeline_parallel_size
 
 
 def _words(options: Mapping[str, object]) -> list[str]:

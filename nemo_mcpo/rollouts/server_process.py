@@ -11,12 +11,14 @@ from pathlib import Path
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.children import start_child, stop_child
-from nemo_mcpo.platform.launch import free_port
+from nemo_mcpo.platform.ports import free_port, is_taken, listens
+from nemo_mcpo.platform.private_files import open_private
 from nemo_mcpo.rollouts.launchers import HOST
 
 _POLL_SECONDS = 0.5
 _LINES_SHOWN = 12
 MAX_STARTS = 5
+_PORT_TAKEN = "address already in use"
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for what runs on this machine
 
 
@@ -27,71 +29,97 @@ class ServerProcess:
         command: from a port to program and arguments.
         environment: of the program.
         log: file that its output is added to.
+        runs_here: the program, or a child of it, listens itself: whatever else answers on its port is not our server.
+            Words before the program may make it a child of somebody else (a Slurm step, a container's daemon).
     """
 
-    def __init__(self, command: Callable[[int], list[str]], environment: Mapping[str, str], log: Path) -> None:
-        self.port = free_port()
-        self.command, self.environment, self.log = command(self.port), environment, log
+    def __init__(
+        self, command: Callable[[int], list[str]], environment: Mapping[str, str], log: Path, runs_here: bool = True
+    ) -> None:
+        self._command, self.environment, self.log, self.runs_here = command, environment, log, runs_here
         self.starts = 0
-        self._process = self._start()
+        self._start(free_port())
 
     @property
     def url(self) -> str:
-        """The base URL of its interface."""
+        """The base URL of its interface; the port can change until it is ready."""
         return f"http://{HOST}:{self.port}/v1"
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self, port: int) -> None:
+        """Start it, unless that was done too often."""
+        if self.starts >= MAX_STARTS:
+            raise self._failure(f"the server ended {self.starts} times, the last time with {self._process.returncode}")
+        if self.starts:
+            stop_child(self._process)  # what it started may live on, with its memory
         self.starts += 1
+        self.port = port
+        command = self._command(port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(self.log, "ab") as output:
-                return start_child(self.command, environment=self.environment, output=output)
+            with open_private(self.log, "ab") as output:
+                self._process: subprocess.Popen = start_child(command, environment=self.environment, output=output)
         except OSError as error:
             raise RolloutError(
                 "the server's program cannot be started",
                 where="server.command",
-                got=f"{self.command[0]}: {error.strerror}",
+                got=f"{command[0]}: {error.strerror}",
                 cure="give the path of the program, in the environment where it is installed",
             ) from error
 
     def wait_until_ready(self, seconds: float) -> None:
-        """Wait for ``/health``.
+        """Wait for ``/health`` of our own process; on another port where somebody else has taken this one.
 
         Raises:
             RolloutError: it ended, or took longer; with the last lines of its log.
         """
         deadline = time.monotonic() + seconds
         while not self.is_healthy():
-            if (self._process.poll() or 0) < 0:  # a signal: not its own doing
-                self.restart_if_dead()
-            elif self._process.returncode is not None:
-                raise self._failure(f"the server ended with code {self._process.returncode} before it was ready")
+            code = self._process.poll()
+            if (code is None and self._somebody_else_answers()) or (code and self._port_was_taken()):
+                print(f"port {self.port} is somebody else's; the server is started again on another one", flush=True)
+                self._start(free_port())
+            elif code is not None and (code < 0 or code > 128):  # a signal: not its own doing
+                self._start(self.port)
+            elif code is not None:
+                raise self._failure(f"the server ended with code {code} before it was ready")
             if time.monotonic() > deadline:
                 raise self._failure(f"the server was not ready within {seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
 
     def is_healthy(self) -> bool:
-        """Whether it says that it can answer."""
+        """Whether our process lives, and says that it can answer."""
+        return self._process.poll() is None and self._answers() and self._is_ours()
+
+    def _somebody_else_answers(self) -> bool:
+        return self._answers() and not self._is_ours()
+
+    def _answers(self) -> bool:
         try:
             with _LOCAL.open(f"http://{HOST}:{self.port}/health", timeout=5.0) as answer:
                 return answer.status == 200
         except OSError:  # nobody listens, or another status
             return False
 
+    def _is_ours(self) -> bool:
+        """Whether who answers is our process, as far as that can be seen."""
+        return not self.runs_here or listens(self.port, session=self._process.pid)
+
+    def _port_was_taken(self) -> bool:
+        return is_taken(self.port) or any(_PORT_TAKEN in line.lower() for line in self._last_lines())
+
     def restart_if_dead(self) -> None:
         """Start it again, on the same port, when it ended; RolloutError when it does so again and again."""
-        if self._process.poll() is None:
-            return
-        if self.starts >= MAX_STARTS:
-            raise self._failure(f"the server ended {self.starts} times, the last time with {self._process.returncode}")
-        stop_child(self._process)  # what it started may live on, with its memory
-        self._process = self._start()
+        if self._process.poll() is not None:
+            self._start(self.port)
 
     def stop(self) -> None:
         """End it and all that it started."""
         stop_child(self._process)
 
+    def _last_lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()[-_LINES_SHOWN:]
+
     def _failure(self, what: str) -> RolloutError:
-        lines = self.log.read_text(errors="replace").splitlines()[-_LINES_SHOWN:]
+        lines = self._last_lines()
         print(*(f"    {line}" for line in lines), sep="\n", flush=True)
         return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", cure="read the log")

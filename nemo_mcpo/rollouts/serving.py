@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from nemo_mcpo.config import Server
 from nemo_mcpo.rollouts.client import ServerPool
-from nemo_mcpo.rollouts.launchers import COMMANDS, server_environment, trtllm_files
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.server_environment import server_environment
 from nemo_mcpo.rollouts.server_process import ServerProcess
 
 
@@ -61,8 +61,9 @@ def open_serving(settings: Server, model: str, logs: Path) -> Serving:
 
 def _start(settings: Server, model: str, replica: int, logs: Path) -> ServerProcess:
     logs.mkdir(parents=True, exist_ok=True)
-    if settings.launcher == "trtllm":
-        options = trtllm_files(logs, settings)
-        settings = settings.model_copy(update={"arguments": [*settings.arguments, *options]})
-    command = partial(COMMANDS[settings.launcher], model, settings=settings)
-    return ServerProcess(command, server_environment(settings, replica), logs / f"server-{replica}.log")
+    launcher, log = LAUNCHERS[settings.launcher], logs / f"server-{replica}.log"
+
+    def command(port: int) -> list[str]:
+        return [*settings.prefix, *launcher.command(model, port, settings, logs)]
+
+    return ServerProcess(command, server_environment(settings, replica), log, runs_here=not settings.prefix)

@@ -11,7 +11,7 @@ from nemo_mcpo.algorithms import online_stages
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.config import OnlineRunConfig, online as schema
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.rollouts.launchers import COMMANDS
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from tests.support.configs import compose_online, online
 
 SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99}
@@ -34,6 +34,14 @@ SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.
         (
             {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99},
             "judge.server.max_seq_len: a q",
+        ),
+        (
+            {"rollouts.engine": "openai", "rollouts.server.max_seq_len": 99},
+            "rollouts.server.max_seq_len: a prompt and",
+        ),
+        (
+            {"rollouts.engine": "openai", "rollouts.server.model": "m"},
+            "rollouts.server.model: servers that are started",
         ),
         ({"model.data.format": "tokens"}, "model.data.format: not in an online run"),
         ({"exp_manager.resume_if_exists": False}, "exp_manager.resume_if_exists: not in an online run"),
@@ -59,8 +67,14 @@ def test_servers_are_chosen_by_name():
     assert config.rollouts.server.max_seq_len == config.model.data.max_length
 
 
+def test_as_many_requests_as_a_server_takes_at_once():
+    config = compose_online("server@rollouts.server=vllm", "rollouts.server.max_batch_size=64")
+    assert (config.rollouts.server.concurrency, config.judge.server.concurrency) == (64, 256)
+    assert compose_online("server@judge.server=transformers").judge.server.concurrency == 4
+
+
 def test_names_are_those_of_the_tables():
-    assert set(get_args(schema.Server.model_fields["launcher"].annotation)) == set(COMMANDS)
+    assert set(get_args(schema.Server.model_fields["launcher"].annotation)) == set(LAUNCHERS)
     assert (*online_stages.WORK, "train") == STAGES
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool, chat
-from nemo_mcpo.rollouts.completions import complete
+from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool
+from nemo_mcpo.rollouts.completions import complete, converse
 from tests.support.configs import online
 from tests.support.fake_server import Behaviour, fake_server, words_of
 
@@ -26,7 +26,7 @@ def settings(**changes):
 
 
 def ask_chat(client) -> Reply:
-    return chat(client, "m", [{"role": "user", "content": "Hi"}], **BODY)
+    return converse(client, "m", [{"role": "user", "content": "Hi"}], **BODY)
 
 
 def test_chat_and_tokens():

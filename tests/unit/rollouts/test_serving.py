@@ -1,85 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that we start: their command lines and environments, ready or not, dead and started again, stopped."""
+"""Servers that we start: ready or not, ours or somebody else's, dead and started again, stopped."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.errors import ConfigError, RolloutError
-from nemo_mcpo.rollouts.launchers import COMMANDS, server_environment, trtllm_files
+from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.platform.ports import free_port
+from nemo_mcpo.rollouts import server_process
 from nemo_mcpo.rollouts.server_process import MAX_STARTS
 from nemo_mcpo.rollouts.serving import open_serving
 from tests.support.configs import online
+from tests.support.fake_server import Behaviour, fake_server, words_of
 from tests.support.online import FAKE_SERVER
 
 
 def settings(**changes):
     keys = {"launcher": "transformers", "command": [sys.executable, str(FAKE_SERVER)], "ready_seconds": 20.0} | changes
     return online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
-
-
-def test_the_command_line_of_trtllm_serve():
-    chosen = settings(
-        command=["trtllm-serve"], tensor_parallel_size=4, pipeline_parallel_size=2, arguments=["--trust_remote_code"]
-    )
-    line = (
-        "trtllm-serve /policy --host 127.0.0.1 --port 8001 --backend pytorch --tp_size 4 --pp_size 2 "
-        "--max_batch_size 256 --max_num_tokens 8192 --max_seq_len 192 --kv_cache_free_gpu_memory_fraction 0.9 "
-        "--trust_remote_code"
-    )
-    assert " ".join(COMMANDS["trtllm"]("/policy", 8001, chosen)) == line
-
-
-def test_an_fp8_cache_stands_in_a_file(tmp_path):
-    assert trtllm_files(tmp_path, settings()) == []
-    option, path = trtllm_files(tmp_path, settings(kv_cache_dtype="fp8"))
-    assert option == "--extra_llm_api_options"
-    # A file's section replaces the flags': the fraction must stand in it too.
-    assert json.loads(Path(path).read_text())["kv_cache_config"] == {"dtype": "fp8", "free_gpu_memory_fraction": 0.9}
-
-
-LAUNCHED = ("PMIX_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_X", "SLURM_JOB_ID", "RANK", "WORLD_SIZE")
-
-
-@pytest.mark.parametrize(
-    ("changes", "kept"),
-    [
-        ({}, []),
-        ({"launcher": "trtllm", "command": ["srun", "trtllm-serve"], "pipeline_parallel_size": 9}, ["SLURM_JOB_ID"]),
-    ],
-)
-def test_variables_of_launchers_are_left_out(monkeypatch, changes, kept):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("MY_SLURM", "stays")
-    for name in LAUNCHED:
-        monkeypatch.setenv(name, "1")
-    environment = server_environment(settings(**changes), 0)
-    assert environment["MY_SLURM"] == "stays" and "PATH" in environment
-    assert [name for name in LAUNCHED if name in environment] == kept
-
-
-@pytest.mark.parametrize(
-    ("seen", "changes", "names"),
-    [
-        ("4,5,6,7", {"launcher": "trtllm", "tensor_parallel_size": 2}, ["4,5", "6,7"]),
-        ("GPU-1a,MIG-2b", {"launcher": "trtllm"}, ["GPU-1a", "MIG-2b"]),
-        ("0,1", {}, ["0", "1"]),
-    ],
-)
-def test_replicas_have_gpus_of_their_own(monkeypatch, seen, changes, names):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    chosen = settings(replicas=2, **changes)
-    assert [server_environment(chosen, replica)["CUDA_VISIBLE_DEVICES"] for replica in range(2)] == names
-    with pytest.raises(ConfigError, match=r"server\.replicas: too few GPUs"):
-        server_environment(chosen, 2)
 
 
 def running(port: int) -> bool:
@@ -98,6 +42,52 @@ def test_started_killed_restarted_and_stopped(tmp_path):
     assert (first.starts, second.starts) == (2, 1)
     serving.close()
     assert not running(first.port) and not running(second.port)
+
+
+def test_only_its_owner_reads_what_a_server_writes(tmp_path):
+    serving = open_serving(settings(), "/policy", tmp_path / "logs")
+    serving.close()
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "logs").glob("*.log")] == [0o600]
+
+
+@pytest.fixture
+def somebody_elses(monkeypatch):
+    """The first port that is chosen is one on which another server answers, healthy."""
+    behaviour = Behaviour(words_of, models=["other"])
+    with fake_server(behaviour) as url:
+        taken = int(url.split(":")[2].split("/")[0])
+        ports = iter([taken])
+        monkeypatch.setattr(server_process, "free_port", lambda: next(ports, None) or free_port())
+        yield taken
+
+
+def test_somebody_else_s_server_does_not_pass_as_ours(somebody_elses, tmp_path, capsys):
+    """Ours cannot listen there, ends, and is started again on another port."""
+    serving = open_serving(settings(), "/policy", tmp_path)
+    (server,) = serving.own
+    assert (server.starts, server.is_healthy()) == (2, True) and server.port != somebody_elses
+    assert f"port {somebody_elses} is somebody else's" in capsys.readouterr().out
+    assert serving.pool.urls == [f"http://127.0.0.1:{server.port}/v1"]
+    serving.close()
+
+
+def test_somebody_else_answers_while_ours_still_loads(somebody_elses, tmp_path):
+    loading = (
+        f"import runpy, sys, time; time.sleep(3600) if '{somebody_elses}' in sys.argv else None; "
+        f"sys.argv[0] = {str(FAKE_SERVER)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    serving = open_serving(settings(command=[sys.executable, "-c", loading]), "/policy", tmp_path)
+    (server,) = serving.own
+    assert (server.starts, server.is_healthy()) == (2, True) and server.port != somebody_elses
+    serving.close()
+
+
+def test_words_before_the_program(tmp_path):
+    """Whoever they are, they start it: that its process is not ours cannot be held against it."""
+    serving = open_serving(settings(prefix=["env", "FAKE=1"]), "/policy", tmp_path)
+    (server,) = serving.own
+    assert not server.runs_here and server.is_healthy() and server._process.args[:2] == ["env", "FAKE=1"]
+    serving.close()
 
 
 def test_a_server_that_ends_before_it_is_ready(tmp_path, capsys):

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a model fits the GPUs that its server gets: heads, lengths, weights, and a KV cache that is of use.
+
+On each GPU there are, with tensor parallelism t and pipeline parallelism p,
+
+    weights / (t p)  +  2 (layers / p) (kv_heads / t) head_dim · bytes · tokens  +  RESERVED_GIB
+
+bytes, of which the cache of one longest request is the least that a server starts with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_mcpo.config import Server
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.rollouts.launchers import LAUNCHERS, gpus_of
+from nemo_mcpo.rollouts.served_model import ServedModel
+
+GIB = 2**30
+RESERVED_GIB = 3.0
+"""Of a GPU's memory, for the CUDA context, activations and CUDA graphs: an assumption, on the low side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where servers will run.
+
+    Attributes:
+        gpus: of a node.
+        gibibytes: memory of the smallest of them; None where nobody says.
+        is_here: it is this machine, with these programs.
+    """
+
+    gpus: int
+    gibibytes: float | None
+    is_here: bool
+
+
+def check_layout(settings: Server, model: ServedModel, section: str) -> None:
+    """Raise ConfigError where the layout or the length is none that the model has."""
+    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    if model.heads % tensor or (model.kv_heads % tensor and tensor % model.kv_heads):
+        raise ConfigError(
+            "the attention heads do not divide",
+            where=f"{section}.tensor_parallel_size",
+            got=tensor,
+            expected=f"a divisor of {model.heads} heads, and a divisor or multiple of {model.kv_heads} of keys",
+            cure="use 1, 2, 4 or 8",
+        )
+    if pipeline > model.layers:
+        raise ConfigError(
+            "more pipeline stages than layers",
+            where=f"{section}.pipeline_parallel_size",
+            got=pipeline,
+            expected=f"at most {model.layers}",
+            cure="lower it",
+        )
+    if model.max_positions is not None and settings.max_seq_len > model.max_positions:
+        raise ConfigError(
+            "longer than the model's longest sequence",
+            where=f"{section}.max_seq_len",
+            got=settings.max_seq_len,
+            expected=f"at most {model.max_positions}, its max_position_embeddings",
+            cure="lower it, or take another model",
+        )
+
+
+def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
+    """Raise ConfigError where ``trtllm-serve`` would refuse a prompt: one that is not chunked must fit into a step."""
+    if settings.launcher != "trtllm" or "--enable_chunked_prefill" in settings.arguments:
+        return
+    if longest_prompt > settings.max_num_tokens:
+        raise ConfigError(
+            "a prompt does not fit into a step of the server",
+            where=f"{section}.max_num_tokens",
+            got=settings.max_num_tokens,
+            expected=f"at least {longest_prompt}",
+            cure=f"raise it, or add --enable_chunked_prefill to {section}.arguments",
+        )
+
+
+def check_memory(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
+    """What a GPU holds, in words; ConfigError where that is too little to be of use."""
+    room, weights = cache_room(settings, model, gibibytes), model.weights / gpus_of(settings) / GIB
+    requests = room / (token_bytes(settings, model) * settings.max_seq_len / GIB)
+    facts = f"{weights:.1f} GiB of weights a GPU of {gibibytes:.0f} GiB"
+    if requests < 1:
+        raise ConfigError(
+            "the model and the cache of one request do not fit",
+            where=section,
+            got=f"{facts}, {max(room, 0.0):.1f} GiB for the cache",
+            expected=f"{token_bytes(settings, model) * settings.max_seq_len / GIB:.1f} GiB of cache",
+            cure=f"{_more_gpus(settings, model, gibibytes, section)}, or lower {section}.max_seq_len",
+        )
+    return f"{section}: {facts}, and a cache of {requests:.0f} requests of {settings.max_seq_len} tokens"
+
+
+def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
+    """GiB of a GPU for the KV cache; ``kv_cache_fraction`` is of all memory (vLLM), or of what weights leave."""
+    weights = model.weights / gpus_of(settings) / GIB
+    if settings.launcher == "vllm":
+        return gibibytes * settings.kv_cache_fraction - weights - RESERVED_GIB
+    return (gibibytes - weights - RESERVED_GIB) * settings.kv_cache_fraction
+
+
+def token_bytes(settings: Server, model: ServedModel) -> int:
+    """Bytes of a token in the cache of one GPU."""
+    parallel = LAUNCHERS[settings.launcher].parallel
+    tensor, pipeline = (settings.tensor_parallel_size, settings.pipeline_parallel_size) if parallel else (1, 1)
+    return model.cache_bytes(tensor, pipeline, 1 if settings.kv_cache_dtype == "fp8" else None)
+
+
+def _more_gpus(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
+    """What to do, with the smallest power of two that would do."""
+    if not LAUNCHERS[settings.launcher].parallel:
+        return "choose server/vllm or server/trtllm, which spread a model over GPUs"
+    for tensor in (2, 4, 8, 16):
+        wider = settings.model_copy(update={"tensor_parallel_size": tensor})
+        needed = token_bytes(wider, model) * settings.max_seq_len / GIB
+        if model.heads % tensor == 0 and cache_room(wider, model, gibibytes) >= needed:
+            return f"raise {section}.tensor_parallel_size to {tensor}"
+    return f"raise {section}.tensor_parallel_size"

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Hugging Face directory as a server sees it: whether it is complete, and the sizes that decide where it fits.
+
+Of any family: a judge need not be a model that could be trained here. Only small files are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_mcpo.errors import ConfigError
+
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """Sizes of a model.
+
+    Attributes:
+        weights: bytes.
+        layers, heads, kv_heads, head_dim: of its attention.
+        max_positions: longest sequence, tokens; with what its rotary embedding is scaled by.
+        itemsize: bytes of a key's or value's element in the KV cache.
+    """
+
+    weights: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_positions: int | None
+    itemsize: int = 2
+
+    def cache_bytes(self, tensor: int, pipeline: int, itemsize: int | None = None) -> int:
+        """Keys and values of one token on each GPU; heads that are fewer than GPUs are copied."""
+        heads = max(1, self.kv_heads // tensor)
+        return 2 * -(-self.layers // pipeline) * heads * self.head_dim * (itemsize or self.itemsize)
+
+
+def read_served_model(directory: str, where: str, *, needs_template: bool = False) -> ServedModel:
+    """The sizes of a complete directory.
+
+    Args:
+        directory: what the key ``where`` says.
+        needs_template: it is asked by conversation.
+
+    Raises:
+        ConfigError: it is not there, or a part of it is not: configuration, weights, tokenizer, chat template.
+    """
+    path = Path(directory).expanduser()
+    cure = "give a complete Hugging Face directory; a model of the hub must be downloaded first"
+    if not path.is_dir():
+        what = "not a directory" if path.exists() else "there is no such directory"
+        raise ConfigError(what, where=where, got=directory, cure=cure)
+    config = _read(path / CONFIG, where, cure)
+    parts = {"tokenizer": any((path / name).is_file() for name in TOKENIZERS)}
+    if needs_template:
+        parts["chat template"] = has_template(path, where, cure)
+    for part, is_there in parts.items():
+        if not is_there:
+            raise ConfigError(f"the model has no {part}", where=where, got=directory, cure=cure)
+    return sizes_of(config, weight_bytes(path, where, cure), f"{where}: {path / CONFIG}")
+
+
+def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel:
+    """From a config.json, of which a model of text and pictures has the language model's part in ``text_config``."""
+    text = {**config, **(config.get("text_config") or {})}
+    try:
+        heads, layers = int(text["num_attention_heads"]), int(text["num_hidden_layers"])
+        dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+        return ServedModel(
+            weights=weights,
+            layers=layers,
+            heads=heads,
+            kv_heads=int(text.get("num_key_value_heads") or heads),
+            head_dim=int(text.get("head_dim") or int(text["hidden_size"]) // heads),
+            max_positions=_max_positions(text),
+            itemsize=BYTES.get(dtype, 2),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            "not the configuration of a language model", where=where, got=repr(error), cure="give another directory"
+        ) from error
+
+
+def _max_positions(text: Mapping[str, Any]) -> int | None:
+    """As vLLM derives it: some kinds of scaling lengthen what ``max_position_embeddings`` says, others are in it."""
+    longest = text.get("max_position_embeddings")
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind, factor = scaling.get("rope_type") or scaling.get("type"), scaling.get("factor")
+    if longest is None or kind not in ("linear", "dynamic", "yarn") or not factor:
+        return longest
+    original = scaling.get("original_max_position_embeddings", longest) if kind == "yarn" else longest
+    return max(int(longest), int(original * factor))
+
+
+def weight_bytes(path: Path, where: str, cure: str) -> int:
+    """Size of all weights; every file that an index names must be there."""
+    if (path / INDEX).is_file():
+        named = sorted(set(_read(path / INDEX, where, cure).get("weight_map", {}).values()))
+        missing = [name for name in named if not (path / name).is_file()]
+        if missing:
+            got = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+            raise ConfigError("weights are missing", where=where, got=f"{path} without {got}", cure=cure)
+        return sum((path / name).stat().st_size for name in named)
+    for pattern in ("model.safetensors", "*.safetensors", "pytorch_model*.bin"):
+        if files := [file for file in path.glob(pattern) if file.is_file()]:
+            return sum(file.stat().st_size for file in files)
+    raise ConfigError("the model has no weights", where=where, got=str(path), expected="*.safetensors", cure=cure)
+
+
+def has_template(path: Path, where: str, cure: str) -> bool:
+    """Whether the tokenizer says how to write a conversation."""
+    if any((path / name).is_file() for name in TEMPLATES):
+        return True
+    settings = path / "tokenizer_config.json"
+    return settings.is_file() and bool(_read(settings, where, cure).get("chat_template"))
+
+
+def _read(file: Path, where: str, cure: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: {error}", cure=cure) from error
+    if not isinstance(found, dict):
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: not a JSON object", cure=cure)
+    return found

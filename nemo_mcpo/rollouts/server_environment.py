@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of a server that we start: its GPUs, nothing of a launcher of parallel programs, and no secrets.
+
+What a launcher leaves there hangs TensorRT-LLM. A secret is a variable named like one, or one with a password in a
+URL; ``server.environment`` names those that a server needs all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nemo_mcpo.config import Server
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.accelerator import count_gpus
+from nemo_mcpo.rollouts.launchers import LAUNCHERS, gpus_of
+
+_LAUNCHED = re.compile(
+    # The list of TensorRT-LLM's own trtllm-llmapi-launch, then torchrun's.
+    r"^(OMPI|PMIX|PMI|SLURM|MPI|UCX|I_MPI|HYDRA|KMP|MPICH|MV2|CRAY|TORCHELASTIC)_"
+    r"|^(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$|^MASTER_(ADDR|PORT)$"
+)
+_SECRET_NAME = re.compile(
+    r"(^|_)(KEYS?|API_?KEY|APIKEY|TOKENS?|SECRETS?|PASS|PASSWD|PASSWORD|PASSPHRASE|CREDENTIALS?|AUTH)(_|$)"
+    r"|^(AWS|AZURE|GOOGLE|GCP|WANDB)_|PASSWORD",
+    re.IGNORECASE,
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
+STEP = "server_step.sh"
+"""Of ``slurm/``: as ``server.prefix`` it makes a server a Slurm step of its own."""
+
+
+def server_environment(settings: Server, replica: int, section: str = "server") -> dict[str, str]:
+    """For one of several replicas, each on GPUs of its own.
+
+    Raises:
+        ConfigError: too few GPUs, or a variable of ``environment`` is not set.
+    """
+    kept = {name: text for name, text in os.environ.items() if not (_LAUNCHED.match(name) or is_secret(name, text))}
+    return kept | passed_on(settings, section) | _devices(settings, replica, section)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like one.
+
+    >>> is_secret("HF_TOKEN", "hf_1"), is_secret("TOKENIZERS_PARALLELISM", "false")
+    (True, False)
+    """
+    return bool(_SECRET_NAME.search(name) or _PASSWORD_IN_URL.search(value))
+
+
+def passed_on(settings: Server, section: str) -> dict[str, str]:
+    """The variables of ``environment``, whatever they are named."""
+    missing = [name for name in settings.environment if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            "the variable is not set",
+            where=f"{section}.environment",
+            got=missing[0],
+            cure=f"export {missing[0]}, or leave it out",
+        )
+    return {name: os.environ[name] for name in settings.environment}
+
+
+def num_nodes(settings: Server) -> int:
+    """Nodes of one server: ``--nodes`` of ``slurm/server_step.sh``, or this one."""
+    if not settings.prefix or Path(settings.prefix[0]).name != STEP:
+        return 1
+    given = [word.removeprefix("--nodes=") for word in settings.prefix if word.startswith("--nodes=")]
+    return int(given[-1]) if given and given[-1].isdigit() else 1
+
+
+def check_gpus(settings: Server, number: int, section: str) -> None:
+    """Raise ConfigError where ``number`` GPUs a node are too few; none at all do for a server that runs on CPUs."""
+    size, needed = gpus_of(settings), gpus_of(settings) * settings.replicas
+    if num_nodes(settings) > 1:
+        # Such a server has its nodes for itself, and its GPUs from Slurm.
+        needed, number = size, number * num_nodes(settings)
+    if needed > number and (number or LAUNCHERS[settings.launcher].needs_gpu):
+        raise ConfigError(
+            "too few GPUs for the servers",
+            where=f"{section}.replicas",
+            got=f"{settings.replicas} of {size}",
+            expected=f"{number} GPUs at most",
+            cure=f"lower {section}.replicas or {section}.tensor_parallel_size",
+        )
+
+
+def _devices(settings: Server, replica: int, section: str) -> dict[str, str]:
+    number = count_gpus()
+    check_gpus(settings, number, section)
+    if num_nodes(settings) > 1 or not number:
+        return {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(one) for one in range(number)] if seen is None else seen.split(",")
+    size = gpus_of(settings)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[replica * size : (replica + 1) * size])}

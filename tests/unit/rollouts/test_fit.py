@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a 70B model fits: sums that were done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.rollouts.fit import GIB, RESERVED_GIB, cache_room, check_layout, check_memory, check_prompts
+from nemo_mcpo.rollouts.served_model import ServedModel
+from tests.support.configs import online
+
+LLAMA_70B = ServedModel(141_100_000_000, layers=80, heads=64, kv_heads=8, head_dim=128, max_positions=131072)
+A100 = 79.1
+
+
+def settings(**changes):
+    keys = {"launcher": "trtllm", "max_seq_len": 8192} | changes
+    return online({f"judge.server.{name}": value for name, value in keys.items()}).judge.server
+
+
+def test_what_is_left_for_the_cache():
+    """131.4 GiB of weights over four GPUs; TensorRT-LLM takes 90 % of the rest, vLLM 90 % of all less the weights."""
+    weights = 141.1e9 / 4 / GIB
+    assert cache_room(settings(tensor_parallel_size=4), LLAMA_70B, A100) == pytest.approx(
+        0.9 * (A100 - weights - RESERVED_GIB)
+    )
+    vllm = settings(launcher="vllm", tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert cache_room(vllm, LLAMA_70B, A100) == pytest.approx(0.9 * A100 - weights - RESERVED_GIB)
+
+
+def test_one_gpu_is_too_small_and_two_are_named():
+    with pytest.raises(ConfigError) as caught:
+        check_memory(settings(), LLAMA_70B, A100, "judge.server")
+    assert str(caught.value) == (
+        "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights a GPU of 79 GiB, "
+        "0.0 GiB for the cache, expected 2.5 GiB of cache). Cure: raise judge.server.tensor_parallel_size to 2, "
+        "or lower judge.server.max_seq_len."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "requests"),
+    [
+        # 0.9 · (79.1 − 32.85 − 3.0) GiB / (2 · 80 · 2 · 128 · 2 · 8192 bytes = 0.625 GiB) = 62.3
+        ({"tensor_parallel_size": 4}, 62),
+        ({"tensor_parallel_size": 4, "kv_cache_dtype": "fp8"}, 125),
+        ({"tensor_parallel_size": 8}, 172),
+    ],
+)
+def test_requests_that_fit(changes, requests):
+    facts = check_memory(settings(**changes), LLAMA_70B, A100, "judge.server")
+    assert facts.endswith(f"a cache of {requests} requests of 8192 tokens")
+
+
+def test_a_server_without_parallelism_names_no_such_key():
+    with pytest.raises(ConfigError, match=r"Cure: choose server/vllm or server/trtllm"):
+        check_memory(settings(launcher="transformers"), LLAMA_70B, A100, "judge.server")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size: the attention heads do not divide"),
+        ({"tensor_parallel_size": 128}, "tensor_parallel_size: the attention heads do not divide"),
+        ({"pipeline_parallel_size": 81}, "pipeline_parallel_size: more pipeline stages than layers"),
+        ({"max_seq_len": 131073}, "max_seq_len: longer than the model's longest sequence"),
+    ],
+)
+def test_layouts_that_cannot_be(changes, message):
+    with pytest.raises(ConfigError, match=rf"judge\.server\.{message}"):
+        check_layout(settings(**changes), LLAMA_70B, "judge.server")
+
+
+def test_layouts_that_can_be():
+    for tensor in (1, 2, 4, 8, 16):
+        check_layout(settings(tensor_parallel_size=tensor, max_seq_len=131072), LLAMA_70B, "judge.server")
+
+
+def test_a_prompt_longer_than_a_step():
+    with pytest.raises(ConfigError, match=r"judge\.server\.max_num_tokens: a prompt does not fit"):
+        check_prompts(settings(), 8193, "judge.server")
+    check_prompts(settings(), 8192, "judge.server")
+    for changes in ({"launcher": "vllm"}, {"arguments": ["--enable_chunked_prefill"]}):  # in several steps
+        check_prompts(settings(**changes), 8193, "judge.server")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers of others: reachable, with our key, with our model; and what a run does where they are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.platform.ports import free_port
+from nemo_mcpo.rollouts.running_servers import check_urls
+from tests.support.configs import online
+from tests.support.fake_server import Behaviour, fake_server, words_of
+
+
+def check(url: str, model: str | None = "judge", must_run: bool = True) -> list[str]:
+    settings = online({"judge.server.urls": [url]}).judge.server
+    return check_urls(settings, "judge.server", model, must_run=must_run)
+
+
+@pytest.mark.parametrize("listed", [["judge"], ["other", "/models/judge"], []])
+def test_a_server_with_the_model(listed):
+    with fake_server(Behaviour(words_of, models=listed)) as url:
+        assert check(url) == check(url, "/elsewhere/judge") == check(url, None) == []
+
+
+def test_another_model():
+    with fake_server(Behaviour(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
+        check(url)
+    assert "the server has another model (got other, expected judge). Cure: set judge.server.model" in str(
+        caught.value
+    )
+
+
+def test_nobody_there():
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(ConfigError, match=r"judge\.server\.urls: the server does not answer"):
+        check(url)
+    (note,) = check(url, must_run=False)
+    assert note.startswith(f"judge.server.urls: {url} does not answer")
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("localhost:8000", "not a URL"),
+        ("ftp://host/v1", "not a URL"),
+        ("http:///v1", "not a URL"),
+        ("http://no-such-host.invalid:1/v1", "the host has no address"),
+    ],
+)
+def test_no_url(url, what):
+    with pytest.raises(ConfigError, match=rf"judge\.server\.urls: {what}"):
+        check(url, must_run=False)

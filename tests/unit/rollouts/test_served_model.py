@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directories of models: complete ones and their sizes, and what is missing of others."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.rollouts.served_model import ServedModel, read_served_model, sizes_of
+from tests.support.served import LLAMA_70B, write_model
+
+
+def read(directory, **options):
+    return read_served_model(str(directory), "judge.server.model", **options)
+
+
+def test_a_complete_directory(tmp_path):
+    model = read(write_model(tmp_path / "judge"), needs_template=True)
+    assert model == ServedModel(141_100_000_000, 80, 64, 8, 128, 131072, 2)
+    assert model.cache_bytes(1, 1) == 2 * 80 * 8 * 128 * 2  # 320 KiB a token
+    assert model.cache_bytes(4, 2) == 2 * 40 * 2 * 128 * 2
+    assert model.cache_bytes(16, 1, itemsize=1) == 2 * 80 * 1 * 128  # one head a GPU, copied
+
+
+def test_the_language_model_of_a_model_of_pictures():
+    nested = {"text_config": LLAMA_70B | {"dtype": "float32", "head_dim": 96}, "vision_config": {"hidden_size": 1}}
+    model = sizes_of(nested, 5, "x")
+    assert (model.heads, model.head_dim, model.itemsize) == (64, 96, 4)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 4 * 131072),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 65536}}, 262144),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 131072),
+        ({"max_position_embeddings": None}, None),
+    ],
+)
+def test_the_longest_sequence(scaling, longest):
+    assert sizes_of(LLAMA_70B | scaling, 1, "x").max_positions == longest
+
+
+def lose_a_shard(model):
+    (model / "model-1.safetensors").unlink()
+
+
+def lose_all_weights(model):
+    for path in model.glob("model*"):
+        path.unlink()
+
+
+def lose_the_tokenizer(model):
+    (model / "tokenizer.json").unlink()
+
+
+def lose_the_template(model):
+    (model / "tokenizer_config.json").write_text("{}")
+
+
+def break_the_configuration(model):
+    (model / "config.json").write_text('{"num_attention_heads": 64}')
+
+
+def cut_the_configuration(model):
+    (model / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lose_a_shard, r"weights are missing \(got .*without model-1.safetensors\)"),
+        (lose_all_weights, "the model has no weights"),
+        (lose_the_tokenizer, "the model has no tokenizer"),
+        (lose_the_template, "the model has no chat template"),
+        (break_the_configuration, "not the configuration of a language model .*num_hidden_layers"),
+        (cut_the_configuration, "the model is not complete .*config.json"),
+    ],
+)
+def test_what_is_missing(tmp_path, damage, message):
+    model = write_model(tmp_path / "judge")
+    damage(model)
+    with pytest.raises(ConfigError, match=rf"^judge\.server\.model.*: {message}.*Cure: "):
+        read(model, needs_template=True)
+
+
+def test_a_template_in_a_file_of_its_own_and_one_that_nobody_asks_for(tmp_path):
+    model = write_model(tmp_path / "judge")
+    lose_the_template(model)
+    assert read(model).heads == 64
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert read(model, needs_template=True).heads == 64
+
+
+@pytest.mark.parametrize(("name", "what"), [("absent", "there is no such directory"), ("file", "not a directory")])
+def test_no_directory(tmp_path, name, what):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"judge\.server\.model: {what}"):
+        read(tmp_path / name)
