@@ -184,9 +184,10 @@ nemo_mcpo_words() { # program, config name, overrides of the job; those of the u
 
 # What a plan can say of the servers: models and sums, where this machine's Python has what that needs. No Slurm, no image.
 nemo_mcpo_check_here() {
-    local python="${PYTHON:-python}"
+    local python="${PYTHON:-python}" needed='import sys, importlib.util as u
+sys.exit(None in map(u.find_spec, ("hydra", "pydantic", "transformers")))'
     [ -z "${CONTAINER_IMAGE:-}" ] || [ ! -x "$ROOT/.venv/bin/python" ] || python="$ROOT/.venv/bin/python"
-    if ! PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" -c 'import hydra, pydantic, transformers' 2>/dev/null; then
+    if ! PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" -c "$needed" 2>/dev/null; then
         say "the servers are checked when the job starts: no Python here has this project's packages"
         return 0
     fi

@@ -108,7 +108,7 @@ def test_a_program_that_the_servers_image_lacks(with_pyxis, inputs, tmp_path):
 
 
 def test_the_plan(inputs, tmp_path):
-    """Outside Slurm it checks models and sums; a judge that is not there ends it."""
+    """Outside Slurm it checks models and sums; a mistake ends it."""
     own = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | site(tmp_path)
 
     def plan(*more: str) -> subprocess.CompletedProcess[str]:
@@ -119,8 +119,8 @@ def test_the_plan(inputs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "rollouts.server: trtllm-serve is looked for where the servers run, not here" in done.stderr
     assert "--dry-run" in done.stdout.splitlines()[0] and "--stage export" in done.stdout.splitlines()[1]
-    refused = plan("judge.server.model=/absent")
-    assert refused.returncode == 2 and "judge.server.model: there is no such directory" in refused.stderr
+    refused = plan("judge.server.max_seq_len=99")
+    assert refused.returncode == 2 and "judge.server.max_seq_len: a question to the judge" in refused.stderr
 
 
 STAGE = """\
