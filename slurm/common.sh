@@ -34,7 +34,8 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     NODELIST="${SLURM_JOB_NODELIST_HET_GROUP_0:-${SLURM_JOB_NODELIST:-}}"
     TASKS_PER_NODE="${TASKS_PER_NODE:-$(nemo_mcpo_gpus)}"
     [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Cure: another partition, or TASKS_PER_NODE for CPUs"
-    nemo_mcpo_container
+    CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
+    nemo_mcpo_containers
     say "run $RUN_DIR, training on $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE"
     $DRY_RUN && return
     [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
@@ -77,28 +78,39 @@ nemo_mcpo_gpus() { # of one node
     echo "${found:-0}"
 }
 
-# CONTAINER: words for srun; INSIDE: words before the program.
-nemo_mcpo_container() {
-    CONTAINER=() INSIDE=()
+# CONTAINER: words for srun; INSIDE: words before the program. SERVER_CONTAINER, SERVER_INSIDE: the same of servers in an
+# image of their own, which their overrides SERVER_WORDS lead to.
+nemo_mcpo_containers() {
+    CONTAINER=() INSIDE=() SERVER_CONTAINER=() SERVER_INSIDE=() SERVER_WORDS=()
     if [ -z "${CONTAINER_IMAGE:-}" ]; then
         [ -n "${PYTHON:-}" ] || { [ -x "$ROOT/.venv/bin/python" ] && PYTHON="$ROOT/.venv/bin/python"; }
-        PYTHON="${PYTHON:-python}"
-        return
+    else
+        nemo_mcpo_container CONTAINER_IMAGE
+        CONTAINER=(${WORDS[@]+"${WORDS[@]}"}) INSIDE=(${BEFORE[@]+"${BEFORE[@]}"})
+        # Without this option what the image sets wins over what the job sets.
+        [ ${#CONTAINER[@]} -eq 0 ] || ! srun --help 2>/dev/null | grep -e --container-env >/dev/null ||
+            CONTAINER+=("--container-env=$(nemo_mcpo_exported)")
     fi
-    PYTHON="${PYTHON:-python}" CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
+    PYTHON="${PYTHON:-python}"
+    [ -n "${SERVER_IMAGE:-}" ] || return 0
+    nemo_mcpo_container SERVER_IMAGE
+    SERVER_CONTAINER=(${WORDS[@]+"${WORDS[@]}"}) SERVER_INSIDE=(${BEFORE[@]+"${BEFORE[@]}"})
+    SERVER_WORDS=({rollouts,judge}".server.prefix=[$ROOT/slurm/server_step.sh]")
+}
+
+nemo_mcpo_container() { # variable with the image: WORDS for srun, or words BEFORE the program
+    local image="${!1}" mount runtime
     local mounts="$ROOT:$ROOT,${RUN_DIR%/*}:${RUN_DIR%/*},$NEMO_MCPO_CACHE:$NEMO_MCPO_CACHE${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
-    local mount runtime
     for mount in ${CONTAINER_MOUNTS//,/ }; do
         [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Cure: CONTAINER_MOUNTS in slurm/site.env"
     done
+    WORDS=() BEFORE=()
     if srun --help 2>/dev/null | grep -e --container-image >/dev/null; then
-        CONTAINER=("--container-image=$CONTAINER_IMAGE" "--container-mounts=$mounts" "--container-workdir=$ROOT")
-        # Without this option what the image sets wins over what the job sets.
-        ! srun --help 2>/dev/null | grep -e --container-env >/dev/null || CONTAINER+=("--container-env=$(nemo_mcpo_exported)")
+        WORDS=("--container-image=$image" "--container-mounts=$mounts" "--container-workdir=$ROOT")
     elif runtime="$(command -v apptainer || command -v singularity)"; then
-        INSIDE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$CONTAINER_IMAGE")
+        BEFORE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$image")
     else
-        die "nothing here can run CONTAINER_IMAGE=$CONTAINER_IMAGE (no pyxis, no apptainer). Cure: install one, or unset it"
+        die "nothing here can run $1=$image (no pyxis, no apptainer). Cure: install one, or unset it"
     fi
 }
 
@@ -136,18 +148,25 @@ nemo_mcpo_train() { # config name, overrides of the job
 
 # config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
 nemo_mcpo_online() {
-    local config="$1" segments="$2" segment stage nodes servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" && shift 2
+    local config="$1" segments="$2" segment stage nodes servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" checked=false && shift 2
     case "${OVERRIDES[*]-}" in *onmcpo.segments=*) die "the job counts the segments. Cure: SEGMENTS=5 sbatch …" ;; esac
-    nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" "$@"
+    nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" ${SERVER_WORDS[@]+"${SERVER_WORDS[@]}"} "$@"
+    ! $DRY_RUN || nemo_mcpo_check_here
     for ((segment = 0; segment < segments; segment++)); do
         for stage in export generate judge train; do
             [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
             case "$stage" in generate | judge) nodes="$servers" ;; *) nodes="$NODELIST" ;; esac
+            if ! $checked; then # programs, models and their fit, where servers will run: no mistake waits for hours
+                say "check${servers:+ on $servers}"
+                nemo_mcpo_serving 1 "${WORDS[@]}" --dry-run
+                [ "$CODE" -eq 0 ] || return 0
+                checked=true
+            fi
             say "segment $((segment + 1)) of $segments: $stage${nodes:+ on $nodes}"
             case "$stage" in
                 export) nemo_mcpo_step 0 1 1 "${WORDS[@]}" --stage export --segment "$segment" ;;
                 train) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment" ;;
-                *) nemo_mcpo_step 1 1 1 "${WORDS[@]}" --stage "$stage" --segment "$segment" ;; # starts servers on all GPUs of its node
+                *) nemo_mcpo_serving 1 "${WORDS[@]}" --stage "$stage" --segment "$segment" ;; # starts servers on all GPUs of its node
             esac
             [ "$CODE" -eq 0 ] || return 0
         done
@@ -161,6 +180,82 @@ nemo_mcpo_words() { # program, config name, overrides of the job; those of the u
     [ -z "${DATA:-}" ] || WORDS+=("model.data.train=$DATA")
     [ -z "${MODEL:-}" ] || WORDS+=("pretrained_checkpoint.restore_from_path=$MODEL")
     WORDS+=("trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+}
+
+# What a plan can say of the servers: models and sums, where this machine's Python has what that needs. No Slurm, no image.
+nemo_mcpo_check_here() {
+    local python="${PYTHON:-python}" needed='import sys, importlib.util as u
+sys.exit(None in map(u.find_spec, ("hydra", "pydantic", "transformers")))'
+    [ -z "${CONTAINER_IMAGE:-}" ] || [ ! -x "$ROOT/.venv/bin/python" ] || python="$ROOT/.venv/bin/python"
+    if ! PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" -c "$needed" 2>/dev/null; then
+        say "the servers are checked when the job starts: no Python here has this project's packages"
+        return 0
+    fi
+    say 'check, as far as that can be done here'
+    PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "${WORDS[@]:1}" --dry-run --gpus "$TASKS_PER_NODE" >&2 || exit $?
+}
+
+# group of a heterogeneous job, command: a step of one process that starts servers, some of them perhaps as steps too.
+nemo_mcpo_serving() {
+    local group="$1" watcher && shift
+    if $DRY_RUN; then
+        nemo_mcpo_step "$group" 1 1 "$@"
+        return
+    fi
+    export NEMO_MCPO_SERVER_STEPS="${LOG%.log}.servers"
+    rm -rf "$NEMO_MCPO_SERVER_STEPS" && mkdir -m 700 "$NEMO_MCPO_SERVER_STEPS"
+    nemo_mcpo_serve "$group" &
+    watcher=$!
+    nemo_mcpo_step "$group" 1 1 "$@"
+    kill -TERM "$watcher" # ends the steps that are left: what comes next needs their GPUs
+    while kill -0 "$watcher" 2>/dev/null; do wait "$watcher" || true; done
+    rm -rf "$NEMO_MCPO_SERVER_STEPS"
+}
+
+# group: start a step for each request of slurm/server_step.sh, and end it where it asks for that.
+nemo_mcpo_serve() {
+    local file stopped=false
+    declare -A started=()
+    trap 'stopped=true' TERM
+    trap '' USR1
+    until $stopped; do
+        for file in "$NEMO_MCPO_SERVER_STEPS"/*.request "$NEMO_MCPO_SERVER_STEPS"/*.stop; do
+            case "$file" in
+                *'*'*) continue ;; # there is none
+                *.stop)
+                    [ -z "${started[${file%.stop}]:-}" ] || kill -TERM "${started[${file%.stop}]}" 2>/dev/null || true
+                    rm -f "$file"
+                    ;;
+                *.request)
+                    mv "$file" "${file%.request}.taken"
+                    nemo_mcpo_server_step "$1" "${file%.request}" &
+                    started[${file%.request}]=$!
+                    ;;
+            esac
+        done
+        sleep 0.5 &
+        wait $! || true
+    done
+    [ ${#started[@]} -eq 0 ] || kill -TERM "${started[@]}" 2>/dev/null || true
+    wait || true
+}
+
+# group, request without its ending: one server. It gets the variables that its caller has, and no others of the job.
+nemo_mcpo_server_step() {
+    local NODE='' LOG='' DEVICES='' NAMES='' OPTIONS=() WORDS=() server code=0 ended=false
+    # shellcheck source=/dev/null
+    source "$2.taken"
+    [ -z "$DEVICES" ] || WORDS=(env "CUDA_VISIBLE_DEVICES=$DEVICES" "${WORDS[@]}") # not those that Slurm gives the step
+    trap 'ended=true; kill -TERM "$server" 2>/dev/null' TERM
+    srun --input=none --overlap --kill-on-bad-exit=1 --mpi="${SRUN_MPI:-none}" --cpu-bind=none --export="${NAMES:-NONE}" \
+        ${SLURM_HET_SIZE:+"--het-group=$1"} --nodes=1 --ntasks=1 ${NODE:+"--nodelist=$NODE"} --output="$LOG" --open-mode=append \
+        ${SERVER_CONTAINER[@]+"${SERVER_CONTAINER[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} ${SERVER_INSIDE[@]+"${SERVER_INSIDE[@]}"} \
+        "${WORDS[@]}" >>"$LOG" 2>&1 &
+    server=$!
+    while kill -0 "$server" 2>/dev/null; do wait "$server" || true; done
+    wait "$server" || code=$?
+    ! $ended || say "ended ${2##*/}"
+    echo "$code" >"$2.new" && mv "$2.new" "$2.code"
 }
 
 # group of a heterogeneous job, nodes, tasks on each, command: one srun, whose exit code is left in CODE. --wait instead of

@@ -35,8 +35,8 @@ evaluate() { # run or Hugging Face directory, config name, overrides of the job
         [ -d "$policy" ] || nemo_mcpo_step 0 1 1 "$PYTHON" "$ROOT/scripts/export_model.py" --checkpoint "$checkpoint" --out "$policy"
         [ "$CODE" -eq 0 ] || return 0
     fi
-    nemo_mcpo_words scripts/evaluate.py "${@:2}" "model.data.train=${EVAL_DATA:-???}" "model.data.validation=${EVAL_DATA:-???}"
-    nemo_mcpo_step 0 1 1 "${WORDS[@]}" --policy "$policy" --baseline "${BASELINE:-${MODEL:-???}}" --out "$out"
+    nemo_mcpo_words scripts/evaluate.py "${@:2}" ${SERVER_WORDS[@]+"${SERVER_WORDS[@]}"} "model.data.train=${EVAL_DATA:-???}" "model.data.validation=${EVAL_DATA:-???}"
+    nemo_mcpo_serving 0 "${WORDS[@]}" --policy "$policy" --baseline "${BASELINE:-${MODEL:-???}}" --out "$out"
     $DRY_RUN || [ "$CODE" -ne 0 ] || sed -n 's/^0: win rate/win rate/p' "$LOG"
 }
 

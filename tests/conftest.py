@@ -61,3 +61,19 @@ def slurm():
     yield cluster
     cluster.stop()
     shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def with_pyxis():
+    """A real Slurm whose srun takes pyxis' options."""
+    from tests.support.slurm import PLUGIN, Slurm
+
+    if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
+        pytest.skip("no C compiler, or no headers of Slurm's plugins (Debian: gcc libc6-dev libslurm-dev)")
+    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
+    library = root / "fakepyxis.so"
+    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, PLUGIN], check=True)
+    cluster = Slurm(root, plugin=library)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(root)

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,6 @@ from tests.support.launch import metrics
 from tests.support.slurm import Slurm
 
 pytestmark = [pytest.mark.functional, pytest.mark.slurm]
-PLUGIN = ROOT / "tests" / "support" / "fakepyxis.c"
 
 # Each rank notes where it is and what the plugin was told.
 PYTHON = f"""\
@@ -33,21 +28,6 @@ APPTAINER = """\
 printf '%s\\n' "$@" >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 cd "$6" && shift 7 && exec "$@"
 """
-
-
-@pytest.fixture(scope="module")
-def with_pyxis() -> Iterator[Slurm]:
-    """A real Slurm whose srun takes pyxis' options."""
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
-    plugin = root / "fakepyxis.so"
-    if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
-        shutil.rmtree(root)
-        pytest.skip("no C compiler, or no headers of Slurm's plugins (Debian: gcc libc6-dev libslurm-dev)")
-    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", plugin, PLUGIN], check=True)
-    cluster = Slurm(root, plugin=plugin)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(root)
 
 
 def program(path: Path, text: str) -> Path:

@@ -103,7 +103,7 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
             "rollouts__server__command": program,
             "rollouts__server__replicas": 2,
             "judge__kind": "openai",
-            "judge__server__model": "judge-of-the-test",
+            "judge__server__model": inputs / "model",
             "judge__server__command": program,
             "judge__server__arguments": "[--judge]",
         },
@@ -115,7 +115,7 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     assert len(verdicts) == len(set(verdicts)) > 0
     facts = json.loads((tmp_path / "run" / "segments" / "0" / "judge.json").read_text())
     assert facts["failures"] == 0 and 0.0 < facts["first_place"] < 1.0
-    own = f"{FAKE_SERVER}.*({tmp_path}|judge-of-the-test)"
+    own = f"{FAKE_SERVER}.*({tmp_path}|{inputs})"
     assert subprocess.run(["pgrep", "-f", own], capture_output=True).stdout == b""
 
 

@@ -58,6 +58,10 @@ CGROUP = "CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrain
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY"}
 
 
+PLUGIN = Path(__file__).parent / "fakepyxis.c"
+"""Source of the plugin that takes pyxis' options."""
+
+
 class Slurm:
     """A running cluster; call ``stop``. ``root`` must be a short path: sockets stand in it. ``plugin``: for srun."""
 
