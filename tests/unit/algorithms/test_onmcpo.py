@@ -22,7 +22,7 @@ def no_locks(monkeypatch):
 
 NAMES = (
     "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
-    "without_choice reference_seconds train_seconds first_place"
+    "without_choice reference_seconds train_seconds first_place comparisons unfinished cut"
 )
 FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
 
@@ -112,7 +112,8 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     calls = driven(tmp_path, monkeypatch, [], **changes).calls
     assert calls == [(s, stage, 2 if stage == "train" else 1) for s in range(2) for stage in STAGES]
     said = capsys.readouterr().out
-    assert "segment 2/2: train" in said and said.count("chosen beats the mean candidate") == 2
+    assert "segment 2/2: train" in said
+    assert said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut for the judge") == 2
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 
