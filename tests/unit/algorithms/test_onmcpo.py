@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nemo_mcpo.algorithms import online_driver, onmcpo
@@ -62,7 +64,13 @@ def test_no_such_segment(tmp_path, segment):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rollouts.samples", 3), ("onmcpo.segments", 3), ("judge.both_orders", True), ("model.seed", 5)],
+    [
+        ("rollouts.samples", 3),
+        ("onmcpo.segments", 3),
+        ("judge.both_orders", True),
+        ("judge.identity", "rev-2"),
+        ("model.seed", 5),
+    ],
 )
 def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value):
     run = OnlineRun(config(tmp_path))
@@ -78,8 +86,11 @@ def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, val
 )
 def test_where_and_how_fast_may_change(tmp_path, key):
     for stage in ("export", "generate", "judge"):
-        OnlineRun(config(tmp_path)).run(0, stage, dict)
-    OnlineRun(config(tmp_path, **{key: 7}))
+        OnlineRun(config(tmp_path)).run(0, stage, lambda: {"a": 1.0})
+    changed = OnlineRun(config(tmp_path, **{key: 7}))
+    assert changed.run(0, "judge", lambda: pytest.fail("it is finished"))["a"] == 1.0
+    assert changed.run(0, "train", lambda: {"a": 2.0})["a"] == 2.0
+    assert key not in json.loads((tmp_path / onmcpo.IDENTITY).read_text())
 
 
 class Launcher:

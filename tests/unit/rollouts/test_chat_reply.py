@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_reply_has_an_end(monkeypatch, streams):
 
 def test_a_reply_that_drips_is_given_up(monkeypatch):
     clock = iter(range(0, 10_000, 3))
-    monkeypatch.setattr(chat_reply.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(chat_reply, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     with fake_server(Behaviour(lambda body: "late")) as url, pytest.raises(RolloutError, match="longer than 2 s"):
         ask(url, seconds=2.0)
 
