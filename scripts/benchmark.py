@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the engine: a step against plain DPO, against TRL, what its cost depends on, attention backends.
+"""Measure the engine: a step against plain DPO, against TRL, what its cost depends on, attention backends, the client.
 
     python scripts/benchmark.py step --shape 250x250 --shape 500x250 --model 25m --json step.json
     python scripts/benchmark.py step --data nectar.parquet --model DIR --recompute full
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
@@ -29,6 +32,7 @@ SUBCOMMANDS = {
     "scaling": "what a step costs as candidates, negatives, lengths and processes grow",
     "attention": "the attention backends against each other",
     "head": "time and memory of the log-prob head",
+    "client": "replies of servers that a process reads in a second",
 }
 TRAINING = ("step", "profile", "peer", "scaling", "curve")
 ENGINE_FLAGS: dict[str, dict[str, Any]] = {
@@ -50,7 +54,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--negatives": (TRAINING, {"type": int, "default": 1}),
     "--prompts": (TRAINING, {"type": int, "default": 8, "help": "a step (default: 8)"}),
     "--steps": (
-        (*TRAINING, "attention"),
+        (*TRAINING, "attention", "client"),
         {"type": int, "default": 5, "help": "measured turns, after one to warm up; steps of a curve (default: 5)"},
     ),
     **{flag: (TRAINING, how) for flag, how in ENGINE_FLAGS.items()},
@@ -59,6 +63,19 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--vocabulary": (("head",), {"type": int, "default": 128256}),
     "--hidden": (("head",), {"type": int, "default": 512}),
     "--full": (("head",), {"action": "store_true", "help": "measure logits of the whole row too"}),
+    "--url": (
+        ("client",),
+        {
+            "action": "append",
+            "default": [],
+            "help": "of a server (default: one that answers at once)",
+        },
+    ),
+    "--served-model": (("client",), {"default": "canned", "help": "the name that the servers at --url know"}),
+    "--replies": (("client",), {"type": int, "default": 2000, "help": "a turn (default: 2000)"}),
+    "--tokens": (("client",), {"type": int, "default": 150, "help": "of a reply (default: 150)"}),
+    "--in-flight": (("client",), {"type": int, "default": 32, "help": "requests a server (default: 32)"}),
+    "--streams": (("client",), {"action": "store_true", "help": "the default server writes a chunk a token"}),
     "--json": (tuple(SUBCOMMANDS), {"type": Path, "help": "write the results here"}),
     "--set": (
         tuple(SUBCOMMANDS),
@@ -70,6 +87,9 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
+    if arguments.subcommand == "client":
+        _write(arguments, [_client(arguments)])
+        return
     arguments.keys, arguments.train = _overrides(arguments), CONF.parent / "train_gpt_mcpo.py"
     config = load_run_config(
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
@@ -80,9 +100,42 @@ def main(argv: Sequence[str]) -> None:
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
     if arguments.subcommand == "scaling" and arguments.layouts:
         reports += _layouts(arguments)
+    _write(arguments, reports)
+
+
+def _write(arguments: argparse.Namespace, reports: list[dict]) -> None:
     if arguments.json is not None and reports:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+
+
+def _client(arguments: argparse.Namespace) -> dict:
+    """Replies through the client; the default server is the one of the tests, in a process of its own."""
+    from nemo_mcpo.benchmarks.client import measure_client, table
+    from nemo_mcpo.rollouts.serving import open_serving
+
+    keys = {
+        "server@judge.server": "transformers",
+        "judge.server.model": arguments.served_model,
+        "judge.server.urls": f"[{','.join(arguments.url)}]",
+        "judge.server.command": f"[{sys.executable},{CONF.parents[1] / 'tests' / 'support' / 'fake_server.py'}]",
+        "judge.server.arguments": f"[--words,'{arguments.tokens}'{',--streams' if arguments.streams else ''}]",
+        "judge.server.concurrency": arguments.in_flight,
+        "pretrained_checkpoint.restore_from_path": "none",
+        "model.data.train": "none",
+    }
+    argv = [f"{key}={value}" for key, value in keys.items()] + arguments.set
+    config = load_run_config(
+        argv, config_dir=CONF, config_name="quickstart_onmcpo", world_size=None, schema=OnlineRunConfig
+    )
+    with tempfile.TemporaryDirectory() as logs:
+        serving = open_serving(config.judge.server, arguments.served_model, Path(logs))
+        try:
+            report = measure_client(serving, arguments.replies, arguments.tokens, arguments.steps)
+        finally:
+            serving.close()
+    print(table(report))
+    return report
 
 
 def _layouts(arguments: argparse.Namespace) -> list[dict]:

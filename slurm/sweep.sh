@@ -43,16 +43,18 @@ read -ra STARTS <<<"$SEEDS"
 RUNS=$((${#RATES[@]} * ${#STARTS[@]}))
 
 sweep_submit() { # overrides
-    local options words cache runs table name
+    local options words cache runs table name logs
     local site="${NEMO_MCPO_SITE:-$ROOT/slurm/site.env}"
     # shellcheck source=slurm/site.env.example
     [ ! -f "$site" ] || source "$site"
     read -ra options <<<"${SBATCH_OPTIONS:-}"
     # Of a job from which this is called.
     for name in ${!SLURM_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
-    words=(sbatch --parsable "--output=$PWD/%x-%j.log" ${options[@]+"${options[@]}"})
     set -- "$ROOT/slurm/sweep.sh" "--lrs=$LRS" "--seeds=$SEEDS" "--metric=$METRIC" "$@"
     cd "$ROOT"
+    logs="${NEMO_MCPO_RESULTS:-$ROOT/results}/$NEMO_MCPO_JOB/logs" # Slurm makes no directories
+    mkdir -p "$logs" || die "$logs cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
+    words=(sbatch --parsable "--output=$logs/%x-%j.log" ${options[@]+"${options[@]}"})
     cache="$("${words[@]}" "$@" --stage=cache)" && cache="${cache%%;*}" && echo "cache: job $cache"
     runs="$("${words[@]}" --array="0-$((RUNS - 1))" --dependency="afterok:$cache" --kill-on-invalid-dep=yes "$@" --stage=run)"
     runs="${runs%%;*}" && echo "$RUNS runs: array $runs"

@@ -44,8 +44,9 @@ def converse(
         return _of_events(answer)
     choice = _choice(answer)
     message = _field(choice, "message")
-    reply = _reply(answer, choice, _field(message, "content"))
     split = [name for name in _SPLIT_OFF if _field(message, name)]
+    content = _field(message, "content")
+    reply = _reply(answer, choice, "" if content is None and split and not whole else content)
     if whole and split and reply.tokens is None:
         raise RefusedError(
             f"the server moved parts of the answer from its text into {split[0]}: serve without parsers"
@@ -96,7 +97,7 @@ def _reply(answer: object, choice: object, text: object) -> Reply:
 
 def _of_events(text: str) -> Reply:
     """A stream, which transformers 4.57 sends even to those who asked for none."""
-    events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    events = [line.removeprefix("data:").strip() for line in text.split("\n") if line.startswith("data:")]
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     if failed := next((problem for chunk in chunks if (problem := _field(chunk, "error"))), None):
         raise RefusedError(f"the server failed: {str(failed)[:100]}")

@@ -52,6 +52,14 @@ def test_attention_and_head(tmp_path):
     assert head["chunked"]["extra_bytes"] < 0.15 * head["full_logits_bytes"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--streams"]])
+def test_replies_of_servers(tmp_path, flags):
+    counts = ["--replies", "40", "--tokens", "50", "--in-flight", "4", "--steps", "1"]
+    [report], text = benchmark(tmp_path, "client", *counts, *flags)
+    assert (report["replies"], report["in_flight"], report["tokens_a_reply"]) == (40, 4, 50.0)
+    assert report["tokens_per_second"] == pytest.approx(50 * report["replies_per_second"]) and text.count("\n") == 1
+
+
 def test_where_the_time_of_a_step_goes(tmp_path):
     [report], text = benchmark(tmp_path, "profile", "--shape", "64x32", *SMALL)
     phases = report["phases"]

@@ -175,15 +175,17 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--judge", action="store_true", help="answer with verdicts")
+    parser.add_argument("--words", type=int, help="answer with so many, always the same")
+    parser.add_argument("--streams", action="store_true", help="a chunk a word, even to those who ask for none")
     parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
     arguments = parser.parse_args()
     answer = verdict_of if arguments.judge else words_of
 
     def slowly(body: dict[str, Any]) -> str:
         time.sleep(arguments.seconds)
-        return answer(body)
+        return answer(body) if arguments.words is None else "word " * arguments.words
 
-    behaviour = Behaviour(slowly, models=[arguments.model])
+    behaviour = Behaviour(slowly, models=[arguments.model], streams=arguments.streams)
     Server((arguments.host, arguments.port), handler_of(behaviour)).serve_forever()
 
 

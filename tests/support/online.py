@@ -41,9 +41,9 @@ def drawn_keys(run: Path) -> list[tuple]:
     return [tuple(entry[name] for name in ("segment", "prompt_id", "temperature", "sample")) for entry in entries]
 
 
-def verdict_keys(cache: Path) -> list[str]:
-    """The key of every verdict that was ever stored."""
-    lines = [line for shard in cache.glob("verdicts/verdicts-*.jsonl") for line in shard.read_text().splitlines()]
+def verdict_keys(directory: Path) -> list[str]:
+    """The key of every verdict that was ever stored in a run's directory, or in a cache."""
+    lines = [line for shard in directory.glob("verdicts/verdicts-*.jsonl") for line in shard.read_text().splitlines()]
     return [json.loads(line)["key"] for line in lines]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from nemo_mcpo.algorithms.engine_check import EngineError, check_shared_prefixes
 from nemo_mcpo.models import gpt
+from nemo_mcpo.records import PromptTree
 from nemo_mcpo.trees.backends import sdpa
 from tests.support.small_gpt import small_model
 from tests.support.small_run import small_trainer
@@ -21,10 +22,36 @@ SDPA = {"model__attention_backend": "sdpa"}
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def test_a_sound_engine_passes(llama_directory):
-    check_shared_prefixes(small_model(llama_directory), TREES, "32")
-    check_shared_prefixes(small_model(llama_directory, **SDPA), TREES, "32")
-    check_shared_prefixes(small_model(llama_directory), TREES[1:2], "32")  # nothing is shared
+def watched(model, monkeypatch) -> list[tuple[PromptTree, bool, torch.Tensor]]:
+    """What the model scores from now on: the tree, whether its prompt is shared, the log-probs."""
+    scored, score = [], model.score
+
+    def watch(trees, share_prompts=True):
+        (found,) = score(trees, share_prompts=share_prompts)
+        scored.append((*trees, share_prompts, found))
+        return [found]
+
+    monkeypatch.setattr(model, "score", watch)
+    return scored
+
+
+@pytest.mark.parametrize("backend", [{}, SDPA])
+def test_a_sound_engine_passes(llama_directory, monkeypatch, backend):
+    model = small_model(llama_directory, **backend)
+    scored = watched(model, monkeypatch)
+    check_shared_prefixes(model, TREES, "32")
+    smallest = min((TREES[0], TREES[2]), key=lambda tree: tree.num_tokens)
+    assert [(tree, shared) for tree, shared, _ in scored] == [(smallest, True), (smallest, False)]
+    (_, _, shared), (_, _, separate) = scored
+    torch.testing.assert_close(shared, separate, rtol=0, atol=1e-4)
+    assert shared.isfinite().all()
+
+
+def test_without_a_shared_prompt_nothing_is_scored(llama_directory, monkeypatch):
+    model = small_model(llama_directory)
+    scored = watched(model, monkeypatch)
+    check_shared_prefixes(model, TREES[1:2], "32")
+    assert scored == []
 
 
 def test_a_mask_aligned_at_the_beginning_is_found(llama_directory, monkeypatch):
@@ -53,8 +80,10 @@ def test_a_run_checks_before_its_first_step(tmp_path, llama_directory, monkeypat
     assert trainer.log.lines == []
 
 
-def test_a_broken_model_is_left_to_the_step_that_names_its_prompts(llama_directory):
+def test_a_broken_model_is_left_to_the_step_that_names_its_prompts(llama_directory, monkeypatch):
     model = small_model(llama_directory)
+    scored = watched(model, monkeypatch)
     with torch.no_grad():
         next(model.chunks[0].parameters())[:] = math.nan
     check_shared_prefixes(model, TREES, "32")
+    assert len(scored) == 2 and all(found.isnan().all() for _, _, found in scored)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nemo_mcpo.algorithms import online_driver, onmcpo
@@ -22,7 +24,7 @@ def no_locks(monkeypatch):
 
 NAMES = (
     "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
-    "without_choice reference_seconds train_seconds first_place reencoded tokens_differ"
+    "without_choice reference_seconds train_seconds first_place reencoded tokens_differ comparisons cut"
 )
 FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
 
@@ -62,7 +64,13 @@ def test_no_such_segment(tmp_path, segment):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rollouts.samples", 3), ("onmcpo.segments", 3), ("judge.both_orders", True), ("model.seed", 5)],
+    [
+        ("rollouts.samples", 3),
+        ("onmcpo.segments", 3),
+        ("judge.both_orders", True),
+        ("judge.identity", "rev-2"),
+        ("model.seed", 5),
+    ],
 )
 def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value):
     run = OnlineRun(config(tmp_path))
@@ -78,8 +86,11 @@ def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, val
 )
 def test_where_and_how_fast_may_change(tmp_path, key):
     for stage in ("export", "generate", "judge"):
-        OnlineRun(config(tmp_path)).run(0, stage, dict)
-    OnlineRun(config(tmp_path, **{key: 7}))
+        OnlineRun(config(tmp_path)).run(0, stage, lambda: {"a": 1.0})
+    changed = OnlineRun(config(tmp_path, **{key: 7}))
+    assert changed.run(0, "judge", lambda: pytest.fail("it is finished"))["a"] == 1.0
+    assert changed.run(0, "train", lambda: {"a": 2.0})["a"] == 2.0
+    assert key not in json.loads((tmp_path / onmcpo.IDENTITY).read_text())
 
 
 class Launcher:
@@ -112,7 +123,8 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     calls = driven(tmp_path, monkeypatch, [], **changes).calls
     assert calls == [(s, stage, 2 if stage == "train" else 1) for s in range(2) for stage in STAGES]
     said = capsys.readouterr().out
-    assert "segment 2/2: train" in said and said.count("chosen beats the mean candidate") == 2
+    assert "segment 2/2: train" in said
+    assert said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut for the judge") == 2
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 

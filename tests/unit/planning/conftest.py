@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of algorithms share: one process, and a small llama on disk."""
+"""What the tests of plans share: one process, and a small llama on disk."""
 
 from tests.unit.models.conftest import llama_directory, one_process
 

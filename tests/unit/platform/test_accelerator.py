@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,24 +24,28 @@ SCORING = checked(IN_BF16 | {"model.mcpo.scoring_fp8": True}).model
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Puts a nvidia-smi that prints these lines before all other programs."""
+    """Puts a nvidia-smi that prints these lines first on PATH; returns a file that grows when it is called."""
 
-    def install(*lines: str) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    def install(*lines: str) -> Path:
+        program, calls = tmp_path / "nvidia-smi", tmp_path / "calls"
+        calls.write_text("")
+        program.write_text(f"#!/bin/sh\necho >> {calls}\n" + "".join(f"echo '{line}'\n" for line in lines))
         program.chmod(0o755)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return calls
 
     return install
 
 
 def test_fp8_where_it_is(driver):
-    driver(H100, H100)
-    check_fp8_here(HYBRID)
-    check_fp8_here(SCORING)
-    driver(A100)
+    for model in (HYBRID, SCORING):
+        calls = driver(H100, H100)
+        check_fp8_here(model)
+        assert calls.read_text()  # it passes for what the driver says, not unasked
+    calls = driver(A100)
     check_fp8_here(checked().model)
+    assert not calls.read_text()  # without FP8 nobody needs to know
 
 
 @pytest.mark.parametrize(
@@ -82,8 +87,12 @@ def test_only_visible_gpus_need_fp8(driver, monkeypatch):
 
 def test_a_driver_that_does_not_say_is_believed(driver, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    driver("0, NVIDIA GB10, [N/A], [N/A], [N/A], 580.95")
+    calls = driver("0, NVIDIA GB10, [N/A], [N/A], [N/A], 580.95")
     check_fp8_here(HYBRID)
+    assert calls.read_text()
+    driver("0, NVIDIA GB10, [N/A], [N/A], 8.0, 580.95")
+    with pytest.raises(ConfigError, match="NVIDIA GB10, compute capability 8"):
+        check_fp8_here(HYBRID)
 
 
 def test_fp8_by_blocks_needs_hopper(driver):
@@ -101,10 +110,13 @@ OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes this a machine with so many GPUs, a torch for this CUDA, and what torch says of the driver."""
+    """Makes this a machine with so many GPUs, a torch for this CUDA, and what torch says of the driver when asked."""
 
-    def install(num_gpus: int, cuda: str | None, warning: str = "", usable: bool = False) -> None:
+    def install(num_gpus: int, cuda: str | None, warning: str = "", usable: bool = False) -> list[bool]:
+        asked = []
+
         def is_available() -> bool:
+            asked.append(True)
             if warning:
                 warnings.warn(warning, stacklevel=1)
             return usable
@@ -112,6 +124,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(accelerator, "count_gpus", lambda: num_gpus)
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "is_available", is_available)
+        return asked
 
     return install
 
@@ -140,9 +153,11 @@ def test_a_torch_without_cuda_beside_a_gpu(machine):
 
 
 @pytest.mark.parametrize("name", ["gpu", "auto"])
-def test_a_gpu_that_works(machine, name):
-    machine(1, "12.9", usable=True)
+def test_a_gpu_that_works(machine, monkeypatch, name):
+    asked = machine(1, "12.9", usable=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     select_accelerator(name)
+    assert asked and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_cpu_hides_the_gpus(machine, monkeypatch):

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
+from nemo_mcpo.platform import workers
 from nemo_mcpo.platform.workers import in_threads
 
 
@@ -18,17 +18,18 @@ def test_all_results_whatever_their_order():
 
 def test_no_more_calls_at_a_time_than_threads():
     running, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(3, timeout=60.0)
 
     def call(item: int) -> None:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.01)
+        together.wait()  # for two others: fewer threads would wait for ever
         with lock:
             running -= 1
 
-    assert sum(map(len, in_threads(call, range(20), 3))) == 20
+    assert sum(map(len, in_threads(call, range(21), 3))) == 21
     assert most == 3
 
 
@@ -36,19 +37,28 @@ def test_the_first_error_does_not_wait_for_the_others():
     def call(item: int) -> int:
         if item == 1:
             raise ValueError("one")
-        time.sleep(5.0)
+        released.wait(60.0)
+        waited.append(item)
         return item
 
-    started = time.monotonic()
+    released, waited = threading.Event(), []
     with pytest.raises(ValueError, match="one"):
         list(in_threads(call, range(4), 4))
-    assert time.monotonic() - started < 3.0
+    assert waited == []
+    released.set()
 
 
-def test_the_caller_is_ticked_while_it_waits():
-    ticks = []
-    list(in_threads(lambda item: time.sleep(1.5), [0], 1, lambda: ticks.append(1)))
-    assert len(ticks) >= 2
+def test_the_caller_is_ticked_while_it_waits(monkeypatch):
+    monkeypatch.setattr(workers, "_TICK_SECONDS", 0.01)
+    enough, ticks = threading.Event(), []
+
+    def tick() -> None:
+        ticks.append(threading.get_ident())
+        if len(ticks) == 3:
+            enough.set()
+
+    assert list(in_threads(lambda item: enough.wait(60.0), [0], 1, tick)) == [[True]]
+    assert set(ticks) == {threading.get_ident()}  # in the caller's own thread
 
 
 def test_nothing_to_do():

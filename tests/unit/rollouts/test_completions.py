@@ -53,8 +53,28 @@ def test_trtllm_gives_ids_in_place_of_text():
     assert reply_of(behaviour, fields={"detokenize": False}) == Reply("", False, (7, 8))
 
 
-def test_a_stream_that_nobody_asked_for():
-    assert reply_of(Behaviour(lambda body: "red\nblue", streams=True), ask_chat) == Reply("red\nblue", True)
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_one_piece_is_asked_for_and_a_stream_is_understood(streams, finish):
+    text = "red\nblue \u2028 ü.\n\n<verdict>A</verdict>"
+    behaviour = Behaviour(lambda body: text, streams=streams, finish=finish)
+    assert reply_of(behaviour, ask_chat) == Reply(text, finish == "stop")
+    assert [body.get("stream", False) for body in behaviour.requests] == [False]
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
+        ('data: {"choices": [{"delta": {"content": "A"}}]}\n\n', "finish_reason None"),
+        ("data: {no json\n\n", "JSONDecodeError"),
+        ("", "finish_reason None"),
+    ],
+)
+def test_streams_that_break_off_are_refused(events, problem):
+    answer = (200, events, {"Content-Type": "text/event-stream"})
+    with pytest.raises(RefusedError, match=problem):
+        reply_of(Behaviour(lambda body: answer), ask_chat)
 
 
 def test_counts_of_zero_are_none():
@@ -86,3 +106,26 @@ def test_an_answer_that_the_server_took_apart_is_none(name):
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
     with pytest.raises(RefusedError, match=f"from its text into {name}"):
         reply_of(Behaviour(lambda body: (200, json.dumps(whole))), ask_chat)
+    parts = Behaviour(lambda body: (200, json.dumps(whole)))
+    assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("Four.", True)
+    message["content"] = None
+    assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("", True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        '"text"',
+        "{}",
+        '{"choices": [{}]}',
+        '{"choices": [{"message": null, "finish_reason": "stop"}]}',
+        '{"choices": {"message": "?"}}',
+        '{"choices": [{"message": {"content": "A"}, "finish_reason": "tool_calls"}]}',
+        '{"choices": [{"message": {"content": ["A"]}, "finish_reason": "stop"}]}',
+        '{"error": {"message": "out of memory"}}',
+    ],
+)
+def test_what_is_no_completion_is_refused(body):
+    with pytest.raises(RefusedError):
+        reply_of(Behaviour(lambda _: (200, body)), ask_chat)

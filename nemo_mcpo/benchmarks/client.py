@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a process reads the replies of servers: what limits a judge whose servers are faster than that.
+
+A word of the canned replies counts as a token; replies of a real server are counted by their words too.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from statistics import median
+
+from nemo_mcpo.platform.workers import in_threads
+from nemo_mcpo.rollouts.completions import converse
+from nemo_mcpo.rollouts.serving import Serving
+
+QUESTION_CHARACTERS = 4800
+"""About 1,200 tokens: a comparison."""
+
+
+def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) -> dict:
+    """Ask for ``replies`` chats, as many at a time as ``server.concurrency`` says, in each of some turns.
+
+    Returns:
+        medians over the turns: ``tokens_per_second``, ``replies_per_second``, ``cpu_milliseconds`` (of this process, a
+        reply); and what was asked.
+    """
+    question = [{"role": "user", "content": "word " * (QUESTION_CHARACTERS // 5)}]
+    request = partial(
+        converse, model=serving.model, messages=question, temperature=0.0, top_p=1.0, max_tokens=max_tokens, seed=0
+    )
+
+    def ask(_: int) -> int:
+        return len(serving.pool.ask(request).text.split())
+
+    speeds = []
+    for _ in range(1 + turns):  # the first one opens connections
+        started, cpu = time.perf_counter(), time.process_time()
+        tokens = [count for some in in_threads(ask, range(replies), serving.num_requests()) for count in some]
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        speeds.append((sum(tokens) / seconds, len(tokens) / seconds, 1000 * cpu / len(tokens)))
+    middle = [median(values) for values in zip(*speeds[1:], strict=True)]
+    return {
+        "replies": replies,
+        "in_flight": serving.num_requests(),
+        "tokens_a_reply": sum(tokens) / len(tokens),
+        **dict(zip(("tokens_per_second", "replies_per_second", "cpu_milliseconds"), middle, strict=True)),
+    }
+
+
+def table(report: dict) -> str:
+    """One line for people."""
+    return (
+        f"{report['replies']} replies of {report['tokens_a_reply']:.0f} tokens, {report['in_flight']} in flight: "
+        f"{report['tokens_per_second']:,.0f} tokens/s, {report['replies_per_second']:.0f} replies/s, "
+        f"{report['cpu_milliseconds']:.2f} ms of CPU a reply"
+    )
