@@ -6,6 +6,7 @@ Shape legend, used as a suffix in names throughout the package:
     L  candidates (columns that a sampler may return)      M  drawn negatives
     S  tokens of a packed row        N  completions of a packed row
     T  predicted (= completion) tokens of a packed row     P  prompt tokens
+    b  prompts of a part of a batch: a replica's share, or a packed row
 Log-probabilities and rewards are in nats, summed over the tokens of a completion, in float32.
 """
 
@@ -104,9 +105,11 @@ class TreeBatch:
         spans: where each tree lies; padding at the end is one more span, a prompt without completions.
         predictor_T: index into S of the position whose hidden state predicts target t.
         target_T: the predicted token ids, completion by completion.
-        completion_T: the completion (0..N-1) that each target belongs to.
+        num_targets_N: targets of each completion, 0 where it is not scored.
         prompt_N: row in the ``[B, K]`` tables of the caller, per completion.
         column_N: column in the ``[B, K]`` tables of the caller, per completion.
+        prompts_b: the different numbers of ``prompt_N``, ascending.
+        place_N: where in ``prompts_b`` each completion's prompt is.
     """
 
     tokens_S: torch.Tensor
@@ -114,9 +117,11 @@ class TreeBatch:
     spans: tuple[TreeSpan, ...]
     predictor_T: torch.Tensor
     target_T: torch.Tensor
-    completion_T: torch.Tensor
+    num_targets_N: torch.Tensor
     prompt_N: torch.Tensor
     column_N: torch.Tensor
+    prompts_b: torch.Tensor
+    place_N: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,9 +198,8 @@ class MCPOTrainer:
             tokens_b = torch.tensor([float(tree.num_tokens) for tree in part.batch.trees])
             tables.append({"rewards": part.rewards_b, "loss": loss_b, "tokens": tokens_b} | metrics | part.kernel)
             rows += part.rows
-        names = list(tables[0])
-        values = torch.stack([torch.cat([table[name] for table in tables]) for name in names], dim=1)
-        metrics_B = dict(zip(names, self.model.collect(values, rows, len(trees)).unbind(1), strict=True))
+        columns = {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+        metrics_B = self.model.collect(columns, rows, len(trees))
         for name, what in (("rewards", "a reward"), ("loss", "the loss")):
             self.train.check_finite(metrics_B[name], trees, f"{what} at step {self.step + 1}")
         lr, grad_norm = self.model.finish_training_step(len(trees))

@@ -28,11 +28,11 @@ def measure_head(
     weight = torch.randn(vocab_size, hidden_size, device=local_device()).mul_(0.02).to(dtype).requires_grad_()
     targets = torch.randint(0, vocab_size, (positions,), device=local_device())
     places = torch.arange(positions, device=local_device())
+    one_completion = torch.full((1,), positions, device=local_device())
 
     def chunked() -> Tensor:
-        nowhere = torch.zeros_like(places)
         return completion_log_probs(
-            hidden, weight, places, targets, nowhere, 1, vocab_size=vocab_size, sequence_parallel=False
+            hidden, weight, places, targets, one_completion, vocab_size=vocab_size, sequence_parallel=False
         )
 
     def whole() -> Tensor:

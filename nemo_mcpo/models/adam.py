@@ -21,6 +21,7 @@ from torch.optim.adamw import adamw
 
 from nemo_mcpo.models.budgets import ELEMENTS_PER_UPDATE
 from nemo_mcpo.platform.out_of_memory import memory_of
+from nemo_mcpo.platform.transfer import sent
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -93,7 +94,7 @@ def _update(
 ) -> None:
     """One chunk: the states come to the weights' device in float32, and go back."""
     device = weights.device
-    master, mean, square = (state.to(device, non_blocking=True).float() for state in states)
+    master, mean, square = (sent(state, device).float() for state in states)
     adamw(
         [master],
         [gradient.float()],

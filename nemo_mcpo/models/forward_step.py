@@ -11,7 +11,6 @@ Replicas do not wait for each other: what all ranks must know is collected once 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -22,8 +21,9 @@ from nemo_mcpo.models.pipeline import run_schedule
 from nemo_mcpo.models.rows import Row, packed_rows, replay_rows
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
-from nemo_mcpo.trees.packing import PlacedTree, scored_columns
+from nemo_mcpo.trees.packing import PlacedTree
 
 RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
@@ -72,9 +72,14 @@ def score_trees(
         return logps_N.sum(), _no_count(), {}
 
     with torch.no_grad():
-        rows = packed_rows(placed, budget, chunks[0].config, recording=recording, share_prompts=share_prompts)
-        if first_column > left_out:
-            rows = [replace(row, batch=scored_columns(row.batch, first_column)) for row in rows]
+        rows = packed_rows(
+            placed,
+            budget,
+            chunks[0].config,
+            first_column=first_column,
+            recording=recording,
+            share_prompts=share_prompts,
+        )
         run_rows(chunks, rows, collect, forward_only=True)
     return _on_all_stages(table), rows
 
@@ -100,21 +105,18 @@ def train_trees(
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
+    read = on_device((batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK), local_device())
     placed = [PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)]
 
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        prompts_b, inverse_N = torch.unique(row.prompt_N, return_inverse=True)
-        if len(prompts_b) == 0:  # a padding row: nothing to learn, but its graph must exist
+        if not len(row.prompts_b):  # a padding row: nothing to learn, but its graph must exist
             return logps_N.sum(), _no_count(), {}
-        width = batch.valid_BK.shape[1]
-        policy = logps_N.new_zeros(len(prompts_b), width).index_put((inverse_N, row.column_N), logps_N)
-        reference, lengths, valid = (
-            values[prompts_b.cpu()].to(policy.device)
-            for values in (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK)
-        )
+        empty = logps_N.new_zeros(len(row.prompts_b), batch.valid_BK.shape[1])
+        policy = empty.index_put((row.place_N, row.column_N), logps_N)
+        reference, lengths, valid = (values.index_select(0, row.prompts_b) for values in read)
         outputs = objective(ObjectiveInputs(policy, reference, lengths, valid))
         metrics = [outputs.metrics[name] for name in names]
-        table[prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
+        table[row.prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
         # The schedule may scale the loss in place: hand over the sum, keep the table.
         return outputs.loss.sum(), _no_count(), {}
 
@@ -157,7 +159,8 @@ def _on_all_stages(table: Tensor) -> Tensor:
 def collect(values_b: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
     """A table of all replicas' rows from each one's own: ``[b, …]`` and where they belong to ``[num_rows, …]``."""
     table = values_b.new_zeros(num_rows, *values_b.shape[1:])
-    table[torch.as_tensor(rows, dtype=torch.long, device=values_b.device)] = values_b
+    [places] = on_device([torch.tensor(rows, dtype=torch.long)], values_b.device)
+    table[places] = values_b
     group = parallel_state.get_data_parallel_group()
     if dist.get_world_size(group) > 1:
         dist.all_reduce(table, group=group)

@@ -82,7 +82,7 @@ class TreeGPTModel(GPTModel):
         # Not a buffer: casting the model to bf16 must not cast the angles, or distant positions coincide.
         self.rotary_frequencies = inverse_frequencies(
             architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
-        )
+        ).to(local_device())
 
     def forward(self, batch: TreeBatch, tape: Tape | None = None) -> Tensor:
         """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage.
@@ -111,8 +111,7 @@ class TreeGPTModel(GPTModel):
             self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
             batch.predictor_T,
             batch.target_T,
-            batch.completion_T,
-            len(batch.prompt_N),
+            batch.num_targets_N,
             vocab_size=self.architecture.vocab_size,
             sequence_parallel=self.config.sequence_parallel,
         )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -36,10 +36,19 @@ class SupportsPreferenceTraining(Protocol):
         """Clear gradients before the step's first part."""
 
     def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``. Gradients add up."""
+        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, for ``collect``. Gradients add up.
 
-    def collect(self, values: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
-        """A table ``[num_rows, …]`` of all replicas' rows, the same on every rank."""
+        Nothing is read on the host, so that the GPU has work while the host prepares the next part.
+        """
+
+    def collect(self, columns: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
+        """All replicas' rows of each column, ``[num_rows]`` on the CPU, the same on every rank.
+
+        Args:
+            columns: ``[b]`` by name, on the CPU or where the model put them.
+            rows: the place of each of these b.
+            num_rows: of all replicas together.
+        """
 
     def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
         """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.

@@ -31,8 +31,7 @@ def completion_log_probs(
     output_weight: Tensor,
     predictor_T: Tensor,
     target_T: Tensor,
-    completion_T: Tensor,
-    num_completions: int,
+    num_targets_N: Tensor,
     *,
     vocab_size: int,
     sequence_parallel: bool,
@@ -42,7 +41,7 @@ def completion_log_probs(
     Args:
         hidden: ``[S, 1, H]``, or ``[S / tensor parallel size, 1, H]`` with sequence parallelism.
         output_weight: this rank's slice of the output layer, ``[padded vocab / tensor parallel size, H]``.
-        predictor_T, target_T, completion_T: see ``TreeBatch``.
+        predictor_T, target_T, num_targets_N: see ``TreeBatch``.
         vocab_size: rows of the whole output layer that are real; padding rows get no probability.
     """
     if sequence_parallel:
@@ -53,7 +52,17 @@ def completion_log_probs(
     # Asked for here: inside of an autograd function gradients are always off.
     keep = torch.is_grad_enabled() and hidden_TH.shape[0] * len(output_weight) <= LOGITS_KEPT[hidden.device.type]
     logps_T = _TokenLogProbs.apply(hidden_TH, output_weight, target_T, vocab_size, keep)
-    return logps_T.new_zeros(num_completions).index_add(0, completion_T, logps_T)
+    return _sums(logps_T, num_targets_N)
+
+
+def _sums(values_T: Tensor, lengths_N: Tensor) -> Tensor:
+    """Sums of consecutive values, ``[N]``, in one order on every device, where ``index_add`` on a GPU would have none.
+
+    Without ``unsafe`` torch would wait for the GPU to check the lengths.
+    """
+    if not len(values_T):  # which some releases of torch refuse
+        return values_T.sum().expand(len(lengths_N))
+    return torch.segment_reduce(values_T, "sum", lengths=lengths_N, unsafe=True)
 
 
 class _TokenLogProbs(torch.autograd.Function):

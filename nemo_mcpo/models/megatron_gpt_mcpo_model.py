@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -29,6 +29,7 @@ from nemo_mcpo.models.rows import Row, share_of_replica
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 from nemo_mcpo.trees.packing import pack_into_rows
 
@@ -168,9 +169,10 @@ class MegatronGPTMCPOModel(ModelPT):
         self._scored = rows if self.recording else None
         return table
 
-    def collect(self, values: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
-        """A table ``[num_rows, …]`` of all replicas' rows, on the CPU of every rank."""
-        return collect(values.to(local_device()), rows, num_rows).cpu()
+    def collect(self, columns: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
+        """See ``models.interface``; of a step, this alone waits for the GPU, and gradient clipping."""
+        values_b = torch.stack(on_device(list(columns.values()), local_device()), dim=1)
+        return dict(zip(columns, collect(values_b, rows, num_rows).cpu().unbind(1), strict=True))
 
     def prepare_for_training_step(self) -> None:
         """Clear gradients."""
@@ -183,7 +185,7 @@ class MegatronGPTMCPOModel(ModelPT):
     def get_loss_and_metrics(
         self, batch: PreferenceBatch, *, objective: Objective | None = None, share_prompts: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, on the CPU.
+        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, still on the GPU if there is one.
 
         ``objective`` and ``share_prompts`` are for comparisons: another loss, and every completion on its own.
         """
@@ -196,7 +198,7 @@ class MegatronGPTMCPOModel(ModelPT):
             scored=scored,
             share_prompts=share_prompts,
         )
-        loss, *metrics = table.cpu().unbind(1)
+        loss, *metrics = table.unbind(1)
         return loss, dict(zip(names, metrics, strict=True))
 
     @memory_of("the update")

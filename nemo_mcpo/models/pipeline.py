@@ -57,15 +57,17 @@ class RowCommunicator(P2PCommunicator):
     There the next stage is the previous one too, and messages between two ranks arrive in the order in which they
     were sent: what was sent forward must be received from behind, and so be first on both sides or second on both.
     megatron-core sends backward first and receives from behind first, which swaps the two shapes.
+
+    Shapes go from host to host (by gloo): on a GPU, reading one would wait for all that was launched before it.
     """
 
     def _communicate_shapes(
         self, tensor_send_next: Tensor | None, tensor_send_prev: Tensor | None, recv_prev: bool, recv_next: bool
     ) -> tuple[Shape, Shape]:
-        from_prev, from_next = torch.zeros(2, 3, dtype=torch.int64, device=torch.cuda.current_device())
+        from_prev, from_next = torch.zeros(2, 3, dtype=torch.int64)
 
         def sizes(tensor: Tensor) -> Tensor:
-            return torch.tensor(tensor.shape, dtype=torch.int64, device=from_prev.device)
+            return torch.tensor(tensor.shape, dtype=torch.int64)
 
         exchanges = []
         if tensor_send_next is not None:

@@ -14,6 +14,7 @@ from megatron.core.fp8_utils import get_fp8_align_size
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
 from nemo_mcpo.platform.distributed import local_device
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import PromptTree, TreeBatch
 from nemo_mcpo.trees.packing import (
     PlacedTree,
@@ -45,6 +46,7 @@ def packed_rows(
     budget: int,
     config,
     *,
+    first_column: int = 0,
     recording: Callable[[], Recording] | None = None,
     share_prompts: bool = True,
 ) -> list[Row]:
@@ -54,6 +56,7 @@ def packed_rows(
         placed: the trees of this replica.
         budget: tokens a row; a larger tree gets a row of its own.
         config: megatron-core's configuration.
+        first_column: see ``build_row``.
         recording: makes the tape of every row, for ``replay_rows``.
         share_prompts: False makes every completion a plain sequence with its prompt, as a program without trees would.
     """
@@ -61,7 +64,7 @@ def packed_rows(
     packed = pack_into_rows([_num_tokens(group) for group in groups], budget, at_least=_micro_batches(config))
     rows = [tuple(tree for item in row for tree in groups[item]) for row in packed]
     rows += [()] * _missing(len(rows), config)
-    batches = [_build(row, config) for row in rows]
+    batches = [_build(row, config, first_column) for row in rows]
     if not share_prompts:
         batches = [as_sequences(batch) for batch in batches]
     return [Row(batch, row, recording() if recording else None) for batch, row in zip(batches, rows, strict=True)]
@@ -104,16 +107,17 @@ def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], c
     batch = _build(row, config)
     source_S = np.zeros(len(batch.tokens_S), np.int64)
     source_S[: sum(map(len, kept))] = np.concatenate(kept) if kept else 0
-    source = torch.from_numpy(source_S).to(local_device())
+    [source] = on_device([torch.from_numpy(source_S)], local_device())
     tape = whole.tape.replay(source, sequence_parallel=config.sequence_parallel)  # type: ignore[union-attr]
     return Row(batch, row, tape)
 
 
-def _build(placed: Sequence[PlacedTree], config) -> TreeBatch:
+def _build(placed: Sequence[PlacedTree], config, first_column: int = 0) -> TreeBatch:
     multiple = config.tensor_model_parallel_size if config.sequence_parallel else 1
     if config.fp8:  # products of FP8 tensors take numbers of tokens that this divides
         multiple *= get_fp8_align_size(config.fp8_recipe)
-    return build_row(placed, -(-max(_num_tokens(placed), 1) // multiple) * multiple, local_device())
+    length = -(-max(_num_tokens(placed), 1) // multiple) * multiple
+    return build_row(placed, length, local_device(), first_column=first_column)
 
 
 def _num_tokens(placed: Sequence[PlacedTree]) -> int:

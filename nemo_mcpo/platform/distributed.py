@@ -120,6 +120,6 @@ def any_rank(flag: bool) -> bool:
     """True on every process when ``flag`` is true on at least one; all processes must call it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return flag
-    flags = torch.tensor([float(flag)], device=local_device())
+    flags = torch.full((1,), float(flag), device=local_device())
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return bool(flags.item())

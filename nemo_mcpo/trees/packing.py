@@ -15,7 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import PromptTree, TreeBatch, TreeSpan
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +40,7 @@ def separate(placed: PlacedTree) -> list[PlacedTree]:
 
 def as_sequences(batch: TreeBatch) -> TreeBatch:
     """The row with every tree, which has one completion at most, as one plain causal sequence."""
-    spans = tuple(TreeSpan(span.start, span.stop) for span in batch.spans)
-    positions = [torch.arange(span.stop - span.start) for span in spans]
-    return replace(batch, spans=spans, positions_S=torch.cat(positions).to(batch.positions_S.device))
-
-
-def scored_columns(batch: TreeBatch, first: int) -> TreeBatch:
-    """The row without the targets of the columns before ``first``, whose completions so get the log-prob 0."""
-    kept_T = batch.column_N[batch.completion_T] >= first
-    return replace(
-        batch,
-        predictor_T=batch.predictor_T[kept_T],
-        target_T=batch.target_T[kept_T],
-        completion_T=batch.completion_T[kept_T],
-    )
+    return replace(batch, spans=tuple(TreeSpan(span.start, span.stop) for span in batch.spans))
 
 
 def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
@@ -101,8 +91,12 @@ def _first_fit(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | str = "cpu") -> TreeBatch:
+def build_row(
+    placed: Sequence[PlacedTree], length: int, device: torch.device = _CPU, *, first_column: int = 0
+) -> TreeBatch:
     """One packed row of ``length`` tokens (at least the trees' own); no trees make a row of padding.
+
+    Completions in columns before ``first_column`` have no targets, so that their log-prob is 0.
 
     Raises:
         ValueError: ``length`` is shorter than the trees.
@@ -112,7 +106,8 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
         raise ValueError(f"row of {length} tokens cannot hold trees of {num_tokens} tokens")
     tokens_S, positions_S = np.zeros(length, np.int64), np.zeros(length, np.int64)
     spans: list[TreeSpan] = []
-    predictors, targets, completions = [], [], []
+    predictors, targets = [], []
+    num_targets: list[int] = []
     prompts: list[int] = []
     columns: list[int] = []
     start = 0
@@ -126,10 +121,11 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
             first, stop = stop, stop + len(tokens)
             tokens_S[first:stop] = tokens
             positions_S[first:stop] = np.arange(num_prompt, num_prompt + len(tokens))
-            # The last prompt position predicts every completion's first token.
-            predictors.append(np.concatenate(([prompt_stop - 1], np.arange(first, stop - 1))))
-            targets.append(tokens)
-            completions.append(np.full(len(tokens), len(columns)))
+            if column >= first_column:
+                # The last prompt position predicts every completion's first token.
+                predictors.append(np.concatenate(([prompt_stop - 1], np.arange(first, stop - 1))))
+                targets.append(tokens)
+            num_targets.append(len(tokens) if column >= first_column else 0)
             prompts.append(prompt)
             columns.append(column)
             stops.append(stop)
@@ -138,19 +134,21 @@ def build_row(placed: Sequence[PlacedTree], length: int, device: torch.device | 
     if start < length:
         spans.append(TreeSpan(start, length))
 
-    def tensor(values) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device)
+    numbers, places = np.unique(np.asarray(prompts, dtype=np.int64), return_inverse=True)
+    integers = {
+        "tokens_S": tokens_S,
+        "positions_S": positions_S,
+        "predictor_T": _joined(predictors),
+        "target_T": _joined(targets),
+        "num_targets_N": num_targets,
+        "prompt_N": prompts,
+        "column_N": columns,
+        "prompts_b": numbers,
+        "place_N": places,
+    }
+    arrived = on_device([torch.from_numpy(np.asarray(values, dtype=np.int64)) for values in integers.values()], device)
+    return TreeBatch(spans=tuple(spans), **dict(zip(integers, arrived, strict=True)))
 
-    def joined(parts: list) -> torch.Tensor:
-        return tensor(np.concatenate(parts) if parts else [])
 
-    return TreeBatch(
-        tokens_S=tensor(tokens_S),
-        positions_S=tensor(positions_S),
-        spans=tuple(spans),
-        predictor_T=joined(predictors),
-        target_T=joined(targets),
-        completion_T=joined(completions),
-        prompt_N=tensor(prompts),
-        column_N=tensor(columns),
-    )
+def _joined(parts: list) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -77,8 +77,8 @@ class Rotation(NamedTuple):
 
 
 def rotation_by_position(inverse_frequencies: Tensor, positions_S: Tensor) -> Rotation:
-    """The rotation of a row, for all of its layers."""
-    angles = torch.outer(positions_S.float(), inverse_frequencies.to(positions_S.device))[:, None]
+    """The rotation of a row, for all of its layers; both are on one device."""
+    angles = torch.outer(positions_S.float(), inverse_frequencies)[:, None]
     return Rotation(angles.cos(), angles.sin())
 
 

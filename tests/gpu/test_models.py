@@ -63,10 +63,11 @@ def test_the_head_at_a_large_vocabulary(device, dtype):
     weight = torch.randn(vocabulary, hidden_size, generator=generator).mul_(0.05).to(device, dtype).requires_grad_()
     targets = torch.randint(0, vocabulary, (positions,), generator=generator).to(device)
     places = torch.arange(positions, device=device)
+    one_each = torch.ones_like(places)
 
     def head() -> torch.Tensor:
         return completion_log_probs(
-            hidden, weight, places, targets, places, positions, vocab_size=vocabulary, sequence_parallel=False
+            hidden, weight, places, targets, one_each, vocab_size=vocabulary, sequence_parallel=False
         )
 
     logps = head()

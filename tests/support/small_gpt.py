@@ -109,6 +109,7 @@ def one_step(
         table = model.score_candidates(mine, first_column=1)[:, 1:].cpu()
         scores_BK[part, : table.shape[1]] = table
         references = padded_table([[-20.0] * len(tree.completions) for tree in mine])
-        losses_B[part], _ = model.get_loss_and_metrics(prune(mine, columns_BM[part], references))
+        loss_b, _ = model.get_loss_and_metrics(prune(mine, columns_BM[part], references))
+        losses_B[part] = loss_b.cpu()
     finish_gradients(model.wrapped, len(trees))
     return scores_BK, losses_B, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}

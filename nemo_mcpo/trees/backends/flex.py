@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nemo_mcpo.platform.compiled import unheard
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.params import TreeParams
 
@@ -45,9 +46,13 @@ def block_mask(params: TreeParams):
 
     touched_QK, full_QK = attending_blocks(params.spans)
     num_tokens = params.spans[-1].stop
+    listed = on_device([*_listed(touched_QK & ~full_QK), *_listed(full_QK)], params.device)
+    counts, numbers, full_counts, full_numbers = (integers[None, None] for integers in listed)
     return BlockMask.from_kv_blocks(
-        *_listed(touched_QK & ~full_QK, params.device),
-        *_listed(full_QK, params.device),
+        counts,
+        numbers,
+        full_counts,
+        full_numbers,
         BLOCK_SIZE=BLOCK_SIZE,
         mask_mod=mask_function(params),
         seq_lengths=(num_tokens, num_tokens),
@@ -80,11 +85,10 @@ def attending_blocks(spans: tuple[TreeSpan, ...]) -> tuple[np.ndarray, np.ndarra
     return touched, full
 
 
-def _listed(blocks_QK: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each block of queries, the count of its blocks of keys ``[1, 1, Q]`` and their numbers ``[1, 1, Q, K]``."""
+def _listed(blocks_QK: np.ndarray) -> list[Tensor]:
+    """For each block of queries, the count of its blocks of keys, int32 ``[Q]``, and their numbers, ``[Q, K]``."""
     counts_Q, numbers_QK = blocks_QK.sum(1), np.argsort(~blocks_QK, axis=1, kind="stable")
-    counts, numbers = (torch.from_numpy(array.astype(np.int32)).to(device) for array in (counts_Q, numbers_QK))
-    return counts[None, None], numbers[None, None]
+    return [torch.from_numpy(array.astype(np.int32)) for array in (counts_Q, numbers_QK)]
 
 
 def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tensor], Tensor]:
@@ -98,14 +102,14 @@ def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tenso
     return allowed
 
 
-def _branches(params: TreeParams) -> tuple[Tensor, Tensor]:
+def _branches(params: TreeParams) -> list[Tensor]:
     """int32 ``[S]``: number of a token's tree, and of its completion in the tree, -1 in a prompt."""
     tree_S, branch_S = (np.full(params.spans[-1].stop, -1, np.int32) for _ in range(2))
     for number, span in enumerate(params.spans):
         tree_S[span.start : span.stop] = number
         for branch, (start, stop) in enumerate(span.completions):
             branch_S[start:stop] = branch
-    return torch.from_numpy(tree_S).to(params.device), torch.from_numpy(branch_S).to(params.device)
+    return on_device([torch.from_numpy(tree_S), torch.from_numpy(branch_S)], params.device)
 
 
 @cache

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.trees.params import TreeParams
 
 
@@ -23,8 +24,9 @@ class VarlenLayout:
         query_offsets, key_offsets: int32 ``[sequences + 1]``.
         longest_query, longest_key: tokens.
         gather_G: the row's position of every gathered key.
-        copies: ``(positions, places)``: the places in G where these positions were gathered to; positions of one
-            entry are distinct, and the entries together are all of G.
+        own_S: the place in G of every position, gathered for its own sequence.
+        copies: ``(positions, places)``: where prompts were gathered to for their first, second, … completion;
+            positions of one entry are distinct.
     """
 
     query_offsets: Tensor
@@ -32,6 +34,7 @@ class VarlenLayout:
     longest_query: int
     longest_key: int
     gather_G: Tensor
+    own_S: Tensor
     copies: tuple[tuple[Tensor, Tensor], ...]
 
     def gather(self, tensor_S: Tensor) -> Tensor:
@@ -66,42 +69,42 @@ def varlen_arguments(
 
 def varlen_layout(params: TreeParams) -> VarlenLayout:
     """See ``VarlenLayout``; use it as ``params.derived(varlen_layout)``."""
-    query_lengths, key_lengths, gather = [], [], []
+    query_lengths, key_lengths, gather, own = [], [], [], []
     copies: dict[int, tuple[list, list]] = {}
     place = 0
 
-    def add(copy: int, start: int, stop: int) -> None:
+    def add(start: int, stop: int) -> np.ndarray:
+        """Gather these positions next; their places."""
         nonlocal place
-        positions, places = copies.setdefault(copy, ([], []))
-        positions.append(np.arange(start, stop))
-        places.append(np.arange(place, place + stop - start))
-        gather.append(positions[-1])
+        gather.append(np.arange(start, stop))
         place += stop - start
+        return np.arange(place - (stop - start), place)
 
     for span in params.spans:
-        prompt = (span.start, span.prompt_stop)
-        add(0, *prompt)
+        own.append(add(span.start, span.prompt_stop))
         query_lengths.append(span.prompt_stop - span.start)
         key_lengths.append(query_lengths[-1])
-        for number, (start, stop) in enumerate(span.completions, start=1):
-            add(number, *prompt)
-            add(0, start, stop)
+        for number, (start, stop) in enumerate(span.completions):
+            positions, places = copies.setdefault(number, ([], []))
+            positions.append(np.arange(span.start, span.prompt_stop))
+            places.append(add(span.start, span.prompt_stop))
+            own.append(add(start, stop))
             query_lengths.append(stop - start)
             key_lengths.append(span.prompt_stop - span.start + stop - start)
 
-    def index(parts: list) -> Tensor:
-        return torch.from_numpy(np.concatenate(parts)).to(params.device)
-
-    def offsets(lengths: list[int]) -> Tensor:
-        return torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(params.device)
-
+    offsets = [np.cumsum([0, *lengths], dtype=np.int32) for lengths in (query_lengths, key_lengths)]
+    indices = [np.concatenate(parts) for parts in (gather, own, *(part for copy in copies.values() for part in copy))]
+    query_offsets, key_offsets, gather_G, own_S, *copied = on_device(
+        [torch.from_numpy(integers) for integers in (*offsets, *indices)], params.device
+    )
     return VarlenLayout(
-        query_offsets=offsets(query_lengths),
-        key_offsets=offsets(key_lengths),
+        query_offsets=query_offsets,
+        key_offsets=key_offsets,
         longest_query=max(query_lengths),
         longest_key=max(key_lengths),
-        gather_G=index(gather),
-        copies=tuple((index(positions), index(places)) for positions, places in copies.values()),
+        gather_G=gather_G,
+        own_S=own_S,
+        copies=tuple(zip(copied[::2], copied[1::2], strict=True)),
     )
 
 
@@ -110,12 +113,12 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor_S: Tensor, layout: VarlenLayout) -> Tensor:
-        ctx.layout, ctx.num_rows = layout, tensor_S.shape[0]
+        ctx.layout = layout
         return tensor_S.index_select(0, layout.gather_G)
 
     @staticmethod
     def backward(ctx, gradient_G: Tensor) -> tuple[Tensor, None]:
-        gradient_S = gradient_G.new_zeros(ctx.num_rows, *gradient_G.shape[1:])
+        gradient_S = gradient_G.index_select(0, ctx.layout.own_S)
         for positions, places in ctx.layout.copies:
             gradient_S.index_add_(0, positions, gradient_G.index_select(0, places))
         return gradient_S, None

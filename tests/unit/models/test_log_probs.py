@@ -12,6 +12,7 @@ from nemo_mcpo.models.log_probs import completion_log_probs
 NUM_POSITIONS, HIDDEN, PADDED, REAL = 9, 6, 32, 27
 PREDICTORS = torch.tensor([3, 4, 3, 5, 6, 7, 3])  # position 3 predicts the first token of three completions
 COMPLETIONS = torch.tensor([0, 0, 1, 1, 1, 1, 2])
+NUM_TARGETS = torch.tensor([2, 4, 1])
 TARGETS = torch.tensor([0, 26, 5, 5, 13, 0, 7])
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -28,7 +29,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tens
 
 def head(hidden, weight, vocab_size=REAL):
     return completion_log_probs(
-        hidden, weight, PREDICTORS, TARGETS, COMPLETIONS, 3, vocab_size=vocab_size, sequence_parallel=False
+        hidden, weight, PREDICTORS, TARGETS, NUM_TARGETS, vocab_size=vocab_size, sequence_parallel=False
     )
 
 
@@ -91,12 +92,11 @@ def test_bf16_computes_the_softmax_in_float32():
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.bfloat16]
 
 
-def test_a_row_without_completions_keeps_its_graph():
+@pytest.mark.parametrize("num_completions", [0, 2])
+def test_a_row_without_targets_keeps_its_graph(num_completions):
     hidden, weight = inputs()
-    nothing = torch.zeros(0, dtype=torch.int64)
-    found = completion_log_probs(
-        hidden, weight, nothing, nothing, nothing, 0, vocab_size=REAL, sequence_parallel=False
-    )
-    assert found.shape == (0,)
+    nothing, none_each = torch.zeros(0, dtype=torch.int64), torch.zeros(num_completions, dtype=torch.int64)
+    found = completion_log_probs(hidden, weight, nothing, nothing, none_each, vocab_size=REAL, sequence_parallel=False)
+    assert found.tolist() == [0.0] * num_completions
     gradients = torch.autograd.grad(found.sum(), (hidden, weight))
     assert [gradient.count_nonzero().item() for gradient in gradients] == [0, 0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nemo_mcpo.records import TreeSpan
-from nemo_mcpo.trees.packing import build_row, pack_into_rows, scored_columns, separate, share_between_ranks
+from nemo_mcpo.trees.packing import build_row, pack_into_rows, separate, share_between_ranks
 from tests.support.trees import place, random_trees
 
 SIZES = [np.random.default_rng(seed).integers(1, 60, size=40).tolist() for seed in range(5)]
@@ -134,7 +134,6 @@ def test_a_row_says_what_a_walk_over_the_trees_says(seed):
         expected["positions_S"] += range(len(tree.prompt_tokens))
         prompt_stop, stops = len(expected["tokens_S"]), []
         for column, completion in zip(item.columns, tree.completions, strict=True):
-            completion_number = len(expected["prompt_N"])
             expected["prompt_N"].append(item.prompt)
             expected["column_N"].append(column)
             for place_in_completion, token in enumerate(completion.tolist()):
@@ -143,10 +142,12 @@ def test_a_row_says_what_a_walk_over_the_trees_says(seed):
                 last_of_prompt = first_of_tree + len(tree.prompt_tokens) - 1
                 expected["predictor_T"].append(last_of_prompt if is_first else here - 1)
                 expected["target_T"].append(token)
-                expected["completion_T"].append(completion_number)
                 expected["tokens_S"].append(token)
                 expected["positions_S"].append(len(tree.prompt_tokens) + place_in_completion)
+            expected["num_targets_N"].append(len(completion))
+            expected["place_N"].append(item.prompt - 10)
             stops.append(len(expected["tokens_S"]))
+        expected["prompts_b"].append(item.prompt)
         spans.append(TreeSpan(first_of_tree, prompt_stop, tuple(stops)))
     for name in ("tokens_S", "positions_S"):
         expected[name] += [0] * 3
@@ -158,7 +159,7 @@ def test_a_row_says_what_a_walk_over_the_trees_says(seed):
 def test_a_row_of_padding():
     row = build_row([], 4)
     assert row.spans == (TreeSpan(0, 4),)
-    assert [len(values) for values in (row.predictor_T, row.target_T, row.completion_T, row.prompt_N)] == [0] * 4
+    assert [len(values) for values in (row.predictor_T, row.target_T, row.num_targets_N, row.prompts_b)] == [0] * 4
     assert row.predictor_T.dtype == torch.int64
 
 
@@ -169,11 +170,23 @@ def test_a_row_that_is_too_short_is_refused():
 
 
 def test_columns_that_are_not_scored_have_no_targets():
-    row = build_row(place(random_trees([3, 1, 4], seed=2)), 100)
-    scored = scored_columns(row, 1)
+    placed = place(random_trees([3, 1, 4], seed=2))
+    row, scored = build_row(placed, 100), build_row(placed, 100, first_column=1)
     assert torch.equal(scored.tokens_S, row.tokens_S) and scored.spans == row.spans
-    kept = [target for target, one in enumerate(row.completion_T.tolist()) if row.column_N[one] >= 1]
-    assert 0 < len(kept) < len(row.target_T)
-    for name in ("predictor_T", "target_T", "completion_T"):
-        assert torch.equal(getattr(scored, name), getattr(row, name)[kept])
-    assert torch.equal(scored_columns(row, 0).target_T, row.target_T)
+    targets = zip(row.target_T.split(row.num_targets_N.tolist()), row.column_N.tolist(), strict=True)
+    kept = [target for target, column in targets if column >= 1]
+    assert len(kept) == 5
+    assert torch.equal(scored.target_T, torch.cat(kept)) and len(scored.predictor_T) == len(scored.target_T)
+    assert torch.equal(scored.tokens_S[scored.predictor_T[1:]], row.tokens_S[scored.predictor_T[1:]])
+    assert scored.num_targets_N.tolist() == [
+        0 if column == 0 else count
+        for count, column in zip(row.num_targets_N.tolist(), row.column_N.tolist(), strict=True)
+    ]
+
+
+def test_prompts_of_a_row_are_numbered_once():
+    trees = random_trees([2, 1, 2], seed=4)
+    placed = [item for number in (2, 0) for item in separate(dataclasses.replace(place(trees)[number], prompt=number))]
+    row = build_row(placed, 100)
+    assert row.prompt_N.tolist() == [2, 2, 0, 0]
+    assert row.prompts_b.tolist() == [0, 2] and row.place_N.tolist() == [1, 1, 0, 0]

@@ -50,9 +50,10 @@ def test_a_varlen_kernel_gives_separate_sequences(row, num_heads, num_groups):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_copies_cover_every_gathered_key_once(row):
+def test_own_places_and_copies_cover_every_gathered_key_once(row):
     layout = varlen_layout(TreeParams(spans=ROWS[row]))
-    places = torch.cat([places for _, places in layout.copies])
+    assert torch.equal(layout.gather_G[layout.own_S], torch.arange(ROWS[row][-1].stop))
+    places = torch.cat([layout.own_S, *(places for _, places in layout.copies)])
     assert torch.equal(places.sort().values, torch.arange(len(layout.gather_G)))
     for positions, places in layout.copies:
         assert len(positions.unique()) == len(positions)
