@@ -143,7 +143,7 @@ def _head_dim(config: PretrainedConfig, where: Path) -> int:
 def _sliding_window(config: PretrainedConfig, declared: list[str] | None, where: Path) -> int | None:
     """The window, where the attention of every layer uses it; None where none does.
 
-    ``declared`` are config.json's own ``layer_types``: families that do not read them must agree with programs that do.
+    ``declared`` are config.json's own ``layer_types``, which some programs follow in families that do not read them.
     """
     use = FAMILIES[config.model_type].window_use
     window = None if use == "never" else getattr(config, "sliding_window", None)
@@ -196,14 +196,14 @@ def fresh_config(architecture: ModelArchitecture) -> dict[str, object]:
         "vocab_size": architecture.vocab_size,
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_epsilon,
-        **spelled_for_both(architecture.rope_theta, architecture.rope_scaling),
+        "rope_theta": architecture.rope_theta,
+        "rope_scaling": architecture.rope_scaling,
         "tie_word_embeddings": architecture.tied_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,
         "bos_token_id": None,
         "eos_token_id": None,
         "torch_dtype": architecture.dtype,
-        "dtype": architecture.dtype,
     }
     if FAMILIES[architecture.family].window_use != "never":
         config["sliding_window"] = architecture.sliding_window

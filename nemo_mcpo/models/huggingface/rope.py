@@ -2,7 +2,7 @@
 """The rotary embedding of a config.json, in the spelling of transformers 4 or 5, and in both.
 
     transformers 4    rope_theta: 5e5, rope_scaling: {rope_type: llama3, factor: 8.0, …}
-    transformers 5    rope_parameters: {rope_type: llama3, rope_theta: 5e5, factor: 8.0, …}, or one of these a layer type
+    transformers 5    rope_parameters: {rope_type: llama3, rope_theta: 5e5, factor: 8.0, …}, or one a layer type
 
 transformers 4 knows nothing of the second and silently takes a base of 10,000, so it only ever gets the first. Where a
 file has both they must agree: which one counts depends on who reads it.
@@ -30,8 +30,8 @@ SCALINGS = {
 KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 _OWN = ("rope_theta", "partial_rotary_factor")
 """Keys of ``rope_parameters`` that transformers 4 has beside ``rope_scaling``."""
-_NEUTRAL = {"factor": 1, "attention_factor": 1, "mscale": 1, "finetuned": None, "original_max_position_embeddings": None}
-"""What may stand beside the numbers of a kind that does not read it: the only value, or any."""
+_UNREAD = {"factor": 1, "attention_factor": 1, "mscale": 1, "original_max_position_embeddings": None}
+"""What may stand beside the numbers of a kind that does not read it: with this value, or with any."""
 _CURE = "download config.json again, or write it as the model's authors did"
 
 
@@ -99,11 +99,13 @@ def checked_scaling(scaling: Mapping[str, Any] | None, where: str) -> dict[str, 
     unknown = [
         key
         for key, value in scaling.items()
-        if key not in ("rope_type", *numbers) and (key not in _NEUTRAL or _NEUTRAL[key] not in (None, value))
+        if key not in ("rope_type", *numbers) and (key not in _UNREAD or _UNREAD[key] not in (None, value))
     ]
     if missing or unknown:
         raise CheckpointError(
-            "the rotary scaling lacks a number" if missing else "the rotary scaling has a value that its kind does not",
+            "the rotary scaling lacks a number"
+            if missing
+            else "the rotary scaling has a value that its kind does not",
             where=f"{where}: rope_scaling",
             got=f"{kind} without {missing[0]}" if missing else f"{unknown[0]}: {scaling[unknown[0]]}",
             expected=", ".join(SCALINGS[kind]) or "none",

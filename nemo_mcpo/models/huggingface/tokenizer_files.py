@@ -54,7 +54,7 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
             "no usable tokenizer",
             where=where or str(directory),
             got=f"{type(error).__name__}: {error}"[:150],
-            cure=f"download {' or '.join(VOCABULARIES)} and {TOKENIZER_CONFIG} again; slow tokenizers may need a package",
+            cure=f"download {TOKENIZER_CONFIG} and {' or '.join(VOCABULARIES)} again, or install what is missing",
         ) from error
 
 
@@ -71,9 +71,9 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
         update_json(directory / TOKENIZER_CONFIG, {"model_input_names": MODEL_INPUTS})
         tokenizer = load_tokenizer(source_dir)
         ends = end_tokens(tokenizer, source_dir)
-        settings["bos_token_id"] = tokenizer.bos_token_id
-        if ends:
-            settings["pad_token_id"] = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        pad = ends[0] if ends and tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        for key, token in (("bos_token_id", tokenizer.bos_token_id), ("pad_token_id", pad)):
+            settings[key] = token if settings.get(key) is None else settings[key]
     if ends:
         settings["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     write_json(directory / GENERATION_CONFIG, neutralized(settings, vocab_size))
