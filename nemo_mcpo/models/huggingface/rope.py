@@ -90,7 +90,7 @@ def checked_scaling(scaling: Mapping[str, Any] | None, where: str) -> dict[str, 
         raise CheckpointError(
             "this rotary scaling is not supported",
             where=f"{where}: rope_scaling",
-            got=kind,
+            got=kind or "no rope_type",
             expected=", ".join(SCALINGS),
             cure="choose a model with one of these, or remove rope_scaling if sequences stay short",
         )
