@@ -83,6 +83,7 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes
         "max_length": data.max_length,
         "drop_ranks": data.drop_ranks,
         "max_candidates": data.max_candidates,
+        "ignored_keys": data.ignored_keys,
         "min_answers": 1 if config.model.mcpo.objective == "sft" else 2,
         "cache_dir": data.cache_dir,
         "progress": True,

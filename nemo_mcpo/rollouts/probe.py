@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: ob
 
 def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: Any) -> Reply:
     """The prompt as a conversation; the server applies the chat template that the policy's directory has."""
-    return converse(client, model, [asdict(turn) for turn in prompt.conversation], **sampling)
+    return converse(client, model, [turn.as_dict() for turn in prompt.conversation], **sampling)
 
 
 WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
