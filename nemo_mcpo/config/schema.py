@@ -144,7 +144,7 @@ class Data(Section):
 
     train: str
     validation: str | None
-    format: Literal["auto", "nectar", "ultrafeedback", "hh", "sharegpt", "jsonl", "tokens"]
+    format: Literal["auto", "tokens", "nectar", "hh", "sharegpt", "jsonl", "ultrafeedback"]
     shuffle: bool
     max_prompt_length: Positive
     max_length: Positive

@@ -4,7 +4,8 @@
     <bos> system │ user, assistant │ user: the beginning and the end │ <assistant>     more than max_prompt_length
     <bos> system │                   user:                   the end │ <assistant>     what is kept of it
 
-First the oldest turns go, then the beginning of the first text that is left. The template's own frame and the system turn stay. An answer loses its end.
+First the oldest turns go, then the beginning of the first text that is left. The template's own frame and the system
+turn stay. An answer loses its end.
 """
 
 from __future__ import annotations
@@ -102,4 +103,4 @@ def _without_beginning(chat: ChatTokenizer, text: str, num_tokens: int) -> str:
     offsets = chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     if num_tokens >= len(offsets):
         return ""
-    return text[offsets[num_tokens][0] :].lstrip()
+    return text[offsets[num_tokens - 1][1] :].lstrip()

@@ -208,7 +208,7 @@ class PreparedWriter:
 
     def finish(self, recipe: dict[str, Any], *, dropped: Mapping[str, int], repeated_answers: int = 0) -> None:
         """Writes everything to the disk itself, ``meta.json`` last."""
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "sequence_offsets.npy": np.array(self._sequence_offsets, dtype=np.int64),
             "completion_offsets.npy": np.array(self._completion_offsets, dtype=np.int64),
             "source_offsets.npy": np.array(self._source_offsets, dtype=np.int64),

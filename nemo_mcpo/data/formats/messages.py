@@ -26,8 +26,8 @@ _CALLS = {"function_call", "tool_call"}
 _OWN = {"role", "from", "content", "value"}
 METADATA = frozenset({
     "id", "uuid", "message_id", "parent_id", "turn_id", "turn_identifier", "index", "idx", "timestamp", "time", "date",
-    "created", "created_at", "create_time", "model", "model_name", "source", "url", "lang", "language", "score", "rating",
-    "rank", "token_count", "num_tokens", "finish_reason", "metadata",
+    "created", "created_at", "create_time", "model", "model_name", "source", "url", "lang", "language", "score",
+    "rating", "rank", "token_count", "num_tokens", "finish_reason", "metadata",
 })  # fmt: skip
 """Keys of a turn that no model would see."""
 

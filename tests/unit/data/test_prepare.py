@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nemo_mcpo.data import prepare
+from nemo_mcpo.data import prepare, tokenized
 from nemo_mcpo.data.prepare import prepare_dataset
 from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter
 from nemo_mcpo.data.tokenization import encode_answers, encode_prompts, load_chat_tokenizer, render_prompt
@@ -45,7 +45,7 @@ def build(tmp_path: Path, tokenizer_dir: str) -> Callable[..., PreparedDataset]:
 
 
 def prepared_directories(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache" / "prepared").iterdir())
+    return sorted((tmp_path / "cache" / "prepared").glob("*"))
 
 
 def test_text_becomes_the_templates_tokens(
@@ -67,7 +67,7 @@ def test_many_chunks_keep_the_files_order(
 ) -> None:
     path = write_jsonl(*({**TEXT, "prompt": f"Question {i}"} if i % 5 else {**TEXT, "prompt": ""} for i in range(40)))
     whole = build(path)
-    monkeypatch.setattr(prepare, "_CHUNK", 3)
+    monkeypatch.setattr(tokenized, "_CHUNK", 3)
     pieces = build(path, cache_dir=str(Path(path).parent / "other"))
     assert [whole.source(i) for i in range(len(whole))] == [f"{path}:{i + 1}" for i in range(40) if i % 5]
     for file in whole.directory.iterdir():
