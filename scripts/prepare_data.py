@@ -68,13 +68,9 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, required=True, help="tokens of a prompt and one answer together")
     parser.add_argument("--drop-ranks", type=int, nargs="*", help="default: 2 for nectar; nothing after it = none")
     parser.add_argument("--max-candidates", type=int, help="answers kept after the preferred one; by default all")
-    parser.add_argument(
-        "--min-answers", type=int, default=2, help="1 for sft; 0 = prompts alone, for OnMC-PO"
-    )
+    parser.add_argument("--min-answers", type=int, default=2, help="1 for sft; 0 = prompts alone, for OnMC-PO")
     parser.add_argument("--ignored-keys", nargs="*", default=[], help="columns and keys of turns that do not count")
-    parser.add_argument(
-        "--show", type=int, default=0, metavar="N", help="print N records as the model sees them"
-    )
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N records as the model sees them")
     parser.add_argument("--cache-dir", required=True, help="the same as in training, which then finds the dataset")
     arguments = parser.parse_args(argv)
     if arguments.tokenizer is None and arguments.format not in ("auto", "tokens"):

@@ -14,13 +14,13 @@ _WIDTH = 80
 
 
 def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None) -> str:
-    """Row ``index`` in a frame: ``│`` before the lines of the prompt, ``┃`` before those of completions, which are trained.
+    """Row ``index`` in a frame; ``┃`` stands before the lines that are trained, those of completions.
 
     Args:
-        tokenizer_dir: whose tokenizer the ids are of; None = show the ids.
+        tokenizer_dir: whose tokenizer the ids are of; without a usable one, the ids are shown.
     """
     tree, lost = dataset[index], dataset.lost_tokens(index)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True) if tokenizer_dir else None
+    tokenizer = _tokenizer(tokenizer_dir)
     blocks = [_bar("┌", f"record {index + 1} of {len(dataset)}, {dataset.source(index)}")]
     blocks += _block("│", "prompt", tree.prompt_tokens, tokenizer, _was_cut(lost[0], "before"))
     for number, completion in enumerate(tree.completions):
@@ -29,6 +29,15 @@ def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None)
         blocks.append(_bar("├", ""))
         blocks += _block("┃", name + score, completion, tokenizer, _was_cut(lost[1 + number], "behind"))
     return "\n".join([*blocks, _bar("└", "")])
+
+
+def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
+    if directory is None:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception:  # a directory for which nothing but ids was ever needed
+        return None
 
 
 def _block(
