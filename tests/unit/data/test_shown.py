@@ -27,7 +27,7 @@ def test_what_the_model_sees(write_jsonl: Callable[..., str], tokenizer_dir: str
     tree = dataset[0]
     lost = dataset.lost_tokens(0)[2]
     lines = show_record(dataset, 0, tokenizer_dir).split("\n")
-    assert lines[0].startswith(f"┌─ record 1 of 1, {path}:1 ─")
+    assert lines[0].startswith(f"┌─ record 1 of 1, {path}:1 ")
     assert lines[1] == f"│ (prompt: {len(tree.prompt_tokens)} tokens)"
     assert any(line.startswith("│ <|begin_of_text|>") for line in lines) and "│ Really?<|eot_id|>" in "\n".join(lines)
     trained = [line for line in lines if line.startswith("┃")]
