@@ -11,7 +11,7 @@ from nemo_mcpo.data.shown import show_record
 
 ROW = {
     "prompt": "How are you?\nReally?",
-    "responses": [{"text": "I am fine", "score": 2}, {"text": "five " * 30, "score": 1}],
+    "responses": [{"text": "I am fine", "score": 2}, {"text": "five " * 90, "score": 1}],
 }
 
 
