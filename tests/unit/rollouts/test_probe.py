@@ -59,6 +59,29 @@ def test_each_server_is_asked_by_its_own_name():
     assert asked_for(["policy-0"], [OURS], [], [f"main={OURS}"]) == [["policy-0"], [OURS], [OURS], ["main"]]
 
 
+def serving_of(url: str, launcher: str) -> Serving:
+    keys = {"rollouts.server.launcher": launcher}
+    return Serving(ServerPool([url], online(keys).rollouts.server), OURS, ())
+
+
+def test_a_server_that_loads_models_by_name_is_asked_for_ours():
+    """As transformers serve, started without a model: it lists what it has loaded for somebody else."""
+    behaviour = Behaviour(words_of, models=["/runs/7/policy-1"])
+    with fake_server(behaviour) as url:
+        check_models(serving_of(url, "transformers"))
+        assert [body["model"] for body in behaviour.requests] == [OURS]
+        with pytest.raises(RolloutError, match="another model"):
+            check_models(serving_of(url, "vllm"))
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_a_server_that_loads_no_other_model_has_another_one(status):
+    """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
+    behaviour = Behaviour(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
+    with fake_server(behaviour) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
+        check_models(serving_of(url, "transformers"))
+
+
 def test_all_names_of_a_server_with_another_model_are_shown():
     names = [f"model-{number}" for number in range(7)]
     with pytest.raises(RolloutError, match="another model.*" + ", ".join(names)) as raised:
