@@ -105,7 +105,7 @@ def _answers(client: openai.OpenAI, model: str) -> bool:
 
 
 def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
-    """The listed name that means ``model``, a directory or a name; None where there is none, or more than one.
+    """A listed name that means ``model``, a directory or a name; None where there is none, or several models have one.
 
     Args:
         listed: names, and the directory that each of them is served from, empty where the server does not say.
@@ -125,7 +125,7 @@ def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
     for is_ours in rules:
         found = [name for name in listed if is_ours(name)]
         if found:
-            return found[0] if len(found) == 1 else None
+            return found[0] if len({listed[name] or name for name in found}) == 1 else None
     return None
 
 

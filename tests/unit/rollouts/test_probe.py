@@ -25,6 +25,7 @@ OURS = "/runs/7/policy-0"
         (OURS, {f"{OURS}/": ""}, f"{OURS}/"),
         (OURS, {"/runs/7/../7/policy-0": ""}, "/runs/7/../7/policy-0"),
         (OURS, {"served": OURS, "policy-0": "/elsewhere"}, "served"),  # vLLM says where a model comes from
+        (OURS, {"served": OURS, "also": OURS}, "served"),  # two names of one model
         (OURS, {"Policy-0": ""}, "Policy-0"),
         (OURS, {"/runs/8/policy-0": ""}, None),
         (OURS, {"policy-1": "", "policy-00": "", "my/policy-0": ""}, None),
