@@ -91,9 +91,12 @@ def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str,
 def _answers(client: openai.OpenAI, model: str) -> bool:
     """Whether a server answers in the name of a model, which it perhaps has to load."""
     messages = [{"role": "user", "content": "1"}]
-    request = partial(converse, model=model, messages=messages, whole=False, **draw(0.0, 1, 1))
+
+    def ask(to: openai.OpenAI) -> Reply:
+        return converse(to, model, messages, whole=False, **draw(0.0, 1, 1))
+
     try:
-        send(request, client)
+        send(ask, client)
     except RefusedError:
         return False
     except AwayError as error:
