@@ -31,6 +31,8 @@ class Launcher:
         return_token_ids: fields that make it return the ids of generated tokens, in ``choices[0].token_ids``; empty
             where it cannot.
         seeded: a request's ``seed`` decides its answer.
+        loads_by_name: started without a model, it loads whatever directory a request names; ``/v1/models`` lists what
+            is loaded so far.
     """
 
     command: Callable[[str, int, Server, Path], list[str]]
@@ -39,6 +41,7 @@ class Launcher:
     neutral: Mapping[str, object] = field(default_factory=dict)
     return_token_ids: Mapping[str, object] = field(default_factory=dict)
     seeded: bool = True
+    loads_by_name: bool = False
 
 
 def trtllm_options(settings: Server) -> dict[str, object]:
@@ -115,7 +118,7 @@ _NEUTRAL: Mapping[str, object] = {"top_k": 0, "min_p": 0.0, "repetition_penalty"
 LAUNCHERS: Mapping[str, Launcher] = {
     "trtllm": Launcher(trtllm_command, parallel=True, needs_gpu=True, neutral=_NEUTRAL, seeded=False),
     "vllm": Launcher(vllm_command, parallel=True, neutral=_NEUTRAL, return_token_ids={"return_token_ids": True}),
-    "transformers": Launcher(transformers_command, parallel=False),
+    "transformers": Launcher(transformers_command, parallel=False, loads_by_name=True),
 }
 """By ``server.launcher``."""
 
