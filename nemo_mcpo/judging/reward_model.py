@@ -22,9 +22,9 @@ from nemo_mcpo.judging.identity import hash_directory
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
 from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.models.huggingface.loading import load_model
-from nemo_mcpo.models.huggingface.tokenizer_files import load_tokenizer
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
+from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 from nemo_mcpo.rollouts.generation import batches_by_length
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,12 @@ from nemo_mcpo.models.huggingface.rope import checked_scaling, read_rope, spelle
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
-NULL_IS_DEFAULT = ("head_dim", "rope_theta", "hidden_act", "rms_norm_eps", "tie_word_embeddings")
+NULL_IS_DEFAULT = ("head_dim", "rope_theta", "rope_scaling", "hidden_act", "rms_norm_eps", "tie_word_embeddings")
+HOW_IT_RUNS = (
+    *("attn_implementation", "_attn_implementation", "return_dict", "output_attentions", "output_hidden_states"),
+    *("torchscript", "gradient_checkpointing"),
+)
+"""Keys of the machine that a model was saved on, which say nothing of what it computes."""
 UNREAD_WINDOW = {
     "never": ("sliding_window", "use_sliding_window", "max_window_layers"),
     "always": ("use_sliding_window", "max_window_layers"),
@@ -52,7 +57,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     where = directory / CONFIG_FILE
     raw = spelled_for_4(read_json(where), str(where))
     # transformers takes null for a value of its own, not for one that was left out.
-    return {key: value for key, value in raw.items() if key not in NULL_IS_DEFAULT or value is not None}
+    null = {key for key in NULL_IS_DEFAULT if raw.get(key, 0) in (None, {})}
+    return {key: value for key, value in raw.items() if key not in {*null, *HOW_IT_RUNS}}
 
 
 def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig:
@@ -61,7 +67,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
     Raises:
         CheckpointError: transformers does not know the family, or refuses a value.
     """
-    if raw.get("model_type") not in CONFIG_MAPPING:
+    if str(raw.get("model_type")) not in CONFIG_MAPPING:
         raise CheckpointError(
             f"transformers {__version__} does not know this model_type",
             where=str(where),
@@ -70,7 +76,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
         )
     try:
         return AutoConfig.for_model(**raw)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(
             "transformers refuses the configuration",
             where=str(where),
@@ -140,17 +146,19 @@ def _head_dim(config: PretrainedConfig, where: Path) -> int:
     return size
 
 
-def _sliding_window(config: PretrainedConfig, declared: list[str] | None, where: Path) -> int | None:
+def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> int | None:
     """The window, where the attention of every layer uses it; None where none does.
 
     ``declared`` are config.json's own ``layer_types``, which some programs follow in families that do not read them.
     """
     use = FAMILIES[config.model_type].window_use
     window = None if use == "never" else getattr(config, "sliding_window", None)
-    if declared and len(declared) != config.num_hidden_layers:
-        got = f"{len(declared)} of {config.num_hidden_layers} layers"
-        raise CheckpointError("not one type a layer", where=f"{where}: layer_types", got=got, cure=_CURE)
-    kinds = set(config.layer_types if use == "by_layer" else declared or ())
+    if declared is not None and (not isinstance(declared, list) or len(declared) != config.num_hidden_layers):
+        expected = f"a list of {config.num_hidden_layers} names"
+        raise CheckpointError(
+            "not a type for each layer", where=f"{where}: layer_types", got=declared, expected=expected, cure=_CURE
+        )
+    kinds = set(map(str, config.layer_types if use == "by_layer" else declared or ()))
     kinds = kinds or {"full_attention" if window is None else "sliding_attention"}
     if kinds == {"full_attention"} and (use == "by_layer" or window is None):
         return None
@@ -158,7 +166,7 @@ def _sliding_window(config: PretrainedConfig, declared: list[str] | None, where:
         raise CheckpointError(
             "a sliding window in some layers only, or another kind of attention, is not supported",
             where=f"{where}: layer_types, max_window_layers",
-            got=f"{', '.join(sorted(map(str, kinds)))} and sliding_window: {json.dumps(window)}",
+            got=f"{', '.join(sorted(kinds))} and sliding_window: {json.dumps(window)}",
             expected="the same in every layer",
             cure="set use_sliding_window: false, and delete layer_types, if sequences are shorter than the window",
         )

@@ -138,11 +138,14 @@ def _is_empty(value: object) -> bool:
 
 def _is_usual(config: Mapping[str, Any], key: str, value: object) -> bool:
     """Numbers that say what every model of these families does, and lists that leave no layer out."""
-    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if key == "no_rope_layers":
         return isinstance(value, list) and all(one == 1 for one in value)
-    if key in ("attention_multiplier", "query_pre_attn_scalar") and isinstance(heads, int) and isinstance(hidden, int):
-        head_dim = config.get("head_dim") or hidden / max(1, heads)
-        usual = head_dim**-0.5 if key == "attention_multiplier" else head_dim
-        return isinstance(value, int | float) and abs(value - usual) <= 1e-9 * usual
-    return False
+    if key not in ("attention_multiplier", "query_pre_attn_scalar") or not isinstance(value, int | float):
+        return False
+    heads, hidden, head_dim = (config.get(name) for name in ("num_attention_heads", "hidden_size", "head_dim"))
+    if not head_dim and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        head_dim = hidden / heads
+    if not isinstance(head_dim, int | float) or head_dim <= 0:
+        return False
+    usual = head_dim**-0.5 if key == "attention_multiplier" else head_dim
+    return abs(value - usual) <= 1e-9 * usual

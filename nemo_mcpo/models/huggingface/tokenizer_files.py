@@ -2,8 +2,8 @@
 """The files beside the weights: tokenizer, chat template, and how to generate.
 
 They are copied from the source model as they are, but for what an inference server trips over: a policy is sampled
-as it is (``generation_settings``), generation stops at every end-of-turn token, and no ``token_type_ids`` are sent to
-the model.
+as it is (``generation_settings``), generation stops at every end-of-turn token, no ``token_type_ids`` are sent to the
+model, and what transformers 5 spells anew is spelled as every version reads it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import json
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
-from nemo_mcpo.errors import DataError
 from nemo_mcpo.models.huggingface.checkpoint import read_json
 from nemo_mcpo.models.huggingface.generation_settings import GENERATION_CONFIG, declared_ends, neutralized
+from nemo_mcpo.platform.saved_tokenizers import TOKENIZER_CONFIG, load_tokenizer, older_spelling
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 COPIED_FILES = (
     "tokenizer.json",
@@ -37,27 +36,6 @@ COPIED_FILES = (
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 
 
-def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory.
-
-    Args:
-        directory: with a tokenizer's files.
-        where: the key that names it, for the error.
-
-    Raises:
-        DataError: transformers cannot load it.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the Rust library raises nothing more precise for a damaged tokenizer.json
-        raise DataError(
-            "no usable tokenizer",
-            where=where or str(directory),
-            got=f"{type(error).__name__}: {error}"[:150],
-            cure=f"download {TOKENIZER_CONFIG} and {' or '.join(VOCABULARIES)} again, or install what is missing",
-        ) from error
-
-
 def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) -> None:
     """Copy the source model's tokenizer files, and write generation_config.json for a model of ``vocab_size`` rows."""
     for name in COPIED_FILES:
@@ -68,7 +46,9 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
     settings = read_json(directory / GENERATION_CONFIG) if (directory / GENERATION_CONFIG).exists() else {}
     ends = declared_ends(source_dir)
     if any((directory / name).exists() for name in VOCABULARIES):
-        update_json(directory / TOKENIZER_CONFIG, {"model_input_names": MODEL_INPUTS})
+        path = directory / TOKENIZER_CONFIG
+        older = older_spelling(read_json(path) if path.exists() else {})
+        write_json(path, older | {"model_input_names": MODEL_INPUTS})
         tokenizer = load_tokenizer(source_dir)
         ends = end_tokens(tokenizer, source_dir)
         pad = ends[0] if ends and tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -85,11 +65,6 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, source_dir: Path) -> list[int
     if tokenizer.chat_template:
         ends.append(load_chat_tokenizer(str(source_dir)).end_of_turn)
     return list(dict.fromkeys(end for end in ends if end is not None))
-
-
-def update_json(path: Path, changes: dict[str, object]) -> None:
-    """Change keys of a JSON file, which need not exist yet."""
-    write_json(path, (read_json(path) if path.exists() else {}) | changes)
 
 
 def write_json(path: Path, contents: dict[str, object]) -> None:

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from nemo_mcpo.errors import CheckpointError, DataError
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
-from nemo_mcpo.models.huggingface.tokenizer_files import end_tokens, load_tokenizer, write_tokenizer_files
+from nemo_mcpo.models.huggingface.tokenizer_files import end_tokens, write_tokenizer_files
+from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 
 SETTINGS = "generation_config.json"
 
@@ -88,6 +89,12 @@ def test_a_damaged_file_is_refused_in_one_line(source, file, text, error):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
-def test_a_directory_without_tokenizer(tmp_path):
-    with pytest.raises(DataError, match=r"judge\.reward_model: no usable tokenizer \(got .*Cure: "):
-        load_tokenizer(tmp_path, "judge.reward_model")
+def test_what_transformers_5_spells_anew_is_written_for_both(source):
+    path = source / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    marks = settings.pop("additional_special_tokens")
+    del settings["chat_template"]
+    path.write_text(json.dumps(settings | {"extra_special_tokens": marks}))
+    write_tokenizer_files(source.parent / "out", source, 300)
+    found = json.loads((source.parent / "out" / path.name).read_text())
+    assert found["additional_special_tokens"] == marks and "extra_special_tokens" not in found
