@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nemo_mcpo.platform import cpu
 from nemo_mcpo.platform.cpu import install_cpu_adapter
@@ -44,10 +45,54 @@ def test_other_devices_stay():
 
 
 def test_tensors_report_cuda_types_and_still_convert():
+    assert torch.zeros(1, device="meta").type() == "torch.meta.FloatTensor"
     assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
     assert torch.zeros(1, dtype=torch.bfloat16).type() == "torch.cuda.BFloat16Tensor"
     assert torch.zeros(1).type(torch.float64).dtype == torch.float64
     assert torch.zeros(1).type(dtype=torch.int64).dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64])
+def test_a_reported_type_can_be_converted_to(dtype):
+    other = torch.zeros(1, dtype=dtype)
+    assert torch.ones(2).type(other.type()).dtype == dtype
+    assert torch.ones(2).type(other.type().replace("cuda.", "")).dtype == dtype
+
+
+def test_types_of_cuda_can_be_converted_to():
+    assert torch.ones(2).type(torch.cuda.HalfTensor).dtype == torch.float16
+    assert torch.ones(2).type(torch.HalfTensor).dtype == torch.float16
+
+
+class Calls(TorchFunctionMode):
+    """Hears every call, and passes it on."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(torch.Tensor):
+    """Of no type of its own."""
+
+
+def test_modes_and_subclasses_see_the_same():
+    for tensor in (torch.zeros(2), torch.zeros(2).as_subclass(Subclass)):
+        with Calls():
+            assert tensor.type() == "torch.cuda.FloatTensor"
+            assert tensor.type("torch.cuda.DoubleTensor").dtype == torch.float64
+            assert tensor.cuda() is tensor
+            assert torch.zeros_like(tensor, device="cuda").device.type == "cpu"
+            assert torch.full((2,), 1.0, device="cuda").device.type == "cpu"
+        assert tensor.type() == "torch.cuda.FloatTensor"
+        assert type(tensor.cuda()) is type(tensor.type(torch.float64)) is type(tensor)
+
+
+@pytest.mark.parametrize("name", ["zeros", "ones", "empty", "full", "tensor", "arange"])
+def test_the_default_device_of_a_block(name):
+    """transformers builds models on meta, without memory."""
+    arguments = {"full": ((2,), 1.0), "tensor": ([1.0],)}
+    with torch.device("meta"):
+        assert getattr(torch, name)(*arguments.get(name, (2,))).is_meta
 
 
 def test_moving_to_cuda_is_nothing():
