@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
-from torch import Tensor
 
 _FACTORIES = (
     "zeros",
@@ -34,7 +33,6 @@ def install_cpu_adapter() -> None:
     global _installed
     if _installed or torch.cuda.is_available():
         return
-    from megatron.core.optimizer import clip_grads
     from megatron.core.tensor_parallel import random as megatron_random
 
     _installed = True
@@ -60,7 +58,6 @@ def install_cpu_adapter() -> None:
     )
     _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_report_cuda_type(torch.Tensor.type))
     _replace(torch, **{name: _cuda_literal_means_cpu(getattr(torch, name)) for name in _FACTORIES})
-    _replace(clip_grads, l2_norm_impl=_l2_norm)
     # The tracker warns that the CPU generator moved inside a CUDA context, which is the intention here.
     logging.getLogger(megatron_random.__name__).addFilter(
         lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg
@@ -102,13 +99,3 @@ def _of_the_cpu(dtype: object) -> object:
     """A type to convert to: a torch.dtype, a tensor type or its name, which ``a.type(b.type())`` gives."""
     name = f"{dtype.__module__}.{dtype.__name__}" if isinstance(dtype, type) else dtype
     return name.replace(_CUDA, "torch.", 1) if isinstance(name, str) and name.startswith(_CUDA) else dtype
-
-
-def _l2_norm(chunk_size: int, noop_flag: Tensor, tensor_lists: list[list[Tensor]], *args) -> tuple[Tensor, None]:
-    """The norm of all tensors together, ``[1]``.
-
-    Megatron's own for CPUs adds up in float32: over millions of numbers that is off by 1e-4, and by another amount
-    for every way to split the tensors between ranks.
-    """
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensors in tensor_lists for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms)).float().reshape(1), None

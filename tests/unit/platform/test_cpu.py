@@ -114,15 +114,6 @@ def test_the_cuda_generator_is_the_cpu_generator():
         assert torch.equal(torch.rand(4), first)
 
 
-def test_the_gradient_norm_is_exact():
-    """One large number among millions of small ones, whose squares float32 would lose one by one."""
-    from megatron.core.optimizer import clip_grads
-
-    small, large = torch.full((1 << 22,), 1e-4), torch.tensor([1.0])
-    norm, _ = clip_grads.l2_norm_impl(65536, None, [[torch.cat([large, small]), large]], False)
-    assert norm.tolist() == pytest.approx([(2.0 + (1 << 22) * 1e-8) ** 0.5], rel=1e-7)
-
-
 def test_a_second_call_patches_nothing():
     before = (torch.zeros, torch.Tensor.type, torch.cuda.manual_seed)
     install_cpu_adapter()
