@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from nemo_mcpo.platform.transfer import on_device
 from tests.support.small_run import small_trainer
 from tests.support.waits import Waits
 
@@ -89,3 +90,13 @@ def test_what_waits(calls, count):
         with Waits() as waits:
             call(ones)
         assert Counter(waits.by_file()).total() == count, (name, waits.places)
+
+
+def test_tensors_travel_in_one_copy():
+    there, given = torch.ones(3).cuda(), [torch.arange(5), torch.empty(0), torch.tensor([True]), torch.randn(2, 3).t()]
+    with Waits() as waits:
+        found = on_device([given[0], there, *given[1:]], there.device)
+    assert waits.queued == 1 and not waits.places
+    assert found.pop(1) is there
+    for one, expected in zip(found, given, strict=True):
+        assert one.is_cuda and torch.equal(one.cpu(), expected)
