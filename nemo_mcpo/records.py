@@ -12,9 +12,10 @@ Log-probabilities and rewards are in nats, summed over the tokens of a completio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,32 +24,59 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation, as a chat template gets it.
+
+    Attributes:
+        role: ``system``, ``developer``, ``user``, ``assistant``, or ``tool``.
+        content: its text; empty where the turn is a tool call alone.
+        extra: a JSON object of whatever else it holds, such as ``tool_calls`` or ``reasoning_content``; or empty.
+    """
 
     role: str
     content: str
+    extra: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message as a template and a server read it.
+
+        >>> Message("assistant", "4", '{"reasoning_content": "2 and 2"}').as_dict()
+        {'role': 'assistant', 'content': '4', 'reasoning_content': '2 and 2'}
+        """
+        return {"role": self.role, "content": self.content, **(json.loads(self.extra) if self.extra else {})}
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer: text, or token ids taken as they are. ``score`` is the data's own, higher is better, if any."""
+    """One answer.
+
+    Attributes:
+        text: what it says, or None where it is ``tokens``.
+        tokens: ids taken as they are.
+        score: the data's own, higher is better, if any.
+        extra: a JSON object of what an assistant turn holds beside its text, as in ``Message``; or empty.
+    """
 
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     score: float | None = None
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRecord:
     """One prompt and its answers, best first: ``responses[0]`` is preferred, the others are candidates.
 
-    ``prompt`` is a conversation that ends with a user turn, or token ids taken as they are.
-    ``source`` is ``file:line`` (or ``file:row``), for error messages and the list of dropped records.
+    Attributes:
+        source: ``file:line`` (or ``file:row``), for error messages and the list of dropped records.
+        prompt: a conversation that ends with a user or tool turn, or token ids taken as they are.
+        responses: best first.
+        inputs: a JSON object of what a chat template reads beside the conversation, such as ``tools``; or empty.
     """
 
     source: str
     prompt: tuple[Message, ...] | tuple[int, ...]
     responses: tuple[Response, ...]
+    inputs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

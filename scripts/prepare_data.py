@@ -2,7 +2,7 @@
 """Tokenises a file of prompts with ranked answers into a memory-mapped dataset, as training would do at its start.
 
     python scripts/prepare_data.py --data nectar.parquet --format nectar --tokenizer MODEL_DIR \\
-        --max-prompt-length 1024 --max-length 2048 --cache-dir cache
+        --max-prompt-length 1024 --max-length 2048 --cache-dir cache --show 2
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.report import render_facts
 
+FORMAT_NAMES = ("auto", "tokens", "nectar", "hh", "sharegpt", "jsonl", "ultrafeedback")
+
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
     from nemo_mcpo.data.prepare import prepare_dataset  # heavy: --help and usage errors come before
+    from nemo_mcpo.data.shown import show_record
 
     start = time.monotonic()
     dataset = prepare_dataset(
@@ -31,7 +34,11 @@ def main(argv: Sequence[str]) -> None:
         max_candidates=arguments.max_candidates,
         cache_dir=arguments.cache_dir,
         progress=True,
+        min_answers=arguments.min_answers,
+        ignored_keys=arguments.ignored_keys,
     )
+    for index in range(min(arguments.show, len(dataset))):
+        print(show_record(dataset, index, arguments.tokenizer), end="\n\n")
     report = dataset.report
     table = {
         "prompts": report.prompts,
@@ -41,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         "mean answer length": f"{report.completion_tokens / report.completions:.1f}",
         "prompts cut": report.truncated_prompts,
         "answers cut": report.truncated_answers,
+        "answers repeated": report.repeated_answers,
         "dropped": sum(report.dropped.values()),
         **{f"  {reason}": count for reason, count in report.dropped.items()},
         "list of dropped": dataset.dropped_path,
@@ -53,16 +61,19 @@ def main(argv: Sequence[str]) -> None:
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="file, save_to_disk directory, or hub name")
-    parser.add_argument("--format", required=True, choices=["nectar", "ultrafeedback", "jsonl", "tokens"])
+    parser.add_argument("--format", default="auto", choices=FORMAT_NAMES, help="default: what the columns show")
     parser.add_argument("--tokenizer", help="directory of the model; only the format tokens does without")
     parser.add_argument("--vocab-size", type=int, help="of the model; by default what the tokenizer directory says")
-    parser.add_argument("--max-prompt-length", type=int, required=True, help="tokens kept of a prompt, its last ones")
+    parser.add_argument("--max-prompt-length", type=int, required=True, help="tokens kept of a prompt")
     parser.add_argument("--max-length", type=int, required=True, help="tokens of a prompt and one answer together")
     parser.add_argument("--drop-ranks", type=int, nargs="*", help="default: 2 for nectar; nothing after it = none")
     parser.add_argument("--max-candidates", type=int, help="answers kept after the preferred one; by default all")
+    parser.add_argument("--min-answers", type=int, default=2, help="1 for sft; 0 = prompts alone, for OnMC-PO")
+    parser.add_argument("--ignored-keys", nargs="*", default=[], help="columns and keys of turns that do not count")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N records as the model sees them")
     parser.add_argument("--cache-dir", required=True, help="the same as in training, which then finds the dataset")
     arguments = parser.parse_args(argv)
-    if arguments.tokenizer is None and arguments.format != "tokens":
+    if arguments.tokenizer is None and arguments.format not in ("auto", "tokens"):
         parser.error(f"--format {arguments.format} needs --tokenizer")
     return arguments
 

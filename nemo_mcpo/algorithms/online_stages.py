@@ -143,7 +143,7 @@ def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[
     prompts = open_prompts(config, initial_model(config))
     rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
     return prompts.fingerprint, prompts_with_words(
-        prompts, rows, config.model.data.train, config.model.data.format, with_words=with_words
+        prompts, rows, config.model.data.train, config.model.data, with_words=with_words
     )
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, check_identity
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
-from nemo_mcpo.algorithms.run_data import OpenData, check_budgets, open_dataset, whole_run
+from nemo_mcpo.algorithms.run_data import OpenData, check_budgets, open_dataset, show_first, whole_run
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import num_validation_prompts
 from nemo_mcpo.config import RunConfig
@@ -76,6 +76,7 @@ def run_mcpo(
     checkpoints = checkpoint_manager(config, pretrained)
     resume_from = checkpoint_to_resume(config, checkpoints, identity)
     log = RunLog(config)
+    show_first(data, pretrained, log.directory)
 
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)

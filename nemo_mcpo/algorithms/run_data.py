@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,14 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.data.prepare import prepare_dataset
 from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.data.shown import show_record
 from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.pretrained import Pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero
+from nemo_mcpo.platform.private_files import open_private
 from nemo_mcpo.sampling import check_chain
+
+FIRST_RECORD = "first_record.txt"
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +89,24 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes
         "max_length": data.max_length,
         "drop_ranks": data.drop_ranks,
         "max_candidates": data.max_candidates,
+        "ignored_keys": data.ignored_keys,
         "min_answers": 1 if config.model.mcpo.objective == "sft" else 2,
         "cache_dir": data.cache_dir,
         "progress": True,
     } | changes
     return PreparedDataset(on_rank_zero(lambda: prepare_dataset(data=path, **options).directory))
+
+
+def show_first(data: RunData, pretrained: Pretrained, directory: Path) -> None:
+    """Writes the first record that is trained as the model sees it: to ``first_record.txt``, and to a log."""
+    if not is_rank_zero() or not len(data.used):
+        return
+    shown = show_record(data.dataset, data.used[0], str(pretrained.files))
+    path = directory / FIRST_RECORD
+    path.unlink(missing_ok=True)
+    with open_private(path, "w") as file:
+        file.write(shown + "\n")
+    print(f"the first record as the model sees it: {path}" if sys.stdout.isatty() else shown, flush=True)
 
 
 def check_batch(config: RunConfig, dataset: PreparedDataset) -> None:

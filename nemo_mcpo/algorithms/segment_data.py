@@ -22,6 +22,7 @@ from nemo_mcpo.algorithms.run_data import (
 )
 from nemo_mcpo.algorithms.segments import Segment, SegmentFiles, split_steps
 from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config.schema import Data
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.data.prompts import read_conversations
@@ -77,11 +78,11 @@ def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segme
 
 
 def prompts_with_words(
-    prompts: PreparedDataset, rows: Sequence[int], path: str, data_format: str, *, with_words: bool
+    prompts: PreparedDataset, rows: Sequence[int], path: str, data: Data, *, with_words: bool
 ) -> list[tuple[int, Prompt]]:
     """Ids and prompts of some rows; their words, which stand in the file at ``path``, only where they are needed."""
     sources = {row: prompts.source(row) for row in rows}
-    words = read_conversations(path, data_format, sources.values()) if with_words else {}
+    words = read_conversations(path, data.format, sources.values(), data.ignored_keys) if with_words else {}
     trees = [prompts[row] for row in rows]
     return [
         (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(sources[row], ())))
@@ -97,7 +98,13 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
         segment = segment_of(config, prompts, number)
         rows = prompts_of(config, prompts, segment)
         answers = open_dataset(
-            config, pretrained, str(files.ranked), data_format="tokens", tokenizer_dir=None, drop_ranks=()
+            config,
+            pretrained,
+            str(files.ranked),
+            data_format="tokens",
+            tokenizer_dir=None,
+            drop_ranks=(),
+            keep_repeated=True,
         )
         _check_same_prompts(prompts, rows, answers, files)
         # A policy that needs no more training leaves no choice anywhere: that is no mistake.

@@ -144,12 +144,13 @@ class Data(Section):
 
     train: str
     validation: str | None
-    format: Literal["nectar", "ultrafeedback", "jsonl", "tokens"]
+    format: Literal["auto", "tokens", "nectar", "hh", "sharegpt", "jsonl", "ultrafeedback"]
     shuffle: bool
     max_prompt_length: Positive
     max_length: Positive
     drop_ranks: list[Positive] | None
     max_candidates: Positive | None
+    ignored_keys: list[str]
     cache_dir: str
 
 

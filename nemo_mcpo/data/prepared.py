@@ -6,6 +6,7 @@ sequence_offsets.npy    int64 [rows + completions + 1]: where each of these sequ
 completion_offsets.npy  int64 [rows + 1]: row i's completions have the flat numbers offsets[i] … offsets[i + 1] - 1
 prompt_ids.npy          int64 [rows]: hash of the row's tokens
 scores.npy              float32 [completions], NaN = none; only when the data has scores
+lost_tokens.npy         int32 [rows + completions]: tokens cut from each sequence; only when something was cut
 sources.bin, source_offsets.npy    where each row came from (file:line), UTF-8
 dropped.jsonl           the records that were not used: source, reason, detail
 meta.json               the fingerprint and what is in it, the report, and the size of every file above
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,14 +30,17 @@ import numpy as np
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import PromptTree
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 _TOKEN = np.dtype("<i4")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparationReport:
-    """What became of the data: what is there, what was dropped and why, and what was cut to the limits."""
+    """What became of the data: what is there, what was dropped and why, and what was cut to the limits.
+
+    ``repeated_answers`` are left out: an earlier answer to the same prompt has the same tokens.
+    """
 
     prompts: int
     completions: int
@@ -45,6 +49,7 @@ class PreparationReport:
     dropped: Mapping[str, int]
     truncated_prompts: int
     truncated_answers: int
+    repeated_answers: int
 
     @property
     def tokens(self) -> int:
@@ -66,6 +71,7 @@ class PreparedDataset:
         self._prompt_ids = self._load("prompt_ids.npy")
         self._source_offsets = self._load("source_offsets.npy")
         self._scores = self._load("scores.npy") if "scores.npy" in meta["files"] else None
+        self._lost = self._load("lost_tokens.npy") if "lost_tokens.npy" in meta["files"] else None
         self._tokens = np.memmap(self.directory / "tokens.bin", dtype=_TOKEN, mode="r")
         self._sources = np.memmap(self.directory / "sources.bin", dtype=np.uint8, mode="r")
 
@@ -91,6 +97,13 @@ class PreparedDataset:
             raise IndexError(f"row {index} of {len(self)}")
         start, stop = self._source_offsets[index : index + 2]
         return bytes(self._sources[start:stop]).decode()
+
+    def lost_tokens(self, index: int) -> list[int]:
+        """Tokens that were cut from the prompt of row ``index`` and from each of its completions."""
+        first, last = (int(offset) for offset in self.completion_offsets[index : index + 2])
+        if self._lost is None:
+            return [0] * (1 + last - first)
+        return self._lost[first + index : last + index + 1].tolist()
 
     @property
     def dropped_path(self) -> Path:
@@ -145,7 +158,7 @@ class PreparedWriter:
         self._dropped = self._files.enter_context(open(directory / "dropped.jsonl", "w", encoding="utf-8"))  # noqa: SIM115
         self._sequence_offsets, self._completion_offsets = array("q", [0]), array("q", [0])
         self._source_offsets, self._prompt_ids = array("q", [0]), array("q")
-        self._scores = array("f")
+        self._scores, self._lost = array("f"), array("i")
         self._has_scores = False
         self._prompt_tokens = 0
 
@@ -158,9 +171,18 @@ class PreparedWriter:
         return self._sequence_offsets[-1]
 
     def add(
-        self, source: str, prompt: np.ndarray, completions: tuple[np.ndarray, ...], scores: list[float | None]
+        self,
+        source: str,
+        prompt: np.ndarray,
+        completions: tuple[np.ndarray, ...],
+        scores: list[float | None],
+        lost: Sequence[int] = (),
     ) -> None:
-        """Appends one row; scores are kept when every completion has one."""
+        """Appends one row; scores are kept when every completion has one.
+
+        Args:
+            lost: tokens that were cut from the prompt and from each completion; empty = none.
+        """
         sequences = (prompt, *completions)
         tokens = np.concatenate(sequences).astype(_TOKEN, copy=False).tobytes()
         self._tokens.write(tokens)
@@ -178,16 +200,15 @@ class PreparedWriter:
         self._sources.write(encoded)
         self._source_offsets.append(self._source_offsets[-1] + len(encoded))
         self._prompt_tokens += len(prompt)
+        self._lost.extend(lost or [0] * len(sequences))
 
     def drop(self, source: str, reason: str, detail: str) -> None:
         """Lists one record that is not used."""
         self._dropped.write(json.dumps({"source": source, "reason": reason, "detail": detail}) + "\n")
 
-    def finish(
-        self, recipe: dict[str, Any], *, dropped: Mapping[str, int], truncated_prompts: int, truncated_answers: int
-    ) -> None:
+    def finish(self, recipe: dict[str, Any], *, dropped: Mapping[str, int], repeated_answers: int = 0) -> None:
         """Writes everything to the disk itself, ``meta.json`` last."""
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "sequence_offsets.npy": np.array(self._sequence_offsets, dtype=np.int64),
             "completion_offsets.npy": np.array(self._completion_offsets, dtype=np.int64),
             "source_offsets.npy": np.array(self._source_offsets, dtype=np.int64),
@@ -195,6 +216,11 @@ class PreparedWriter:
         }
         if self._has_scores:
             arrays["scores.npy"] = np.array(self._scores, dtype=np.float32)
+        lost = np.array(self._lost, dtype=np.int32)
+        if lost.any():
+            arrays["lost_tokens.npy"] = lost
+        is_prompt = np.zeros(len(lost), dtype=bool)
+        is_prompt[arrays["completion_offsets.npy"][:-1] + np.arange(len(self))] = True
         for name, values in arrays.items():
             np.save(self._directory / name, values, allow_pickle=False)
         self.close()
@@ -204,8 +230,9 @@ class PreparedWriter:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._sequence_offsets[-1] - self._prompt_tokens,
             dropped=dict(sorted(dropped.items())),
-            truncated_prompts=truncated_prompts,
-            truncated_answers=truncated_answers,
+            truncated_prompts=int((lost[is_prompt] > 0).sum()),
+            truncated_answers=int((lost[~is_prompt] > 0).sum()),
+            repeated_answers=repeated_answers,
         )
         files = {path.name: path.stat().st_size for path in sorted(self._directory.iterdir())}
         meta = {"fingerprint": fingerprint_of(recipe), "recipe": recipe, "report": asdict(report), "files": files}

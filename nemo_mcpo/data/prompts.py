@@ -3,28 +3,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from nemo_mcpo.data.formats import FORMATS
-from nemo_mcpo.records import Message
+from nemo_mcpo.data.formats import FORMATS, Rules, choose_format, read_records
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message, PreferenceRecord
 
 
-def read_conversations(data: str, data_format: str, sources: Collection[str]) -> dict[str, tuple[Message, ...]]:
+def read_conversations(
+    data: str, data_format: str, sources: Collection[str], ignored_keys: Sequence[str] = ()
+) -> dict[str, tuple[Message, ...]]:
     """The conversations of some records of a file, by ``source`` (``file:line``).
 
     The file may have been read under another path when it was prepared: the number of the line names a record.
 
-    The format ``tokens`` has no words.
+    Raises:
+        DataError: the file holds token ids, which have no words.
     """
     wanted = {_number(source): source for source in sources}
-    records = FORMATS[data_format](
-        data, drop_ranks=(), max_candidates=None, min_answers=0, on_drop=lambda record: None
-    )
+    name = choose_format(data, data_format, min_answers=0, ignored_keys=ignored_keys).name
+    if not FORMATS[name].has_words:
+        cure = "give a file of text: judges and chat servers read words"
+        raise DataError("prompts without words", where=data, got=f"format {name}", cure=cure)
+    rules = Rules(min_answers=0, ignored_keys=ignored_keys)
     return {
-        wanted[_number(record.source)]: tuple(turn for turn in record.prompt if isinstance(turn, Message))
-        for record in records
+        wanted[_number(record.source)]: _with_inputs(record)
+        for record in read_records(FORMATS[name], data, rules, on_drop=lambda record: None)
         if _number(record.source) in wanted
     }
+
+
+def _with_inputs(record: PreferenceRecord) -> tuple[Message, ...]:
+    """The turns, with tools and other inputs of the template in a system turn, where judges see them."""
+    turns = tuple(turn for turn in record.prompt if isinstance(turn, Message))
+    if not record.inputs:
+        return turns
+    if turns[0].role == "system":
+        return (replace(turns[0], extra=record.inputs), *turns[1:])
+    return (Message("system", "", record.inputs), *turns)
 
 
 def _number(source: str) -> str:

@@ -125,7 +125,7 @@ def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[
     pretrained = open_pretrained(str(policy), config.model.data.cache_dir)
     prompts = open_dataset(config, pretrained, path, min_answers=0, drop_ranks=())
     rows = range(num_validation_prompts(config, len(prompts)))
-    found = prompts_with_words(prompts, rows, path, config.model.data.format, with_words=True)
+    found = prompts_with_words(prompts, rows, path, config.model.data, with_words=True)
     return prompts.fingerprint, dict(found)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: ob
 
 def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: Any) -> Reply:
     """The prompt as a conversation; the server applies the chat template that the policy's directory has."""
-    return converse(client, model, [asdict(turn) for turn in prompt.conversation], **sampling)
+    return converse(client, model, [turn.as_dict() for turn in prompt.conversation], **sampling)
 
 
 WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
@@ -92,9 +91,12 @@ def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str,
 def _answers(client: openai.OpenAI, model: str) -> bool:
     """Whether a server answers in the name of a model, which it perhaps has to load."""
     messages = [{"role": "user", "content": "1"}]
-    request = partial(converse, model=model, messages=messages, whole=False, **draw(0.0, 1, 1))
+
+    def ask(to: openai.OpenAI) -> Reply:
+        return converse(to, model, messages, whole=False, **draw(0.0, 1, 1))
+
     try:
-        send(request, client)
+        send(ask, client)
     except RefusedError:
         return False
     except AwayError as error:

@@ -111,8 +111,8 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     done = run(TRAIN_ONLINE, arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    verdicts = verdict_keys(tmp_path / "run")  # a name does not identify the judge for other runs
-    assert len(verdicts) == len(set(verdicts)) > 0
+    verdicts = verdict_keys(tmp_path / "run-cache")  # a directory identifies the judge: other runs may use them
+    assert len(verdicts) == len(set(verdicts)) > 0 and not verdict_keys(tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "segments" / "0" / "judge.json").read_text())
     assert facts["failures"] == facts["cut"] == 0 < facts["comparisons"] and 0.0 < facts["first_place"] < 1.0
     own = f"{FAKE_SERVER}.*({tmp_path}|{inputs})"

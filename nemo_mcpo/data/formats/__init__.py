@@ -1,25 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reader per public format; each streams ``PreferenceRecord``, best answer first.
+"""One reader per public format, and which of them a file is in; each streams PreferenceRecord, best answer first.
 
->>> records = FORMATS["nectar"]("nectar.parquet", drop_ranks=[2], max_candidates=None, on_drop=print)
+>>> own = choose_format("nectar.parquet", "auto", min_answers=2)
+>>> records = read_records(FORMATS[own.name], "nectar.parquet", Rules(drop_ranks=[2]), on_drop=print)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
-from nemo_mcpo.data.formats import jsonl, nectar, tokens, ultrafeedback
+from nemo_mcpo.data.formats import hh, jsonl, nectar, sharegpt, tokens, ultrafeedback
+from nemo_mcpo.data.formats.context import CONTEXT_COLUMNS
+from nemo_mcpo.data.formats.reader import Format, Rules, read_records, without_keys
 from nemo_mcpo.data.formats.records import Dropped
-from nemo_mcpo.records import PreferenceRecord
+from nemo_mcpo.data.formats.rows import read_rows
+from nemo_mcpo.errors import DataError
 
-__all__ = ["DROP_RANKS", "FORMATS", "Dropped"]
+__all__ = ["AUTO", "DROP_RANKS", "FORMATS", "Choice", "Dropped", "Rules", "choose_format", "read_records"]
 
-FORMATS: dict[str, Callable[..., Iterator[PreferenceRecord]]] = {
-    "nectar": nectar.FORMAT.read,
-    "ultrafeedback": ultrafeedback.FORMAT.read,
-    "jsonl": jsonl.FORMAT.read,
-    "tokens": tokens.FORMAT.read,
+AUTO = "auto"
+_LOOKED_AT = 20  # rows: the first may be one of those that cannot be used
+
+FORMATS: dict[str, Format] = {
+    "tokens": tokens.FORMAT,
+    "nectar": nectar.FORMAT,
+    "hh": hh.FORMAT,
+    "sharegpt": sharegpt.FORMAT,
+    "jsonl": jsonl.FORMAT,
+    "ultrafeedback": ultrafeedback.FORMAT,
 }
+"""By name; ``auto`` takes the first that one of the first rows fits."""
 
 DROP_RANKS: dict[str, tuple[int, ...]] = {"nectar": (2,)}
 """Ranks that are left out unless the user says otherwise: arXiv 2502.04567 (5.1) drops Nectar's second answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The format of a file, and its columns that no reader looks at."""
+
+    name: str
+    unread: tuple[str, ...]
+
+
+def choose_format(data: str, name: str, *, min_answers: int, ignored_keys: Sequence[str] = ()) -> Choice:
+    """The format that ``name`` says, or that the first rows show where it is ``auto``.
+
+    Raises:
+        DataError: they are not of that format, or of none; the message says which one fits.
+    """
+    first: tuple[str, list[str]] | None = None
+    for source, row in islice(read_rows(data), _LOOKED_AT):
+        kept = without_keys(row, ignored_keys)
+        first = first or (source, list(row))
+        fitting = [one for one, own in FORMATS.items() if own.has_columns(kept, min_answers) and own.looks_right(kept)]
+        if name == AUTO and not fitting:
+            continue
+        if name != AUTO and name not in fitting and (fitting or not FORMATS[name].has_columns(kept, min_answers)):
+            raise _does_not_fit(source, list(row), name, fitting)
+        found = fitting[0] if name == AUTO else name
+        read = FORMATS[found].read_columns | CONTEXT_COLUMNS
+        return Choice(found, tuple(column for column in row if column not in read))
+    if first is not None:
+        raise _does_not_fit(*first, name, [])
+    return Choice("jsonl" if name == AUTO else name, ())
+
+
+def _does_not_fit(source: str, columns: list[str], name: str, fitting: list[str]) -> DataError:
+    what, expected = "the columns of no known format", "; ".join(f"{k}: {own.expected}" for k, own in FORMATS.items())
+    if name != AUTO:
+        what, expected = "not the format's columns", f"{FORMATS[name].expected} for {name}"
+    cure = f"set model.data.format={fitting[0]}, which fits" if fitting else "rename the columns"
+    return DataError(what, where=source, got=columns, expected=expected, cure=cure)

@@ -3,66 +3,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, checked_text, require
+from nemo_mcpo.data.formats.messages import parse_message
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, checked_text
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.records import Message
 
-_ROLES = ("system", "user", "assistant")
+Turns = tuple[Message, ...]
+
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "conversations", "messages")
+"""Where a prompt may stand; the first that a row has counts."""
+
+_ASKS = {"user", "tool"}
 
 
-def parse_prompt(value: Any) -> tuple[Message, ...]:
-    """A prompt given as text (one user turn) or as a list of messages that ends with a user turn."""
+def parse_prompt(value: Any) -> Turns:
+    """A prompt given as text (one user turn) or as a list of messages that leaves the model something to answer."""
+    return checked_prompt(prompt_turns(value))
+
+
+def prompt_turns(value: Any) -> Turns:
+    """The turns of a prompt: a text is one user turn."""
     if isinstance(value, str):
-        return checked_prompt((Message("user", checked_text(value)),))
+        return (Message("user", checked_text(value)),)
     if not isinstance(value, list):
         raise BadRecordError("not the format's structure", f"prompt: {type(value).__name__}")
-    return checked_prompt(tuple(_message(turn) for turn in value))
+    return tuple(parse_message(turn) for turn in value)
 
 
-def checked_prompt(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+def checked_prompt(turns: Turns) -> Turns:
     """Refuses a conversation that leaves the model nothing to answer."""
     if not turns:
         raise BadRecordError("empty prompt")
-    if turns[-1].role != "user":
+    if turns[-1].role not in _ASKS:
         raise BadRecordError("prompt does not end with a user turn", turns[-1].role)
-    if not turns[-1].content.strip():
+    if not turns[-1].content and not turns[-1].extra:
         raise BadRecordError("empty prompt")
     return turns
 
 
-def pair_prompt(row: Row) -> tuple[Message, ...]:
-    """The prompt that ``chosen`` and ``rejected`` share, in them or beside them."""
-    (context, _), (other, _) = _sides(row)
+def row_prompt(row: Row) -> Any:
+    """The value of the column that holds a row's prompt; None where there is none."""
+    return next((row[name] for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+
+
+def without_answer(turns: Turns) -> Turns:
+    """A whole conversation up to its last answer."""
+    return turns[:-1] if turns and turns[-1].role == "assistant" else turns
+
+
+def pair_prompt(row: Row) -> Turns:
+    """The prompt that ``chosen`` and ``rejected`` share: in them, beside them, or begun beside them."""
+    context, other = (turns[:-1] for turns in _sides(row))
     if context != other:
         raise BadRecordError("chosen and rejected have different prompts")
-    return checked_prompt(context) if context else parse_prompt(row.get("prompt"))
+    given = row_prompt(row)
+    if given is None or (not given and context):
+        return checked_prompt(context)
+    beside = prompt_turns(given)
+    if not context or context[: len(beside)] == beside:
+        return checked_prompt(context or beside)
+    if context[0].role in ("assistant", "tool"):  # a call and its result, which both answers begin with
+        return checked_prompt(beside + context)
+    if not any(turn.role == "user" and turn.content == beside[-1].content for turn in context):
+        raise BadRecordError("the prompt is not the one of chosen and rejected", beside[-1].content[:80])
+    return checked_prompt(context)
 
 
 def pair_answers(row: Row) -> list[Answer]:
     """``chosen`` and ``rejected``: two texts, two answer messages, or two whole conversations with the same prompt."""
     scores = [row.get("score_chosen"), row.get("score_rejected")]
-    texts = [text for _, text in _sides(row)]
-    return [Answer(text, score=score, listed=True) for text, score in zip(texts, scores, strict=True)]
+    return [answer_of(turns[-1], score, listed=True) for turns, score in zip(_sides(row), scores, strict=True)]
 
 
-def _sides(row: Row) -> list[tuple[tuple[Message, ...], str]]:
-    return [_split_answer(require(row, name, (str, list))) for name in ("chosen", "rejected")]
+def answer_of(turn: Message, score: Any = None, *, listed: bool = False) -> Answer:
+    """An assistant turn as an answer."""
+    return Answer(turn.content, score=score, listed=listed, extra=turn.extra)
 
 
-def _split_answer(value: str | list[Any]) -> tuple[tuple[Message, ...], str]:
+def _sides(row: Row) -> Sequence[Turns]:
+    return [_side(row.get(name), name) for name in ("chosen", "rejected")]
+
+
+def _side(value: Any, name: str) -> Turns:
+    """The turns of ``chosen`` or ``rejected``, the answer last."""
     if isinstance(value, str):
-        return (), value
-    turns = tuple(_message(turn) for turn in value)
+        return (Message("assistant", checked_text(value)),)
+    if not isinstance(value, list | dict):
+        raise BadRecordError("not the format's structure", f"{name}: {type(value).__name__}")
+    turns = tuple(parse_message(turn) for turn in (value if isinstance(value, list) else [value]))
     if not turns or turns[-1].role != "assistant":
         raise BadRecordError("chosen or rejected does not end with an assistant turn")
-    return turns[:-1], turns[-1].content
-
-
-def _message(turn: Any) -> Message:
-    role, content = require(turn, "role", str), require(turn, "content", str)
-    if role not in _ROLES:
-        raise BadRecordError("unknown role", role)
-    checked_text(content)
-    return Message(role, content)
+    return turns

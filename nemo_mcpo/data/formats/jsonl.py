@@ -1,40 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own plain form: ``{"prompt": text or messages, "responses": [{"text", "rank"? or "score"?}, …]}``.
+"""Our own plain form, and the pairs of TRL and Tülu: a prompt, and answers to it.
 
-Without ranks and scores the first response is the best. ``{"prompt", "chosen", "rejected"}`` is accepted too.
+    prompt, responses            {"prompt": text or turns, "responses": [{"text", "rank"? or "score"?}, …]}
+    prompt, chosen, rejected     texts or turns; without the prompt, whole conversations that share it
+    prompt, completion           one answer, which only ``sft`` can use
+    messages                     the same, as one conversation
+
+Without ranks and scores the first response is the best.
 """
 
 from __future__ import annotations
 
-from nemo_mcpo.data.formats.conversation import pair_answers, pair_prompt, parse_prompt
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, require
+from typing import Any
+
+from nemo_mcpo.data.formats.conversation import (
+    PROMPT_COLUMNS,
+    Turns,
+    answer_of,
+    checked_prompt,
+    pair_answers,
+    pair_prompt,
+    parse_prompt,
+    prompt_turns,
+    row_prompt,
+    without_answer,
+)
+from nemo_mcpo.data.formats.hh import is_dialogue
+from nemo_mcpo.data.formats.messages import extra_text, parse_message
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
 from nemo_mcpo.data.formats.rows import Row
-from nemo_mcpo.records import Message
+from nemo_mcpo.data.thoughts import THOUGHT_KEYS
+
+_PROMPTS = tuple(name for name in PROMPT_COLUMNS if name != "conversations")
+_TURN_KEYS = {*THOUGHT_KEYS, "tool_calls", "function_call"}
+"""Keys of an answer that say what the model said, as its text does."""
 
 
-def _prompt(row: Row) -> tuple[Message, ...]:
-    is_pair = "chosen" in row and "responses" not in row
-    return pair_prompt(row) if is_pair else parse_prompt(row.get("prompt"))
+def _prompt(row: Row) -> Turns:
+    if "chosen" in row and "responses" not in row:
+        return pair_prompt(row)
+    if _is_conversation(row):
+        return checked_prompt(without_answer(prompt_turns(row["messages"])))
+    return parse_prompt(row_prompt(row))
 
 
 def _answers(row: Row) -> list[Answer]:
-    if "responses" not in row:
+    if "responses" in row:
+        return [_answer(answer) for answer in require(row, "responses", list)]
+    if "chosen" in row:
         return pair_answers(row)
-    return [_answer(answer) for answer in require(row, "responses", list)]
+    if "completion" in row:
+        return [answer_of(_completion(row["completion"]))]
+    return [answer_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
 
 
-def _answer(answer: Row) -> Answer:
+def _answer(answer: Any) -> Answer:
+    if isinstance(answer, dict) and "role" in answer and "content" in answer and "text" not in answer:
+        turn = parse_message(answer)
+        return Answer(turn.content, answer.get("rank"), answer.get("score"), extra=turn.extra)
     text = require(answer, "text", str)
+    extra = {key: value for key, value in answer.items() if key in _TURN_KEYS and value}
     # A mistyped key would otherwise silently turn the file's order into the ranking.
-    unknown = answer.keys() - {"text", "rank", "score"}
+    unknown = answer.keys() - {"text", "rank", "score"} - _TURN_KEYS
     if unknown and "rank" not in answer and "score" not in answer:
         raise BadRecordError("not the format's structure", f"responses: {sorted(unknown)} but no rank or score")
-    return Answer(text, answer.get("rank"), answer.get("score"))
+    return Answer(text, answer.get("rank"), answer.get("score"), extra=extra_text(extra))
 
+
+def _completion(value: Any) -> Any:
+    turns = prompt_turns(value)
+    if len(turns) != 1:
+        raise BadRecordError("a completion of several turns")
+    return turns[0]
+
+
+def _is_conversation(row: Row) -> bool:
+    return isinstance(row.get("messages"), list) and row_prompt(row) is row["messages"]
+
+
+def _looks_right(row: Row) -> bool:
+    if "conversations" in row:
+        return False
+    if "chosen" in row and "rejected" in row and "responses" not in row:
+        return row_prompt(row) is not None or not is_dialogue(row["chosen"])
+    return row_prompt(row) is not None
+
+
+_PAIR = frozenset({"chosen", "rejected"})
 
 FORMAT = Format(
     _prompt,
     _answers,
-    columns=(frozenset({"prompt", "responses"}), frozenset({"chosen", "rejected"})),
-    prompt_columns=(frozenset({"prompt"}), frozenset({"chosen", "rejected"})),
+    columns=(
+        *(frozenset({name, "responses"}) for name in _PROMPTS),
+        _PAIR,
+        frozenset({"prompt", "completion"}),
+        frozenset({"messages"}),
+    ),
+    prompt_columns=(*(frozenset({name}) for name in _PROMPTS), _PAIR),
+    optional=frozenset({"score_chosen", "score_rejected"}),
+    looks_right=_looks_right,
 )

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 
 from nemo_mcpo.data.formats.conversation import checked_prompt
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, checked_text, require
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, checked_text, require
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.records import Message
 
@@ -22,15 +23,18 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 def parse_dialogue(text: str) -> tuple[Message, ...]:
     """The turns of a dialogue, without the empty assistant turn that asks for the answer."""
+    turns = dialogue_turns(text)
+    return checked_prompt(turns[:-1] if turns[-1].role == "assistant" and not turns[-1].content else turns)
+
+
+def dialogue_turns(text: str) -> tuple[Message, ...]:
+    """All turns of a dialogue, at least one."""
     opening, *parts = _TURN.split(checked_text(text))
     if not opening.strip() and not parts:
         raise BadRecordError("empty prompt")
     if opening.strip():
         raise BadRecordError("prompt is not in Human/Assistant turns", repr(opening[:40]))
-    turns = [Message(_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
-    if turns[-1].role == "assistant" and not turns[-1].content:
-        turns.pop()
-    return checked_prompt(tuple(turns))
+    return tuple(Message(_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True))
 
 
 def _prompt(row: Row) -> tuple[Message, ...]:
@@ -51,4 +55,5 @@ FORMAT = Format(
     _answers,
     columns=(frozenset({"prompt", "answers"}),),
     prompt_columns=(frozenset({"prompt"}),),
+    looks_right=lambda row: isinstance(row["prompt"], str) and _TURN.match(row["prompt"]) is not None,
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all formats share: a row's answers become an ordered PreferenceRecord, or the row is dropped with a reason.
+"""What all formats share: a row's answers in their order, or the reason why the row is dropped.
 
 A *record* that cannot be used is dropped, counted and listed, so that one bad line does not end a long job;
 a *file* that cannot be used (missing, not JSON, other columns) raises DataError.
@@ -8,15 +8,12 @@ a *file* that cannot be used (missing, not JSON, other columns) raises DataError
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mcpo.data.formats.rows import Row, read_rows
-from nemo_mcpo.errors import DataError
-from nemo_mcpo.records import Message, PreferenceRecord, Response
-
-Prompt = tuple[Message, ...] | tuple[int, ...]
+from nemo_mcpo.data.formats.rows import Row
+from nemo_mcpo.records import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +36,16 @@ class BadRecordError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as the file gives it; ``rank`` 1 is best; ``listed``: the file's order counts, not the scores."""
+    """One answer as the file gives it; ``rank`` 1 is best; ``listed``: the file's order counts, not the scores.
+
+    ``extra`` is what an assistant turn holds beside its text, as in ``Message``.
+    """
 
     content: str | tuple[int, ...]
     rank: Any = None
     score: Any = None
     listed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How the rows of one public format are read.
-
-    Attributes:
-        prompt, answers: of a row; raise BadRecordError where it cannot be used.
-        columns: sets of columns, of which the first row must have one.
-        prompt_columns: the same, where only prompts are read.
-    """
-
-    prompt: Callable[[Row], Prompt]
-    answers: Callable[[Row], Sequence[Answer]]
-    columns: tuple[frozenset[str], ...]
-    prompt_columns: tuple[frozenset[str], ...]
-
-    def read(
-        self,
-        data: str,
-        *,
-        drop_ranks: Sequence[int],
-        max_candidates: int | None,
-        on_drop: Callable[[Dropped], None],
-        min_answers: int = 2,
-    ) -> Iterator[PreferenceRecord]:
-        """Streams the records of ``data`` that have ``min_answers``; with 0, prompts alone."""
-        accepted, first = self.columns if min_answers else self.prompt_columns, True
-        for source, row in read_rows(data):
-            if first and not any(names <= row.keys() for names in accepted):
-                expected = " or ".join(", ".join(sorted(names)) for names in accepted)
-                cure = "check model.data.format, or rename the columns"
-                raise DataError("not the format's columns", where=source, got=list(row), expected=expected, cure=cure)
-            first = False
-            try:
-                prompt, answers = self.prompt(row), self.answers(row) if min_answers else []
-                responses = order_answers(answers, drop_ranks, max_candidates, min_answers) if min_answers else ()
-            except BadRecordError as error:
-                on_drop(Dropped(source, error.reason, error.detail))
-                continue
-            yield PreferenceRecord(source, prompt, responses)
+    extra: str = ""
 
 
 def order_answers(
@@ -109,7 +69,7 @@ def order_answers(
         order.sort(key=lambda i: -known[i])  # stable: equal scores stay in the file's order
     if max_candidates is not None:
         order = order[: max_candidates + 1]
-    return tuple(_response(answers[i].content, scores[i]) for i in order)
+    return tuple(_response(answers[i], scores[i]) for i in order)
 
 
 def finite_score(score: Any) -> float:
@@ -146,11 +106,10 @@ def _rank(rank: Any) -> int:
     return int(rank)
 
 
-def _response(content: str | tuple[int, ...], score: float | None) -> Response:
-    if isinstance(content, str):
-        content = checked_text(content)
-    if not content:
+def _response(answer: Answer, score: float | None) -> Response:
+    content = checked_text(answer.content) if isinstance(answer.content, str) else answer.content
+    if not content and "tool_calls" not in answer.extra:
         raise BadRecordError("empty answer")
     if isinstance(content, str):
-        return Response(text=content, score=score)
+        return Response(text=content, score=score, extra=answer.extra)
     return Response(tokens=content, score=score)

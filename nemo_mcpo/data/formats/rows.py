@@ -33,16 +33,19 @@ def read_rows(data: str) -> Iterator[tuple[str, Row]]:
     """Yields ``(source, row)`` where source is ``file:line`` for JSON and ``file:row`` otherwise, from 1."""
     check_exists(data)
     numbered: Iterable[tuple[int, Row]]
-    if _is_hub_name(data):
-        numbered = enumerate(_load_hub(data), start=1)
-    elif Path(data).is_dir():
-        numbered = enumerate(_load_directory(data), start=1)
-    elif data.endswith(".parquet"):
-        numbered = enumerate(_parquet_rows(data), start=1)
-    else:
+    if not _is_hub_name(data) and not Path(data).is_dir() and not data.endswith(".parquet"):
         numbered = read_json_rows(data)
+    else:
+        numbered = ((number, without_nulls(row)) for number, row in enumerate(_arrow_rows(data), start=1))
     for number, row in numbered:
         yield f"{data}:{number}", row
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the keys, at any depth, that hold nothing: Arrow adds to every object the keys of all others."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def check_exists(data: str) -> None:
@@ -92,6 +95,12 @@ def hash_files(root: Path, files: list[Path]) -> str:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _arrow_rows(data: str) -> Iterable[Row]:
+    if _is_hub_name(data):
+        return _load_hub(data)
+    return _load_directory(data) if Path(data).is_dir() else _parquet_rows(data)
 
 
 def _parquet_rows(data: str) -> Iterator[Row]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, require
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
 from nemo_mcpo.data.formats.rows import Row
 
 
@@ -41,4 +42,5 @@ FORMAT = Format(
     _answers,
     columns=(frozenset({"prompt_ids", "responses"}),),
     prompt_columns=(frozenset({"prompt_ids"}),),
+    has_words=False,
 )

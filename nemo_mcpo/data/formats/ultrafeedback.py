@@ -7,7 +7,8 @@ Cui et al., 2023; https://huggingface.co/datasets/openbmb/UltraFeedback and Hugg
 from __future__ import annotations
 
 from nemo_mcpo.data.formats.conversation import pair_answers, pair_prompt, parse_prompt
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, Format, require
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.records import Message
 
@@ -34,4 +35,6 @@ FORMAT = Format(
     _answers,
     columns=(frozenset({"instruction", "completions"}), frozenset({"chosen", "rejected"})),
     prompt_columns=(frozenset({"instruction"}), frozenset({"chosen", "rejected"})),
+    optional=frozenset({"prompt", "score_chosen", "score_rejected"}),
+    looks_right=lambda row: "completions" not in row or isinstance(row["completions"], list),
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +12,7 @@ from nemo_mcpo.algorithms import online_driver, onmcpo
 from nemo_mcpo.algorithms.online_driver import StageFailedError, drive
 from nemo_mcpo.algorithms.onmcpo import STAGES, OnlineRun
 from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.platform.children import Child
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly, StopRequest
 from tests.support.configs import online
 
@@ -99,7 +101,7 @@ class Launcher:
     def __init__(self, run: OnlineRun, codes: list[int], asks_at: str | None) -> None:
         self.run, self.codes, self.asks_at, self.calls = run, codes, asks_at, []
 
-    def __call__(self, command: list[str], count: int, stop: StopRequest) -> int:
+    def __call__(self, command: list[str], count: int, stop: StopRequest, start: Callable[..., Child]) -> int:
         stage, segment = command
         self.calls.append((int(segment), stage, count))
         code = self.codes.pop(0) if self.codes else 0

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from nemo_mcpo.config import check_architecture, parse_config, schema
-from nemo_mcpo.data.formats import FORMATS
+from nemo_mcpo.data.formats import AUTO, FORMATS
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.optimizer import DECAY_STYLES
 from nemo_mcpo.objectives import OBJECTIVES
@@ -43,7 +43,7 @@ def refusal(changes: dict[str, object], world_size: int = 1) -> str:
         (schema.MCPO, "objective", OBJECTIVES),
         (schema.MCPO, "sampler", SAMPLERS),
         (schema.Model, "attention_backend", {"auto", *BACKENDS}),
-        (schema.Data, "format", FORMATS),
+        (schema.Data, "format", {AUTO, *FORMATS}),
         (schema.Schedule, "name", DECAY_STYLES),
     ],
 )
@@ -124,7 +124,7 @@ def test_missing_key(key):
         ("model.optim.betas", [0.9, 0.9, 0.9], "at most 2 items"),
         ("model.optim.sched.name", "Cosine", "'constant', 'CosineAnnealing'"),
         ("model.data.train", 3, "a valid string"),
-        ("model.data.format", "csv", "'nectar', 'ultrafeedback', 'jsonl' or 'tokens'"),
+        ("model.data.format", "csv", "'hh', 'sharegpt', 'jsonl' or 'ultrafeedback'"),
         ("trainer.devices", "all", "'auto'"),
         ("trainer.accelerator", "tpu", "'auto', 'cpu' or 'gpu'"),
         ("trainer.precision", "fp16", "'32' or 'bf16'"),

@@ -65,4 +65,4 @@ def test_bad_usage_is_exit_code_2(run: Callable[..., int], tmp_path: Path) -> No
 
 def test_help_knows_every_format(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
-    assert "{" + ",".join(FORMATS) + "}" in capsys.readouterr().out
+    assert "{" + ",".join(["auto", *FORMATS]) + "}" in capsys.readouterr().out

@@ -20,9 +20,10 @@ def write(directory: Path, rows: list[Row]) -> PreparedDataset:
     writer = PreparedWriter(directory)
     for number, (prompt, completions, scores) in enumerate(rows):
         arrays = [np.array(ids, dtype=np.int32) for ids in (prompt, *completions)]
-        writer.add(f"dätä.jsonl:{number + 1}", arrays[0], tuple(arrays[1:]), scores)
+        lost = [7, *[1] * len(completions)] if number < 2 else []
+        writer.add(f"dätä.jsonl:{number + 1}", arrays[0], tuple(arrays[1:]), scores, lost)
     writer.drop("data.jsonl:99", "empty prompt", "")
-    writer.finish(RECIPE, dropped={"empty prompt": 1}, truncated_prompts=2, truncated_answers=3)
+    writer.finish(RECIPE, dropped={"empty prompt": 1}, repeated_answers=4)
     return PreparedDataset(directory)
 
 
@@ -71,7 +72,10 @@ def test_report(tmp_path: Path) -> None:
     assert (report.prompts, report.completions) == (len(ROWS), sum(len(completions) for _, completions, _ in ROWS))
     assert report.prompt_tokens == sum(dataset.prompt_lengths)
     assert report.tokens == sum(tree.num_tokens for tree in dataset)
-    assert (report.dropped, report.truncated_prompts, report.truncated_answers) == ({"empty prompt": 1}, 2, 3)
+    cut = sum(len(completions) for _, completions, _ in ROWS[:2])
+    assert (report.truncated_prompts, report.truncated_answers, report.repeated_answers) == (2, cut, 4)
+    assert report.dropped == {"empty prompt": 1}
+    assert dataset.lost_tokens(1) == [7, *[1] * len(ROWS[1][1])] and set(dataset.lost_tokens(2)) == {0}
     assert json.loads(dataset.dropped_path.read_text()) == {
         "source": "data.jsonl:99",
         "reason": "empty prompt",

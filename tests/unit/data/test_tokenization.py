@@ -3,22 +3,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from nemo_mcpo.data.chat_template import TEMPLATE_ARGUMENTS
 from nemo_mcpo.data.tokenization import (
-    TEMPLATE_ARGUMENTS,
     ChatTokenizer,
     encode_answers,
     encode_prompts,
     load_chat_tokenizer,
     render_prompt,
     tokenizer_hash,
-    truncate,
 )
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import Message
@@ -47,7 +44,7 @@ def test_prompt_equals_transformers_own_tokenised_template(
     chats: dict[str, ChatTokenizer], name: str, prompt: tuple[Message, ...]
 ) -> None:
     chat = chats[name]
-    turns = [dataclasses.asdict(turn) for turn in prompt]
+    turns = [turn.as_dict() for turn in prompt]
     expected = chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True, **TEMPLATE_ARGUMENTS)
     assert encode_prompts(chat, [render_prompt(chat, prompt)]) == [expected]
 
@@ -65,7 +62,7 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
 ) -> None:
     chat = chats[name]
     ids = encode_prompts(chat, [render_prompt(chat, QUESTION)])[0] + encode_answers(chat, ["I am fine."])[0]
-    turns = [dataclasses.asdict(turn) for turn in (*QUESTION, Message("assistant", "I am fine."))]
+    turns = [turn.as_dict() for turn in (*QUESTION, Message("assistant", "I am fine."))]
     whole = chat.tokenizer.apply_chat_template(turns, **TEMPLATE_ARGUMENTS)
     # Llama 2 puts a space before </s>, other templates a newline after the end of the turn: neither is trained on.
     assert whole[: len(ids) - 1] == ids[:-1]
@@ -145,27 +142,12 @@ def test_tokenizer_hash_changes_with_the_content_only(tmp_path: Path) -> None:
     assert tokenizer_hash(one) != tokenizer_hash(two)
 
 
-def test_truncation_keeps_the_prompts_end_and_the_answers_beginning() -> None:
-    cut = truncate([1, 2, 3, 4], [[5, 6, 7, 8, 0], [9, 0]], max_prompt_length=3, max_length=5)
-    assert cut.prompt.tolist() == [2, 3, 4]
-    assert [ids.tolist() for ids in cut.completions] == [[5, 6], [9, 0]]
-    assert (cut.prompts_cut, cut.answers_cut) == (1, 1)
-    assert cut.prompt.dtype == cut.completions[0].dtype == np.int32
-
-
-def test_truncation_properties() -> None:
-    rng = random.Random(0)
-    for _ in range(500):
-        prompt = [rng.randrange(1, 9) for _ in range(rng.randint(1, 12))]
-        completions = [[rng.randrange(1, 9) for _ in range(rng.randint(0, 12))] + [0] for _ in range(3)]
-        max_prompt_length = rng.randint(1, 8)
-        max_length = max_prompt_length + rng.randint(1, 8)
-        cut = truncate(prompt, completions, max_prompt_length, max_length)
-        assert prompt[-len(cut.prompt) :] == cut.prompt.tolist()
-        assert len(cut.prompt) == min(len(prompt), max_prompt_length)
-        for completion, kept in zip(completions, cut.completions, strict=True):
-            assert len(kept) == min(len(completion), max_length - len(cut.prompt)) >= 1
-            assert completion[: len(kept)] == kept.tolist()
-            assert (0 in kept) == (len(kept) == len(completion))  # a cut answer has no end of turn
-            alone = truncate(prompt, [completion], max_prompt_length, max_length).completions[0]
-            assert alone.tolist() == kept.tolist()
+def test_special_tokens_before_every_answer_are_tokens(tmp_path: Path) -> None:
+    template = LLAMA3.replace("'<|end_header_id|>\n\n' + (m", "'<|end_header_id|>\n\n<|final|> ' + (m", 1)
+    special = (*FAMILIES["llama3"].special_tokens, "<|final|>")
+    family = dataclasses.replace(FAMILIES["llama3"], template=template, special_tokens=special)
+    chat = load_chat_tokenizer(save_tokenizer(tmp_path, family))
+    ids = encode_answers(chat, ["I am <|final|> fine."])[0]
+    final = chat.tokenizer.convert_tokens_to_ids("<|final|>")
+    assert chat.lead == " " and chat.turn.head[-1] == final
+    assert ids[: len(chat.turn.head)] == list(chat.turn.head) and ids.count(final) == 1

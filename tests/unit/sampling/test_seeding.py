@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_mcpo.sampling import SAMPLERS, draw_for_prompts, draw_generator, draw_seed, kernel_log_weights
+from nemo_mcpo.sampling.noise import uniform_noise
 from tests.unit.sampling.calls import every_sampler, table
 from tests.unit.sampling.frequencies import assert_frequencies, plackett_luce
 
@@ -119,10 +120,13 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize(("name", "params"), [("mc_kernel", {}), ("mc_kernel", {"chain_candidates": 2})])
 def test_only_the_noise_is_drawn_prompt_by_prompt(name, params):
     """Of thousands of prompts the rest is done at once."""
-    counts = []
+    others = []
     for number in (64, 1024):
         valid = torch.ones(number, 8, dtype=torch.bool)
+        with Operations() as noise:
+            uniform_noise([torch.Generator() for _ in range(number)], number, 8, depth=6)
         with Operations() as operations:
             draw_for_prompts(SAMPLERS[name], torch.zeros(number, 8), valid, 3, **prompts(range(number)), **params)
-        counts.append(operations.count)
-    assert (counts[1] - counts[0]) / (1024 - 64) <= 0
+        assert number <= noise.count <= 2 * number + 2  # torch.rand of one prompt is two operations
+        others.append(operations.count - noise.count)
+    assert others[0] == others[1] > 0

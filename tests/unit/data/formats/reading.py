@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nemo_mcpo.data.formats import FORMATS, Dropped
+from nemo_mcpo.data.formats import FORMATS, Dropped, Rules, choose_format, read_records
 from nemo_mcpo.records import PreferenceRecord
 
 
@@ -16,8 +16,9 @@ def read(
     min_answers: int = 2,
 ) -> tuple[list[PreferenceRecord], list[Dropped]]:
     dropped: list[Dropped] = []
-    rules = {"drop_ranks": drop_ranks, "max_candidates": max_candidates, "min_answers": min_answers}
-    records = FORMATS[data_format](data, **rules, on_drop=dropped.append)
+    rules = Rules(drop_ranks, max_candidates, min_answers)
+    name = choose_format(data, data_format, min_answers=min_answers).name
+    records = read_records(FORMATS[name], data, rules, on_drop=dropped.append)
     return list(records), dropped
 
 

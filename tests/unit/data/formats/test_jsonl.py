@@ -59,7 +59,7 @@ def test_pairs_in_their_three_forms(write_jsonl: Callable[..., str]) -> None:
         ({"prompt": [{"role": "user", "content": " "}], "responses": ANSWERS}, "empty prompt"),
         ({"prompt": None, "responses": ANSWERS}, "not the format's structure"),
         ({"prompt": TURNS[:3], "responses": ANSWERS}, "prompt does not end with a user turn"),
-        ({"prompt": [{"role": "tool", "content": "x"}], "responses": ANSWERS}, "unknown role"),
+        ({"prompt": [{"role": "narrator", "content": "x"}], "responses": ANSWERS}, "unknown role"),
         ({"prompt": [{"role": "user", "content": None}], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt": ["Hi"], "responses": ANSWERS}, "not the format's structure"),
         ({"prompt": "\ud800", "responses": ANSWERS}, "text is not valid Unicode"),

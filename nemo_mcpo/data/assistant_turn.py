@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a chat template says about an assistant turn: what ends it, and what stands between a prompt and an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from nemo_mcpo.data.chat_template import render, template_text
+from nemo_mcpo.data.encoding import encode_texts
+from nemo_mcpo.data.thoughts import Tags, is_open, tags_of
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message
+
+_SENTINEL = "Sentinel"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantTurn:
+    """How a template writes an assistant turn.
+
+    Attributes:
+        end: the token that ends it.
+        head: tokens that the template puts before every answer, up to a special one (gpt-oss's final channel).
+        lead: the text that it puts between these and an answer, such as Llama 2's space.
+        tags: between which the model thinks, if it does.
+        empty_thought: what an answer without a thought begins with where the prompt has opened one; None = not known.
+    """
+
+    end: int
+    head: tuple[int, ...]
+    lead: str
+    tags: Tags | None
+    empty_thought: str | None
+
+
+def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> AssistantTurn:
+    """Reads it off a conversation whose answer is known.
+
+    Raises:
+        RefusedByTemplate: the template does not render.
+        DataError: nothing says which token ends a turn.
+    """
+    question = [Message("user", "Question")]
+    prompt = render(tokenizer, question, add_generation_prompt=True)
+    whole = render(tokenizer, [*question, Message("assistant", _SENTINEL)], add_generation_prompt=False)
+    before, found, after = whole.rpartition(_SENTINEL)
+    end = _first_special(tokenizer, after) if found else None
+    if end is None:
+        end = tokenizer.eos_token_id
+    if end is None:
+        cure = "set eos_token in tokenizer_config.json, or end the assistant turn with a special token in the template"
+        raise DataError("nothing says which token ends a turn", where=directory, cure=cure)
+    between = before.removeprefix(prompt) if found and before.startswith(prompt) else ""
+    tags = tags_of(template_text(tokenizer))
+    if tags and is_open(tags, prompt):
+        return AssistantTurn(end, (), "", tags, between if tags.end in between else None)
+    head, lead = _head_and_lead(tokenizer, prompt, between)
+    return AssistantTurn(end, head, lead, tags, None)
+
+
+def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
+    ids = encode_texts(tokenizer, [text.lstrip()], special_text=False)[0]
+    added = tokenizer.added_tokens_decoder
+    return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
+
+
+def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> tuple[tuple[int, ...], str]:
+    """The head and lead with which an answer encoded alone has the tokens that it has in the whole text.
+
+    SentencePiece tokenizers put a space before every text by themselves, byte-level ones do not.
+    """
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    border = max((between.rfind(token) + len(token) for token in special if token in between), default=0)
+    lead = between[border:]
+    prompt_ids, head_ids, whole_ids = encode_texts(
+        tokenizer, [prompt, between[:border], prompt + between + _SENTINEL], special_text=False
+    )
+    for candidate in (lead, lead.lstrip()):
+        if prompt_ids + head_ids + encode_texts(tokenizer, [candidate + _SENTINEL], special_text=True)[0] == whole_ids:
+            return tuple(head_ids), candidate
+    return tuple(head_ids), lead if lead.strip() else ""

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts and answers within the limits: what is cut, and what never is.
+
+    <bos> system │ user, assistant │ user: the beginning and the end │ <assistant>     more than max_prompt_length
+    <bos> system │                   user:                   the end │ <assistant>     what is kept of it
+
+First the oldest turns go, then the beginning of the first text that is left. The template's own frame and the system
+turn stay. An answer loses its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nemo_mcpo.data.chat_template import RefusedByTemplate, render
+from nemo_mcpo.data.encoding import encode_texts
+from nemo_mcpo.data.rendered_record import answers_think, turns_of
+from nemo_mcpo.data.tokenization import ChatTokenizer
+from nemo_mcpo.records import Message, PreferenceRecord
+
+_SYSTEM = ("system", "developer")
+_TRIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class CutSequences:
+    """The tokens of one prompt and its completions within the limits, and how many tokens each has lost.
+
+    ``prompt`` is int32 ``[P]``, ``completions`` K arrays of int32, ``lost`` 1 + K numbers.
+    """
+
+    prompt: np.ndarray
+    completions: tuple[np.ndarray, ...]
+    lost: tuple[int, ...]
+
+
+def cut_sequences(
+    prompt: Sequence[int] | np.ndarray,
+    completions: Sequence[Sequence[int] | np.ndarray],
+    max_prompt_length: int,
+    max_length: int,
+) -> CutSequences:
+    """Keeps the end of a prompt and the beginning of every completion, each on its own.
+
+    >>> cut_sequences([1, 2, 3], [[7, 8, 9, 0], [5, 0]], max_prompt_length=2, max_length=5).completions
+    (array([7, 8, 9], dtype=int32), array([5, 0], dtype=int32))
+    """
+    kept = prompt[-max_prompt_length:]
+    room = max_length - len(kept)
+    return CutSequences(
+        prompt=np.asarray(kept, dtype=np.int32),
+        completions=tuple(np.asarray(completion[:room], dtype=np.int32) for completion in completions),
+        lost=(len(prompt) - len(kept), *(max(0, len(completion) - room) for completion in completions)),
+    )
+
+
+def cut_prompt(chat: ChatTokenizer, record: PreferenceRecord, limit: int) -> list[int]:
+    """The tokens of a prompt that is too long: without its oldest turns, then without the beginning of the first kept.
+
+    Raises:
+        RefusedByTemplate: the template's frame, the system turn and the inputs alone are more than ``limit``.
+    """
+    thinking = answers_think(chat, record)
+
+    def encoded(turns: Sequence[Message]) -> list[int]:
+        text = render(chat.tokenizer, turns, record.inputs, add_generation_prompt=True, thinking=thinking)
+        return encode_texts(chat.tokenizer, [text], special_text=False)[0]
+
+    turns = turns_of(record)
+    for kept in _without_oldest(turns):
+        ids = encoded(kept)
+        if len(ids) <= limit:
+            return ids
+    place = next((number for number, turn in enumerate(kept) if turn.role not in _SYSTEM), None)
+    if place is None:
+        raise RefusedByTemplate("the prompt does not fit into max_prompt_length", f"{len(ids)} tokens of {limit}")
+    text, excess = kept[place].content, len(ids) - limit
+    for _ in range(_TRIES):
+        text = _without_beginning(chat, text, excess)
+        if not text:
+            break
+        ids = encoded([*kept[:place], replace(kept[place], content=text), *kept[place + 1 :]])
+        if len(ids) <= limit:
+            return ids
+        excess = len(ids) - limit
+    raise RefusedByTemplate("nothing of the last turn fits into max_prompt_length", f"{len(ids)} tokens of {limit}")
+
+
+def _without_oldest(turns: Sequence[Message]) -> Iterator[list[Message]]:
+    """The conversation from each of its user turns on, the longest first, always after the system turns."""
+    system = [turn for turn in turns if turn.role in _SYSTEM]
+    others = [turn for turn in turns if turn.role not in _SYSTEM]
+    starts = [number for number, turn in enumerate(others) if turn.role == "user"] or [0]
+    for start in starts:
+        yield [*system, *others[start:]]
+
+
+def _without_beginning(chat: ChatTokenizer, text: str, num_tokens: int) -> str:
+    """A text without its first tokens, which may be a few more so that no character is halved."""
+    offsets = chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    if num_tokens >= len(offsets):
+        return ""
+    return text[offsets[num_tokens - 1][1] :].lstrip()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Anthropic's HH: ``chosen`` and ``rejected`` are whole dialogues in ``\n\nHuman: … \n\nAssistant: …`` turns.
+
+Bai et al., 2022; https://huggingface.co/datasets/Anthropic/hh-rlhf. What the two share is the prompt.
+"""
+
+from __future__ import annotations
+
+from nemo_mcpo.data.formats.conversation import answer_of, checked_prompt
+from nemo_mcpo.data.formats.nectar import dialogue_turns
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
+from nemo_mcpo.data.formats.rows import Row
+from nemo_mcpo.records import Message
+
+_BEGINNINGS = ("Human:", "Assistant:")
+
+
+def is_dialogue(value: object) -> bool:
+    """Whether a text is a dialogue of this form."""
+    return isinstance(value, str) and value.lstrip().startswith(_BEGINNINGS)
+
+
+def _dialogues(row: Row) -> list[tuple[Message, ...]]:
+    dialogues = [dialogue_turns(require(row, name, str)) for name in ("chosen", "rejected")]
+    for turns in dialogues:
+        if turns[-1].role != "assistant":
+            raise BadRecordError("chosen or rejected does not end with an assistant turn")
+    return dialogues
+
+
+def _prompt(row: Row) -> tuple[Message, ...]:
+    chosen, rejected = (turns[:-1] for turns in _dialogues(row))
+    if chosen != rejected:
+        raise BadRecordError("chosen and rejected have different prompts")
+    return checked_prompt(chosen)
+
+
+def _answers(row: Row) -> list[Answer]:
+    return [answer_of(turns[-1], listed=True) for turns in _dialogues(row)]
+
+
+FORMAT = Format(
+    _prompt,
+    _answers,
+    columns=(frozenset({"chosen", "rejected"}),),
+    prompt_columns=(frozenset({"chosen", "rejected"}),),
+    looks_right=lambda row: "prompt" not in row and is_dialogue(row["chosen"]) and is_dialogue(row["rejected"]),
+)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One turn as data sets write it: OpenAI's ``role`` and ``content``, or ShareGPT's ``from`` and ``value``.
+
+Whatever else a turn holds travels with it to the chat template, which shows it or not (``data.chat_template``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_mcpo.data.formats.records import BadRecordError, checked_text
+from nemo_mcpo.records import Message
+
+ROLES = {
+    "system": "system", "developer": "developer",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "tool": "tool", "observation": "tool", "function_response": "tool", "function": "tool", "ipython": "tool",
+    "function_call": "assistant", "tool_call": "assistant",
+}  # fmt: skip
+"""What the roles of data sets are called in chat templates."""
+
+_CALLS = {"function_call", "tool_call"}
+_OWN = {"role", "from", "content", "value"}
+METADATA = frozenset({
+    "id", "uuid", "message_id", "parent_id", "turn_id", "turn_identifier", "index", "idx", "timestamp", "time", "date",
+    "created", "created_at", "create_time", "model", "model_name", "source", "url", "lang", "language", "score",
+    "rating", "rank", "token_count", "num_tokens", "finish_reason", "metadata",
+})  # fmt: skip
+"""Keys of a turn that no model would see."""
+
+
+def parse_message(turn: Any) -> Message:
+    """A turn of any of the forms above.
+
+    Raises:
+        BadRecordError: it is none, or holds what is not text.
+    """
+    if not isinstance(turn, Mapping):
+        raise BadRecordError("not the format's structure", f"turn: {type(turn).__name__}")
+    given = turn.get("role", turn.get("from"))
+    if not isinstance(given, str):
+        raise BadRecordError("not the format's structure", f"role: {type(given).__name__}")
+    role = ROLES.get(given.lower())
+    if role is None:
+        raise BadRecordError("unknown role", given)
+    content = turn.get("content", turn.get("value"))
+    extra = {key: value for key, value in turn.items() if key not in _OWN | METADATA and not _is_empty(value)}
+    if given in _CALLS:
+        content, extra["tool_calls"] = "", _tool_calls(content)
+    if "function_call" in extra:
+        extra["tool_calls"] = _tool_calls(extra.pop("function_call"))
+    if content is None and not extra:
+        raise BadRecordError("not the format's structure", "content: NoneType")
+    return Message(role, checked_text(_text_of(content)), extra_text(extra))
+
+
+def extra_text(extra: Mapping[str, Any]) -> str:
+    """What a turn holds beside its content, as ``Message.extra``; refuses what is not JSON or not Unicode."""
+    if not extra:
+        return ""
+    try:
+        text = json.dumps(dict(extra), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise BadRecordError("not the format's structure", f"{sorted(extra)}: {error}") from error
+    return checked_text(text)
+
+
+def _text_of(content: Any) -> str:
+    """The text of a content that is text, nothing, or a list of text parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise BadRecordError("not the format's structure", f"content: {type(content).__name__}")
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+        return part["text"]
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise BadRecordError("a part of a message is not text", kind)
+
+
+def _tool_calls(call: Any) -> list[dict[str, Any]]:
+    """OpenAI's ``tool_calls`` from one call, or several, in JSON: ``{"name": …, "arguments": …}``."""
+    try:
+        calls = json.loads(call) if isinstance(call, str) else call
+    except ValueError as error:
+        raise BadRecordError("a function call is not JSON", call) from error
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in calls):
+        raise BadRecordError("a function call has no name", call)
+    return [{"type": "function", "function": dict(one)} for one in calls]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {}) or value == ()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShareGPT: ``conversations`` of ``{"from", "value"}`` turns, and ``chosen`` and ``rejected`` turns beside them.
+
+Without a pair, the last turn of a conversation is its only answer.
+"""
+
+from __future__ import annotations
+
+from nemo_mcpo.data.formats.conversation import (
+    Turns,
+    answer_of,
+    checked_prompt,
+    pair_answers,
+    pair_prompt,
+    prompt_turns,
+    without_answer,
+)
+from nemo_mcpo.data.formats.reader import Format
+from nemo_mcpo.data.formats.records import Answer, require
+from nemo_mcpo.data.formats.rows import Row
+
+
+def _is_pair(row: Row) -> bool:
+    return "chosen" in row and "rejected" in row
+
+
+def _prompt(row: Row) -> Turns:
+    return pair_prompt(row) if _is_pair(row) else checked_prompt(without_answer(_turns(row)))
+
+
+def _answers(row: Row) -> list[Answer]:
+    return (
+        pair_answers(row)
+        if _is_pair(row)
+        else [answer_of(turn) for turn in _turns(row)[-1:] if turn.role == "assistant"]
+    )
+
+
+def _turns(row: Row) -> Turns:
+    return prompt_turns(require(row, "conversations", list))
+
+
+FORMAT = Format(
+    _prompt,
+    _answers,
+    columns=(frozenset({"conversations", "chosen", "rejected"}), frozenset({"conversations"})),
+    prompt_columns=(frozenset({"conversations"}),),
+    looks_right=lambda row: isinstance(row["conversations"], list),
+)

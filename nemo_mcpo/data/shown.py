@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prepared record as the model sees it: text with its special tokens, what is trained, lengths, and what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from nemo_mcpo.data.prepared import PreparedDataset
+
+_WIDTH = 80
+
+
+def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None) -> str:
+    """Row ``index`` in a frame; ``┃`` stands before the lines that are trained, those of completions.
+
+    Args:
+        tokenizer_dir: whose tokenizer the ids are of; without a usable one, the ids are shown.
+    """
+    tree, lost = dataset[index], dataset.lost_tokens(index)
+    tokenizer = _tokenizer(tokenizer_dir)
+    blocks = [_bar("┌", f"record {index + 1} of {len(dataset)}, {dataset.source(index)}")]
+    blocks += _block("│", "prompt", tree.prompt_tokens, tokenizer, _was_cut(lost[0], "before"))
+    for number, completion in enumerate(tree.completions):
+        name = "completion 0, preferred, trained" if number == 0 else f"completion {number}, trained when it is drawn"
+        score = "" if tree.scores is None else f", score {tree.scores[number]:g}"
+        blocks.append(_bar("├", ""))
+        blocks += _block("┃", name + score, completion, tokenizer, _was_cut(lost[1 + number], "behind"))
+    return "\n".join([*blocks, _bar("└", "")])
+
+
+def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
+    if directory is None:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception:  # a directory for which nothing but ids was ever needed
+        return None
+
+
+def _block(
+    border: str, name: str, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None, cut: str
+) -> Sequence[str]:
+    text = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    head = f"{border} ({name}: {len(ids)} tokens{cut})"
+    return [head, *(f"{border} {line}" for line in text.split("\n"))]
+
+
+def _was_cut(lost: int, where: str) -> str:
+    return f", {lost} {where} it were cut" if lost else ""
+
+
+def _bar(corner: str, text: str) -> str:
+    return f"{corner}{f'─ {text} ' if text else ''}".ljust(_WIDTH, "─")

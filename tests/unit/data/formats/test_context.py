@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns beside the prompt: read, or a reason to drop the record, never overlooked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from nemo_mcpo.data.formats import FORMATS, Rules, read_records
+from nemo_mcpo.data.formats.context import SYSTEM_COLUMNS
+from nemo_mcpo.records import Message
+from tests.unit.data.formats.reading import read
+
+ROW: dict[str, Any] = {"prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("column", SYSTEM_COLUMNS)
+def test_a_system_column_is_the_system_turn(write_jsonl: Callable[..., str], column: str) -> None:
+    records, _ = read("jsonl", write_jsonl({**ROW, column: " Be kind. "}))
+    assert records[0].prompt == (Message("system", "Be kind."), Message("user", "2+2?"))
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_empty_system_column_is_none(write_jsonl: Callable[..., str], empty: str | None) -> None:
+    assert len(read("jsonl", write_jsonl({**ROW, "system": empty}))[0][0].prompt) == 1
+
+
+def test_two_system_turns_must_agree(write_jsonl: Callable[..., str]) -> None:
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "2+2?"}]
+    same, other = {**ROW, "prompt": turns, "system": "Be kind."}, {**ROW, "prompt": turns, "system": "Be brief."}
+    records, dropped = read("jsonl", write_jsonl(same, other))
+    assert [turn.content for turn in records[0].prompt] == ["Be kind.", "2+2?"]
+    assert dropped[0].reason == "two different system turns"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("tools", [TOOL]),
+        ("tools", json.dumps([TOOL])),
+        ("tools", TOOL),
+        ("tools", [json.dumps(TOOL)]),
+        ("functions", [TOOL["function"]]),
+        ("tools", json.dumps([TOOL["function"]])),
+    ],
+)
+def test_tools_in_every_form_are_openais(write_jsonl: Callable[..., str], column: str, value: Any) -> None:
+    records, _ = read("jsonl", write_jsonl({**ROW, column: value}))
+    assert json.loads(records[0].inputs) == {"tools": [TOOL]}
+
+
+@pytest.mark.parametrize("empty", [None, "", [], "[]", "null"])
+def test_no_tools(write_jsonl: Callable[..., str], empty: Any) -> None:
+    assert read("jsonl", write_jsonl({**ROW, "tools": empty}))[0][0].inputs == ""
+
+
+def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]) -> None:
+    row = {**ROW, "documents": [{"title": "a", "text": "b"}], "chat_template_kwargs": {"enable_thinking": True}}
+    records, _ = read("jsonl", write_jsonl(row))
+    assert json.loads(records[0].inputs) == {"enable_thinking": True, "documents": [{"title": "a", "text": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("tools", "{oops", "tools is not JSON"),
+        ("tools", 7, "tools is not a list of objects"),
+        ("documents", ["a"], "documents is not JSON"),
+        ("chat_template_kwargs", [1], "chat_template_kwargs is not an object"),
+        ("images", ["a.png"], "the column images is not supported"),
+        ("context", "Paris is in France.", "the column context is not supported"),
+        ("history", [["a", "b"]], "the column history is not supported"),
+    ],
+)
+def test_what_cannot_be_read_drops_the_record(
+    write_jsonl: Callable[..., str], column: str, value: Any, reason: str
+) -> None:
+    records, dropped = read("jsonl", write_jsonl({**ROW, column: value}, {**ROW, column: None}))
+    assert len(records) == 1 and [drop.reason for drop in dropped] == [reason]
+
+
+def test_ignored_keys_are_as_if_they_were_not_there(write_jsonl: Callable[..., str]) -> None:
+    turn = {"role": "user", "content": "2+2?", "mood": "calm"}
+    path = write_jsonl({**ROW, "prompt": [turn], "images": ["a.png"]})
+    rules = Rules(ignored_keys=["images", "mood"])
+    assert next(read_records(FORMATS["jsonl"], path, rules, on_drop=pytest.fail)).prompt == (Message("user", "2+2?"),)
+    assert len(list(read_records(FORMATS["jsonl"], path, Rules(), on_drop=lambda drop: None))) == 0
+
+
+def test_keys_that_arrow_adds_to_every_object_are_not_there(tmp_path) -> None:
+    calls = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    turns = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "4", "name": "add"},
+    ]
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{**ROW, "prompt": turns}]), path)
+    user, call, tool = read("jsonl", str(path))[0][0].prompt
+    assert (user.extra, tool.extra) == ("", '{"name": "add"}')
+    assert json.loads(call.extra) == {"tool_calls": calls} and call.content == ""

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of public data sets in their own columns: the format that is found, the prompt, and the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nemo_mcpo.data.formats import FORMATS, choose_format
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message
+from tests.unit.data.formats.reading import read, texts
+
+USER = {"role": "user", "content": "2+2?"}
+RIGHT, WRONG = {"role": "assistant", "content": "4"}, {"role": "assistant", "content": "5"}
+HUMAN, GPT = {"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}
+QUESTION = (Message("user", "2+2?"),)
+
+PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "anthropic-hh": (
+        "hh",
+        {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+    ),
+    "sharegpt": ("sharegpt", {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "5"}}),
+    "ultrafeedback": (
+        "ultrafeedback",
+        {
+            "instruction": "2+2?",
+            "completions": [{"response": "5", "overall_score": 1}, {"response": "4", "overall_score": 9}],
+            "models": ["a", "b"],
+        },
+    ),
+    "ultrafeedback-binarized": (
+        "jsonl",
+        {
+            "prompt": "2+2?",
+            "prompt_id": "ab12",
+            "chosen": [USER, RIGHT],
+            "rejected": [USER, WRONG],
+            "messages": [USER, RIGHT],
+            "score_chosen": 9.0,
+            "score_rejected": 2.0,
+        },
+    ),
+    "trl-explicit": ("jsonl", {"prompt": [USER], "chosen": [RIGHT], "rejected": [WRONG]}),
+    "trl-implicit": ("jsonl", {"chosen": [USER, RIGHT], "rejected": [USER, WRONG]}),
+    "trl-text": ("jsonl", {"prompt": "2+2?", "chosen": "4", "rejected": "5"}),
+    "tulu": (
+        "jsonl",
+        {"id": "x", "source": "y", "prompt": "2+2?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]},
+    ),
+    "orca": ("jsonl", {"question": "2+2?", "chosen": "4", "rejected": "5"}),
+    "nectar": (
+        "nectar",
+        {
+            "prompt": "\n\nHuman: 2+2?\n\nAssistant: ",
+            "answers": [{"answer": "5", "rank": 2.0, "model": "b"}, {"answer": "4", "rank": 1.0, "model": "a"}],
+            "source": ["x"],
+        },
+    ),
+    "own": ("jsonl", {"prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]}),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_columns_say_which_format_it_is(write_jsonl: Callable[..., str], name: str) -> None:
+    expected, row = PAIRS[name]
+    path = write_jsonl(row)
+    assert choose_format(path, "auto", min_answers=2).name == expected
+    records, dropped = read("auto", path)
+    assert dropped == []
+    assert records[0].prompt == QUESTION and texts(records[0]) == ["4", "5"]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_prompts_are_found_too(write_jsonl: Callable[..., str], name: str) -> None:
+    records, dropped = read("auto", write_jsonl(PAIRS[name][1]), min_answers=0)
+    assert dropped == [] and records[0].prompt == QUESTION
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, RIGHT]},
+        {"prompt": "2+2?", "completion": "4"},
+        {"prompt": [USER], "completion": [RIGHT]},
+        {"conversations": [HUMAN, GPT]},
+    ],
+)
+def test_one_answer_is_enough_for_sft(write_jsonl: Callable[..., str], row: dict) -> None:
+    path = write_jsonl(row)
+    records, dropped = read("auto", path, min_answers=1)
+    assert dropped == [] and records[0].prompt == QUESTION and texts(records[0]) == ["4"]
+    assert read("auto", path)[1][0].reason == "one answer"
+    assert read("auto", path, min_answers=0)[0][0].prompt == QUESTION
+
+
+def test_the_first_row_may_be_one_that_cannot_be_used(write_jsonl: Callable[..., str]) -> None:
+    good = {"prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]}
+    records, dropped = read("auto", write_jsonl({**good, "prompt": None}, good))
+    assert len(records) == len(dropped) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "fitting"),
+    [("anthropic-hh", "jsonl", "hh"), ("nectar", "jsonl", "nectar"), ("sharegpt", "jsonl", "sharegpt")],
+)
+def test_the_wrong_format_names_the_right_one(
+    write_jsonl: Callable[..., str], name: str, given: str, fitting: str
+) -> None:
+    with pytest.raises(DataError, match=f"Cure: set model.data.format={fitting}, which fits"):
+        choose_format(write_jsonl(PAIRS[name][1]), given, min_answers=2)
+
+
+def test_unknown_columns_name_what_is_known(write_jsonl: Callable[..., str]) -> None:
+    with pytest.raises(DataError) as caught:
+        choose_format(write_jsonl({"human_ref_A": "4", "human_ref_B": "5"}), "auto", min_answers=2)
+    assert "data.jsonl:1: the columns of no known format" in str(caught.value)
+    assert all(name in str(caught.value) for name in FORMATS)
+
+
+def test_what_is_not_read_is_named(write_jsonl: Callable[..., str]) -> None:
+    path = write_jsonl({**PAIRS["trl-text"][1], "source": "x", "system": "Be kind."})
+    assert choose_format(path, "auto", min_answers=2).unread == ("source",)
+
+
+def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> None:
+    call = json.dumps({"name": "add", "arguments": {"a": 2}})
+    turns = [HUMAN, {"from": "function_call", "value": call}, {"from": "observation", "value": "4"}]
+    records, _ = read("auto", write_jsonl({**PAIRS["sharegpt"][1], "conversations": turns}))
+    assert [turn.role for turn in records[0].prompt] == ["user", "assistant", "tool"]
+    assert json.loads(records[0].prompt[1].extra) == {
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "Else?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}, "the prompt is not the one of"),
+        ({"chosen": [USER, RIGHT], "rejected": [{**USER, "content": "3+3?"}, WRONG]}, "different prompts"),
+        ({"prompt": [USER], "chosen": [RIGHT, USER], "rejected": [WRONG]}, "does not end with an assistant turn"),
+        ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "a completion of several turns"),
+    ],
+)
+def test_pairs_that_do_not_agree_are_dropped(write_jsonl: Callable[..., str], row: dict, reason: str) -> None:
+    records, dropped = read("jsonl", write_jsonl(row), min_answers=1)
+    assert records == [] and reason in dropped[0].reason
+
+
+def test_a_call_that_both_answers_begin_with_belongs_to_the_prompt(write_jsonl: Callable[..., str]) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+    result = {"role": "tool", "content": "4"}
+    row = {"prompt": [USER], "chosen": [call, result, RIGHT], "rejected": [call, result, WRONG]}
+    records, _ = read("jsonl", write_jsonl(row))
+    assert [turn.role for turn in records[0].prompt] == ["user", "assistant", "tool"]
+    assert texts(records[0]) == ["4", "5"]
