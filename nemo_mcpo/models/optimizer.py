@@ -13,6 +13,7 @@ from megatron.core.transformer.module import Float16Module
 
 from nemo_mcpo.config import Optim
 from nemo_mcpo.models.adam import CompactAdamW
+from nemo_mcpo.models.gradient_norm import install_exact_norm
 from nemo_mcpo.models.state_exchange import exchange_in_pieces
 
 DECAY_STYLES = {
@@ -66,6 +67,7 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
     # What megatron-core derives from use_precision_aware_optimizer, for which it demands Transformer Engine: the
     # optimizer owns the float32 weights.
     config.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = optim.is_compact
+    install_exact_norm()
     optimizer = get_megatron_optimizer(config, wrapped)
     for part in optimizer_parts(optimizer):
         exchange_in_pieces(part)

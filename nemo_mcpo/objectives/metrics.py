@@ -51,7 +51,7 @@ def reward_metrics(rewards: torch.Tensor, valid: torch.Tensor) -> dict[str, torc
     chosen_B, negatives_BM, valid_BM = rewards_BK[:, 0], rewards_BK[:, 1:], valid[:, 1:]
     rejected_B = mean_over_valid(negatives_BM, valid_BM)
     # heaviside is 1, 1/2 or 0 where its argument is positive, zero or negative.
-    wins_BM = torch.heaviside(chosen_B[:, None] - negatives_BM, chosen_B.new_tensor(0.5))
+    wins_BM = torch.heaviside(chosen_B[:, None] - negatives_BM, chosen_B.new_full((), 0.5))
     values = (chosen_B, rejected_B, chosen_B - rejected_B, mean_over_valid(wins_BM, valid_BM))
     count_B = valid_BM.sum(dim=-1)
     metrics = dict(zip(REWARD_METRICS, (value.masked_fill(count_B == 0, math.nan) for value in values), strict=True))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import wraps
 
 import torch
-from torch import Tensor
 
 _FACTORIES = (
     "zeros",
@@ -24,6 +24,7 @@ _FACTORIES = (
     "empty_like",
     "full_like",
 )
+_CUDA = "torch.cuda."
 _installed = False
 
 
@@ -32,11 +33,14 @@ def install_cpu_adapter() -> None:
     global _installed
     if _installed or torch.cuda.is_available():
         return
-    from megatron.core.optimizer import clip_grads
     from megatron.core.tensor_parallel import random as megatron_random
 
     _installed = True
     cpu = torch.device("cpu")
+    with cpu:
+        # The first tensor made under "with torch.device(…)" has torch note which functions make tensors: it must note
+        # its own, since these are what the wrappers below call. Else "with torch.device("meta")" would do nothing.
+        torch.empty(0)
     _replace(
         torch.cuda,
         current_device=lambda: cpu,
@@ -54,7 +58,6 @@ def install_cpu_adapter() -> None:
     )
     _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_report_cuda_type(torch.Tensor.type))
     _replace(torch, **{name: _cuda_literal_means_cpu(getattr(torch, name)) for name in _FACTORIES})
-    _replace(clip_grads, l2_norm_impl=_l2_norm)
     # The tracker warns that the CPU generator moved inside a CUDA context, which is the intention here.
     logging.getLogger(megatron_random.__name__).addFilter(
         lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg
@@ -67,6 +70,7 @@ def _replace(owner: object, **replacements: Callable) -> None:
 
 
 def _cuda_literal_means_cpu(factory: Callable) -> Callable:
+    @wraps(factory)
     def wrapped(*args, **kwargs):
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
@@ -79,19 +83,19 @@ def _cuda_literal_means_cpu(factory: Callable) -> Callable:
 def _report_cuda_type(original: Callable) -> Callable:
     """Megatron's optimizers compare ``tensor.type()`` with literals such as ``torch.cuda.FloatTensor``."""
 
+    @wraps(original)
     def tensor_type(self, dtype=None, non_blocking=False, **kwargs):
-        if dtype is None and not kwargs:
-            return original(self).replace("torch.", "torch.cuda.", 1)
-        return original(self, dtype, non_blocking, **kwargs)
+        if dtype is not None or kwargs:
+            return original(self, _of_the_cpu(dtype), non_blocking, **kwargs)
+        name = original(self)
+        # Function modes and tensor subclasses call the method by its name: then this one has already answered.
+        already = name.startswith(_CUDA) or self.device.type != "cpu"
+        return name if already else name.replace("torch.", _CUDA, 1)
 
     return tensor_type
 
 
-def _l2_norm(chunk_size: int, noop_flag: Tensor, tensor_lists: list[list[Tensor]], *args) -> tuple[Tensor, None]:
-    """The norm of all tensors together, ``[1]``.
-
-    Megatron's own for CPUs adds up in float32: over millions of numbers that is off by 1e-4, and by another amount
-    for every way to split the tensors between ranks.
-    """
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensors in tensor_lists for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms)).float().reshape(1), None
+def _of_the_cpu(dtype: object) -> object:
+    """A type to convert to: a torch.dtype, a tensor type or its name, which ``a.type(b.type())`` gives."""
+    name = f"{dtype.__module__}.{dtype.__name__}" if isinstance(dtype, type) else dtype
+    return name.replace(_CUDA, "torch.", 1) if isinstance(name, str) and name.startswith(_CUDA) else dtype
