@@ -20,8 +20,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from nemo_mcpo.errors import DataError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-RENAMED = {"TokenizersBackend": PreTrainedTokenizerFast.__name__}
+RENAMED = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 """Class that transformers 5 writes -> the older name, which both know."""
+
+
+class TokenizersBackend(PreTrainedTokenizerFast):
+    """Under the newer name, since transformers warns of a file that names another class than the one that loads it."""
 
 
 def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenizerBase:
@@ -41,7 +45,7 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
         if "extra_special_tokens" not in older and "extra_special_tokens" in settings:
             changed["extra_special_tokens"] = {}
         renamed = changed.pop("tokenizer_class", None)
-        cls = PreTrainedTokenizerFast if renamed else AutoTokenizer
+        cls = TokenizersBackend if renamed else AutoTokenizer
         return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **changed)
     except Exception as error:  # transformers and tokenizers raise whatever they met, the latter bare Exceptions
         raise DataError(

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer
+from nemo_mcpo.models.huggingface.generation_settings import end_tokens
 from nemo_mcpo.models.huggingface.loading import load_model
-from nemo_mcpo.models.huggingface.tokenizer_files import end_tokens
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
 
@@ -47,7 +47,7 @@ def load_policy(directory: str | Path) -> Policy:
     """
     device = local_device()
     chat = load_chat_tokenizer(str(directory))
-    ends = end_tokens(chat.tokenizer, Path(directory))
+    ends = end_tokens(Path(directory), chat.tokenizer.eos_token_id, chat.end_of_turn)
     dtype = torch.float32 if device.type == "cpu" else "auto"
     model = load_model(AutoModelForCausalLM, directory, where="the policy", dtype=dtype)
     return Policy(model.to(device), chat, tuple(ends))

@@ -54,8 +54,8 @@ def neutralized(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in CHANGES_SAMPLES} | neutral_settings(vocab_size)
 
 
-def declared_ends(directory: Path) -> list[int]:
-    """The end tokens that generation_config.json and config.json declare, in this order, each once.
+def end_tokens(directory: Path, *more: int | None) -> list[int]:
+    """The end tokens that generation_config.json and config.json declare, then ``more``, each once.
 
     Raises:
         CheckpointError: a file that is damaged, or an end that is no token.
@@ -70,4 +70,4 @@ def declared_ends(directory: Path) -> list[int]:
                 )
             if token is not None and token >= 0:  # some write -1 for none
                 ends.append(token)
-    return list(dict.fromkeys(ends))
+    return list(dict.fromkeys([*ends, *(token for token in more if token is not None)]))

@@ -12,11 +12,9 @@ import json
 import shutil
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.models.huggingface.checkpoint import read_json
-from nemo_mcpo.models.huggingface.generation_settings import GENERATION_CONFIG, declared_ends, neutralized
+from nemo_mcpo.models.huggingface.generation_settings import GENERATION_CONFIG, end_tokens, neutralized
 from nemo_mcpo.platform.saved_tokenizers import TOKENIZER_CONFIG, load_tokenizer, older_spelling
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -44,27 +42,21 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
         elif (source_dir / name).exists():
             shutil.copyfile(source_dir / name, directory / name)
     settings = read_json(directory / GENERATION_CONFIG) if (directory / GENERATION_CONFIG).exists() else {}
-    ends = declared_ends(source_dir)
+    ends = end_tokens(source_dir)
     if any((directory / name).exists() for name in VOCABULARIES):
         path = directory / TOKENIZER_CONFIG
         older = older_spelling(read_json(path) if path.exists() else {})
         write_json(path, older | {"model_input_names": MODEL_INPUTS})
         tokenizer = load_tokenizer(source_dir)
-        ends = end_tokens(tokenizer, source_dir)
+        # Every token at which an answer ends: those that are declared, the tokenizer's, and the chat template's.
+        end_of_turn = load_chat_tokenizer(str(source_dir)).end_of_turn if tokenizer.chat_template else None
+        ends = end_tokens(source_dir, tokenizer.eos_token_id, end_of_turn)
         pad = ends[0] if ends and tokenizer.pad_token_id is None else tokenizer.pad_token_id
         for key, token in (("bos_token_id", tokenizer.bos_token_id), ("pad_token_id", pad)):
             settings[key] = token if settings.get(key) is None else settings[key]
     if ends:
         settings["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     write_json(directory / GENERATION_CONFIG, neutralized(settings, vocab_size))
-
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase, source_dir: Path) -> list[int]:
-    """Every token at which an answer ends: those that the files declare, the tokenizer's, and the chat template's."""
-    ends = [*declared_ends(source_dir), tokenizer.eos_token_id]
-    if tokenizer.chat_template:
-        ends.append(load_chat_tokenizer(str(source_dir)).end_of_turn)
-    return list(dict.fromkeys(end for end in ends if end is not None))
 
 
 def write_json(path: Path, contents: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.generation_settings import (
     CHANGES_SAMPLES,
-    declared_ends,
+    end_tokens,
     neutral_settings,
     neutralized,
 )
@@ -69,7 +69,8 @@ def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
     (tmp_path / "config.json").write_text(json.dumps(config))
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert declared_ends(tmp_path) == ends
+    assert end_tokens(tmp_path) == ends
+    assert end_tokens(tmp_path, 2, None, 7) == list(dict.fromkeys([*ends, 2, 7]))
 
 
 @pytest.mark.parametrize(
@@ -84,5 +85,5 @@ def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
 def test_a_damaged_file_is_refused(tmp_path, text, message):
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message) as caught:
-        declared_ends(tmp_path)
+        end_tokens(tmp_path)
     assert "\n" not in str(caught.value)

@@ -147,3 +147,9 @@ def test_damaged_shards_are_refused(saved, tmp_path, damage, message):
 def test_a_language_model_is_no_reward_model(saved):
     with pytest.raises(CheckpointError, match=r"files lack weights \(got score\.weight"):
         load_model(AutoModelForSequenceClassification, saved["whole"], where="judge", without=("lm_head.",))
+
+
+def test_weights_keep_their_precision_where_asked(tmp_path):
+    save_model(tmp_path, "qwen3", dtype=torch.bfloat16)
+    assert load_model(AutoModelForCausalLM, tmp_path, where="here", dtype="auto").dtype == torch.bfloat16
+    assert load_model(AutoModelForCausalLM, tmp_path, where="here").dtype == torch.float32

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer
 from nemo_mcpo.errors import CheckpointError, DataError
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
-from nemo_mcpo.models.huggingface.tokenizer_files import end_tokens, write_tokenizer_files
-from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
+from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
 
 SETTINGS = "generation_config.json"
 
@@ -60,13 +59,6 @@ def test_the_ends_of_a_model_without_tokenizer_are_kept(source):
         file.unlink()
     (source / SETTINGS).write_text(json.dumps({"eos_token_id": [2, 3]}))
     assert written(source) == {"eos_token_id": [2, 3]} | neutral_settings(300)
-
-
-def test_every_end_is_found_once(source):
-    (source / SETTINGS).write_text(json.dumps({"eos_token_id": [5, 2]}))
-    tokenizer = load_tokenizer(source)
-    config = json.loads((source / "config.json").read_text())
-    assert end_tokens(tokenizer, source) == list(dict.fromkeys([5, 2, config["eos_token_id"]]))
 
 
 @pytest.mark.parametrize(
