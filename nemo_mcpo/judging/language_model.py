@@ -23,6 +23,7 @@ from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, Reply
 from nemo_mcpo.rollouts.completions import converse
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.rollouts.probe import check_models
 from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
@@ -163,6 +164,7 @@ class LanguageModelJudge:
             top_p=TOP_P,
             max_tokens=self.settings.max_tokens,
             seed=attempt,
+            **(LAUNCHERS[self.settings.server.launcher].warm if attempt else {}),
         )
         return self.serving.pool.ask(request, prompt)
 

@@ -85,7 +85,7 @@ def prompt_problem(prompt: Prompt, reply: Reply) -> str:
             return f"{what}: it begins twice with token {got[0]}"
         same = next((n for n, (one, other) in enumerate(zip(got, wanted, strict=False)) if one != other), None)
         return what if same is None else f"{what}: token {same} is {got[same]} instead of {wanted[same]}"
-    return f"{what}: another template, two beginning-of-text tokens, or a prompt that only one of us has cut"
+    return f"{what}: another template or tokenizer, two beginning-of-text tokens, or one of us has cut it"
 
 
 def length_problem(reply: Reply, max_tokens: int) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nemo_mcpo.config import Server
 
@@ -26,6 +27,8 @@ class Launcher:
         command: program and arguments, from a model's directory, a port, the settings and a directory for files.
         parallel: it spreads a model over several GPUs, and limits batches and lengths as the settings say.
         needs_gpu: it does not run on CPUs.
+        warm: fields without which it ignores a temperature above 0, unless the directory's ``generation_config.json``
+            says ``do_sample``.
         loads_by_name: started without a model, it loads whatever directory a request names; ``/v1/models`` lists what
             is loaded so far.
     """
@@ -33,6 +36,7 @@ class Launcher:
     command: Callable[[str, int, Server, Path], list[str]]
     parallel: bool
     needs_gpu: bool = False
+    warm: Mapping[str, Any] = field(default_factory=dict)
     loads_by_name: bool = False
 
 
@@ -108,7 +112,12 @@ def transformers_command(model: str, port: int, settings: Server, files: Path) -
 LAUNCHERS: Mapping[str, Launcher] = {
     "trtllm": Launcher(trtllm_command, parallel=True, needs_gpu=True),
     "vllm": Launcher(vllm_command, parallel=True),
-    "transformers": Launcher(transformers_command, parallel=False, loads_by_name=True),
+    "transformers": Launcher(
+        transformers_command,
+        parallel=False,
+        warm={"generation_config": '{"do_sample": true}'},
+        loads_by_name=True,
+    ),
 }
 """By ``server.launcher``."""
 

@@ -84,6 +84,15 @@ def test_a_verdict_is_asked_for_again_until_it_can_be_read(tmp_path):
     assert [body["temperature"] for body in behaviour.requests] == [0.0, 0.7, 0.7]
 
 
+def test_another_attempt_is_warmer_on_transformers_serve_too(tmp_path):
+    """It ignores a temperature where nobody says do_sample: the same reply would come again."""
+    replies = iter(["no idea", "<verdict>B</verdict>"])
+    behaviour = Behaviour(lambda body: next(replies))
+    judged(behaviour, tmp_path, QUESTIONS[1:2], **{"judge.server.launcher": "transformers"})
+    first, second = behaviour.requests
+    assert "generation_config" not in first and json.loads(second["generation_config"]) == {"do_sample": True}
+
+
 def test_the_served_model_is_checked(tmp_path):
     with pytest.raises(RolloutError, match=r"the server has another model \(got policy, expected j"):
         judged(Behaviour(verdict_of, models=["policy"]), tmp_path)
