@@ -23,7 +23,7 @@ def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) 
 
     Returns:
         medians over the turns: ``tokens_per_second``, ``replies_per_second``, ``cpu_milliseconds`` (of this process, a
-        reply); and what was asked.
+        reply); ``slowest`` and ``fastest``, the turns' tokens a second; and what was asked.
     """
     question = [{"role": "user", "content": "word " * (QUESTION_CHARACTERS // 5)}]
     request = partial(
@@ -39,12 +39,15 @@ def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) 
         tokens = [count for some in in_threads(ask, range(replies), serving.num_requests()) for count in some]
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         speeds.append((sum(tokens) / seconds, len(tokens) / seconds, 1000 * cpu / len(tokens)))
-    middle = [median(values) for values in zip(*speeds[1:], strict=True)]
+    measured = speeds[1:]
+    middle = [median(values) for values in zip(*measured, strict=True)]
     return {
         "replies": replies,
         "in_flight": serving.num_requests(),
         "tokens_a_reply": sum(tokens) / len(tokens),
         **dict(zip(("tokens_per_second", "replies_per_second", "cpu_milliseconds"), middle, strict=True)),
+        "slowest": min(speed for speed, *_ in measured),
+        "fastest": max(speed for speed, *_ in measured),
     }
 
 
@@ -52,6 +55,7 @@ def table(report: dict) -> str:
     """One line for people."""
     return (
         f"{report['replies']} replies of {report['tokens_a_reply']:.0f} tokens, {report['in_flight']} in flight: "
-        f"{report['tokens_per_second']:,.0f} tokens/s, {report['replies_per_second']:.0f} replies/s, "
+        f"{report['tokens_per_second']:,.0f} tokens/s ({report['slowest']:,.0f}–{report['fastest']:,.0f}), "
+        f"{report['replies_per_second']:.0f} replies/s, "
         f"{report['cpu_milliseconds']:.2f} ms of CPU a reply"
     )

@@ -22,12 +22,14 @@ class AssistantTurn:
 
     Attributes:
         end: the token that ends it.
-        lead: what the template puts between the generation prompt and an answer, such as Llama 2's space.
+        head: tokens that the template puts before every answer, up to a special one (gpt-oss's final channel).
+        lead: the text that it puts between these and an answer, such as Llama 2's space.
         tags: between which the model thinks, if it does.
         empty_thought: what an answer without a thought begins with where the prompt has opened one; None = not known.
     """
 
     end: int
+    head: tuple[int, ...]
     lead: str
     tags: Tags | None
     empty_thought: str | None
@@ -53,8 +55,9 @@ def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> A
     between = before.removeprefix(prompt) if found and before.startswith(prompt) else ""
     tags = tags_of(template_text(tokenizer))
     if tags and is_open(tags, prompt):
-        return AssistantTurn(end, "", tags, between if tags.end in between else None)
-    return AssistantTurn(end, _matching_lead(tokenizer, prompt, between), tags, None)
+        return AssistantTurn(end, (), "", tags, between if tags.end in between else None)
+    head, lead = _head_and_lead(tokenizer, prompt, between)
+    return AssistantTurn(end, head, lead, tags, None)
 
 
 def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
@@ -63,13 +66,18 @@ def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
     return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
 
 
-def _matching_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> str:
-    """The lead with which an answer encoded alone has the tokens that it has in the whole text.
+def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> tuple[tuple[int, ...], str]:
+    """The head and lead with which an answer encoded alone has the tokens that it has in the whole text.
 
     SentencePiece tokenizers put a space before every text by themselves, byte-level ones do not.
     """
-    prompt_ids, whole_ids = encode_texts(tokenizer, [prompt, prompt + between + _SENTINEL], special_text=False)
-    for lead in (between, between.lstrip()):
-        if prompt_ids + encode_texts(tokenizer, [lead + _SENTINEL], special_text=True)[0] == whole_ids:
-            return lead
-    return ""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    border = max((between.rfind(token) + len(token) for token in special if token in between), default=0)
+    lead = between[border:]
+    prompt_ids, head_ids, whole_ids = encode_texts(
+        tokenizer, [prompt, between[:border], prompt + between + _SENTINEL], special_text=False
+    )
+    for candidate in (lead, lead.lstrip()):
+        if prompt_ids + head_ids + encode_texts(tokenizer, [candidate + _SENTINEL], special_text=True)[0] == whole_ids:
+            return tuple(head_ids), candidate
+    return tuple(head_ids), lead if lead.strip() else ""

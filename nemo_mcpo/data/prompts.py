@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from nemo_mcpo.data.formats import FORMATS, Rules, choose_format, read_records
 from nemo_mcpo.errors import DataError
-from nemo_mcpo.records import Message
+from nemo_mcpo.records import Message, PreferenceRecord
 
 
 def read_conversations(
@@ -27,10 +28,20 @@ def read_conversations(
         raise DataError("prompts without words", where=data, got=f"format {name}", cure=cure)
     rules = Rules(min_answers=0, ignored_keys=ignored_keys)
     return {
-        wanted[_number(record.source)]: tuple(turn for turn in record.prompt if isinstance(turn, Message))
+        wanted[_number(record.source)]: _with_inputs(record)
         for record in read_records(FORMATS[name], data, rules, on_drop=lambda record: None)
         if _number(record.source) in wanted
     }
+
+
+def _with_inputs(record: PreferenceRecord) -> tuple[Message, ...]:
+    """The turns, with tools and other inputs of the template in a system turn, where judges see them."""
+    turns = tuple(turn for turn in record.prompt if isinstance(turn, Message))
+    if not record.inputs:
+        return turns
+    if turns[0].role == "system":
+        return (replace(turns[0], extra=record.inputs), *turns[1:])
+    return (Message("system", "", record.inputs), *turns)
 
 
 def _number(source: str) -> str:

@@ -65,7 +65,7 @@ def continuation(
     """What follows ``prompt`` for one answer."""
     text, extra = response.text or "", _extra(response)
     if extra:
-        return _structured(chat, record, prompt, response)
+        return _structured(chat, record, prompt, response, thinking)
     tags = chat.turn.tags
     if tags is None:
         return Continuation(text)
@@ -83,10 +83,12 @@ def encode_continuations(chat: ChatTokenizer, answers: Sequence[Continuation]) -
     plain = iter(encode_answers(chat, [answer.text for answer in answers if not answer.from_template]))
     written = [answer.text for answer in answers if answer.from_template]
     ids = iter(encode_texts(chat.tokenizer, written, special_text=False) if written else ())
-    return [_ended(next(ids), chat.end_of_turn) if answer.from_template else next(plain) for answer in answers]
+    return [_ended(chat, next(ids)) if answer.from_template else next(plain) for answer in answers]
 
 
-def _structured(chat: ChatTokenizer, record: PreferenceRecord, prompt: str, response: Response) -> Continuation:
+def _structured(
+    chat: ChatTokenizer, record: PreferenceRecord, prompt: str, response: Response, thinking: bool
+) -> Continuation:
     """An answer that is more than text, such as a tool call, as the template itself writes it after the prompt."""
     turns, extra = turns_of(record), _extra(response)
     thought = next((extra[key] for key in THOUGHT_KEYS if extra.get(key)), None)
@@ -97,13 +99,13 @@ def _structured(chat: ChatTokenizer, record: PreferenceRecord, prompt: str, resp
         text = inlined(tags, response.text or "", thought)
         return Continuation(continued(tags, prompt, text, None) if is_open(tags, prompt) else text)
     whole_turns = [*turns, Message("assistant", response.text or "", response.extra)]
-    whole = render(chat.tokenizer, whole_turns, record.inputs, add_generation_prompt=False, thinking=True)
-    check_shown(chat.tokenizer, whole_turns, record.inputs, whole, thinking=True)
+    whole = render(chat.tokenizer, whole_turns, record.inputs, add_generation_prompt=False, thinking=thinking)
+    check_shown(chat.tokenizer, whole_turns, record.inputs, whole, thinking=thinking)
     if not whole.startswith(prompt):
         what = "the chat template does not continue the prompt with this answer"
         raise RefusedByTemplate(what, f"keys {sorted(extra)}")
     _refuse_special_text(chat, response)
-    return Continuation(whole.removeprefix(prompt), from_template=True)
+    return Continuation(whole.removeprefix(prompt).rstrip(), from_template=True)
 
 
 def _refuse_special_text(chat: ChatTokenizer, response: Response) -> None:
@@ -114,9 +116,10 @@ def _refuse_special_text(chat: ChatTokenizer, response: Response) -> None:
         raise RefusedByTemplate("an answer with further keys spells a special token", spelled[0])
 
 
-def _ended(ids: list[int], end: int) -> list[int]:
-    """Up to the end of the turn, which a template may write another token instead of."""
-    return [*(ids[: ids.index(end)] if end in ids else ids), end]
+def _ended(chat: ChatTokenizer, ids: list[int]) -> list[int]:
+    """With the end of the turn, or with the special token that the template ends a tool call with."""
+    added = chat.tokenizer.added_tokens_decoder
+    return ids if ids and ids[-1] in added and added[ids[-1]].special else [*ids, chat.end_of_turn]
 
 
 def _extra(response: Response) -> dict[str, object]:

@@ -109,9 +109,7 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
     """
     marks = special_tokens(chat.tokenizer, chat.turn.tags[:2]) if chat.turn.tags else {}
     encoded = encode_around(chat.tokenizer, [chat.lead + text for text in texts], marks)
-    for ids in encoded:
-        ids.append(chat.end_of_turn)
-    return encoded
+    return [[*chat.turn.head, *ids, chat.end_of_turn] for ids in encoded]
 
 
 def _load(directory: str) -> PreTrainedTokenizerFast:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts, render_prompt
-from nemo_mcpo.records import Message
+from nemo_mcpo.records import Message, PreferenceRecord, Response
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch
 
 
@@ -29,6 +30,15 @@ class Decoding:
 def prompt_tokens(chat: ChatTokenizer, questions: Sequence[str]) -> list[list[int]]:
     """Token ids of single-turn prompts, as training sees them."""
     return encode_prompts(chat, [render_prompt(chat, [Message("user", question)]) for question in questions])
+
+
+def pair_tokens(
+    chat: ChatTokenizer, questions: Sequence[str], answers: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of single-turn prompts, and of one answer to each, as training sees them."""
+    pairs = [_rendered(chat, question, answer) for question, answer in zip(questions, answers, strict=True)]
+    completions = encode_continuations(chat, [pair.answers[0] for pair in pairs])
+    return encode_prompts(chat, [pair.prompt for pair in pairs]), completions
 
 
 def generate_answers(
@@ -51,3 +61,7 @@ def generate_answers(
                 answers[row] = answer.text
             bar.update(len(rows))
     return answers
+
+
+def _rendered(chat: ChatTokenizer, question: str, answer: str) -> RenderedRecord:
+    return render_record(chat, PreferenceRecord(question, (Message("user", question),), (Response(answer),)))

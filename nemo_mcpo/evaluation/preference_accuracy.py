@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from nemo_mcpo.data.tokenization import encode_answers
-from nemo_mcpo.evaluation.answers import prompt_tokens
+from nemo_mcpo.evaluation.answers import pair_tokens
 from nemo_mcpo.evaluation.intervals import Interval, clustered_rate_interval
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length
 
@@ -50,7 +49,7 @@ def answer_logps(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], batch_size: int, progress: bool = False
 ) -> list[float]:
     """Log-prob of each answer to its question, nats, summed over tokens in float32; in the order given."""
-    prompts, completions = prompt_tokens(policy.chat, questions), encode_answers(policy.chat, list(answers))
+    prompts, completions = pair_tokens(policy.chat, questions, answers)
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
     logps = [0.0] * len(lengths)
     with tqdm(total=len(lengths), desc="log-probs", unit="answer", disable=not progress) as bar:

@@ -12,12 +12,7 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
@@ -26,8 +21,10 @@ from nemo_mcpo.judging.fence import inert, with_tokens
 from nemo_mcpo.judging.identity import hash_directory
 from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
 from nemo_mcpo.judging.turns import turn_text
+from nemo_mcpo.models.huggingface.loading import load_model
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
+from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 from nemo_mcpo.rollouts.generation import batches_by_length
 
 logger = logging.getLogger(__name__)
@@ -48,25 +45,18 @@ class RewardModelJudge:
     def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:
         self.batch_size, self.cache = batch_size, cache
         self.identity = hash_directory(Path(directory))
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            cure = "give a directory that AutoModelForSequenceClassification loads"
-            raise CheckpointError(
-                "no usable reward model", where="judge.reward_model", got=str(error)[:150], cure=cure
-            ) from error
+        where = "judge.reward_model"
+        self.tokenizer = load_tokenizer(directory, where)
+        model = load_model(AutoModelForSequenceClassification, directory, where=where, without=("lm_head.",))
         if model.config.num_labels != 1:
             raise CheckpointError(
                 "the reward model has several outputs",
-                where="judge.reward_model",
+                where=where,
                 got=model.config.num_labels,
                 expected="one: the reward",
                 cure="give a reward model, not a classifier",
             )
-        self.model = model.eval().to(local_device())
+        self.model = model.to(local_device())
         self.pad = model.config.pad_token_id
         self.limit = _window(self.tokenizer, model.config)
         special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)

@@ -9,40 +9,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer
+from nemo_mcpo.models.huggingface.generation_settings import end_tokens
+from nemo_mcpo.models.huggingface.loading import load_model
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model and its tokenizer, ready to answer; weights on ``model.device``."""
+    """A model and its tokenizer, ready to answer; weights on ``model.device``.
+
+    ``ends`` are the tokens at which an answer stops: the end of a turn, and every other that its files declare.
+    """
 
     model: PreTrainedModel
     chat: ChatTokenizer
+    ends: tuple[int, ...]
 
 
 class Answer(NamedTuple):
-    """``num_tokens`` without the end-of-turn token, which a ``finished`` answer has."""
+    """``tokens`` as they were drawn, without the end token; ``finished`` where that was the end of the turn."""
 
     text: str
     num_tokens: int
     finished: bool
+    tokens: tuple[int, ...]
 
 
 def load_policy(directory: str | Path) -> Policy:
-    """Load safetensors weights and tokenizer of a local directory: float32 on a CPU, as they are stored on a GPU."""
+    """Load safetensors weights and tokenizer of a local directory: float32 on a CPU, as they are stored on a GPU.
+
+    Raises:
+        CheckpointError, DataError: a file is missing or damaged, or transformers refuses it.
+    """
     device = local_device()
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        torch_dtype=torch.float32 if device.type == "cpu" else "auto",
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    return Policy(model.eval().to(device), load_chat_tokenizer(str(directory)))
+    chat = load_chat_tokenizer(str(directory))
+    ends = end_tokens(Path(directory), chat.tokenizer.eos_token_id, chat.end_of_turn)
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    model = load_model(AutoModelForCausalLM, directory, where="the policy", dtype=dtype)
+    return Policy(model.to(device), chat, tuple(ends))
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -57,29 +65,35 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[
 def generate_batch(
     policy: Policy, prompts: Sequence[Sequence[int]], *, temperature: float, max_tokens: int, top_p: float, seed: int
 ) -> list[Answer]:
-    """One answer a prompt; ``temperature`` 0 is greedy. The caller's random numbers are left alone."""
+    """One answer a prompt; ``temperature`` 0 is greedy. The caller's random numbers are left alone.
+
+    What is sampled follows from these arguments: nothing of the directory's ``generation_config.json`` but its end
+    tokens is heard.
+    """
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):  # on the left, so that every answer starts in the same column
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
-    end_of_turn = policy.chat.end_of_turn
+    settings = GenerationConfig(
+        max_new_tokens=max_tokens,
+        eos_token_id=list(policy.ends),
+        pad_token_id=policy.chat.end_of_turn,
+        **({"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p} if temperature > 0 else {}),
+    )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         generated = policy.model.generate(
-            ids.to(policy.model.device),
-            attention_mask=mask.to(policy.model.device),
-            max_new_tokens=max_tokens,
-            eos_token_id=end_of_turn,
-            pad_token_id=end_of_turn,
-            **(sampling if temperature > 0 else {"do_sample": False}),
+            ids.to(policy.model.device), attention_mask=mask.to(policy.model.device), generation_config=settings
         )
-    return [_answer(policy.chat, tokens, end_of_turn) for tokens in generated[:, longest:].tolist()]
+    return [_answer(policy, tokens) for tokens in generated[:, longest:].tolist()]
 
 
-def _answer(chat: ChatTokenizer, tokens: list[int], end_of_turn: int) -> Answer:
-    finished = end_of_turn in tokens
-    own = tokens[: tokens.index(end_of_turn)] if finished else tokens
-    return Answer(chat.tokenizer.decode(own, skip_special_tokens=True).strip(), len(own), finished)
+def _answer(policy: Policy, tokens: list[int]) -> Answer:
+    """What was drawn before the first end token; another one than the end of the turn does not finish an answer."""
+    length = next((place for place, token in enumerate(tokens) if token in policy.ends), len(tokens))
+    finished = tokens[length : length + 1] == [policy.chat.end_of_turn]
+    own = tokens[:length]
+    text = policy.chat.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Answer(text.strip(), len(own), finished, tuple(own))

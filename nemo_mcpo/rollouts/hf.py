@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 
-from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch, load_policy
+from nemo_mcpo.rollouts.answers import EMPTY
+from nemo_mcpo.rollouts.generation import Answer, Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.sampling.seeding import seed_from
 
@@ -40,12 +41,19 @@ class HuggingFaceEngine:
                 top_p=self.sampling.top_p,
                 seed=batch_seed(self.sampling.seed, [request.key for request in batch]),
             )
-            samples = [Sample(request.key, *answer) for request, answer in zip(batch, answers, strict=True)]
+            samples = [sample_of(request.key, answer) for request, answer in zip(batch, answers, strict=True)]
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
         """See ``samples.Engine``."""
         self._policy = None
+
+
+def sample_of(key: SampleKey, answer: Answer) -> Sample:
+    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text."""
+    if not answer.text:
+        return Sample(key, "", 0, False, EMPTY)
+    return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
 
 
 def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[list[SampleRequest]]:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of servers that we start, in one table: command lines, options in files, and what each understands.
+"""The kinds of servers that we start, in one table: command lines, options in files, and where they run.
 
-A server is another program with a Python environment of its own; nothing of it is imported here. Where each fact comes
-from (version and file upstream, or a run) is in ``docs/servers.md``.
+A server is another program with a Python environment of its own; nothing of it is imported here. What each of them
+understands in a request is found out by asking (``probe.py``); ``docs/servers.md`` says what that is.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mcpo.config import Server
@@ -26,19 +26,14 @@ class Launcher:
         command: program and arguments, from a model's directory, a port, the settings and a directory for files.
         parallel: it spreads a model over several GPUs, and limits batches and lengths as the settings say.
         needs_gpu: it does not run on CPUs.
-        neutral: fields of a request beyond OpenAI's that switch off whatever else would change what is sampled. Only
-            those that this server knows: TensorRT-LLM and transformers refuse a request with an unknown field.
-        return_token_ids: fields that make it return the ids of generated tokens, in ``choices[0].token_ids``; empty
-            where it cannot.
-        seeded: a request's ``seed`` decides its answer.
+        loads_by_name: started without a model, it loads whatever directory a request names; ``/v1/models`` lists what
+            is loaded so far.
     """
 
     command: Callable[[str, int, Server, Path], list[str]]
     parallel: bool
     needs_gpu: bool = False
-    neutral: Mapping[str, object] = field(default_factory=dict)
-    return_token_ids: Mapping[str, object] = field(default_factory=dict)
-    seeded: bool = True
+    loads_by_name: bool = False
 
 
 def trtllm_options(settings: Server) -> dict[str, object]:
@@ -110,12 +105,10 @@ def transformers_command(model: str, port: int, settings: Server, files: Path) -
     return [*settings.command, "serve", model, *_words({"--host": HOST, "--port": port}), *settings.arguments]
 
 
-_NEUTRAL: Mapping[str, object] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-
 LAUNCHERS: Mapping[str, Launcher] = {
-    "trtllm": Launcher(trtllm_command, parallel=True, needs_gpu=True, neutral=_NEUTRAL, seeded=False),
-    "vllm": Launcher(vllm_command, parallel=True, neutral=_NEUTRAL, return_token_ids={"return_token_ids": True}),
-    "transformers": Launcher(transformers_command, parallel=False),
+    "trtllm": Launcher(trtllm_command, parallel=True, needs_gpu=True),
+    "vllm": Launcher(vllm_command, parallel=True),
+    "transformers": Launcher(transformers_command, parallel=False, loads_by_name=True),
 }
 """By ``server.launcher``."""
 

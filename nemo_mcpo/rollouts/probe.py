@@ -18,6 +18,7 @@ import openai
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, send
 from nemo_mcpo.rollouts.completions import complete, converse
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.serving import Serving
 
@@ -58,15 +59,15 @@ WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
 
 
 def check_models(serving: Serving) -> None:
-    """From now on each server is asked by the name under which it lists our model; some list none.
+    """From now on each server is asked by the name under which it lists our model; some list none, or load it then.
 
     Raises:
-        RolloutError: a server lists models, and ours is not among them.
+        RolloutError: a server lists models, ours is not among them, and it does not load ours when it is asked for it.
     """
-    for url, listed in serving.pool.each(_listed_models):
+    loads = LAUNCHERS[serving.pool.settings.launcher].loads_by_name
+    for url, (listed, name) in serving.pool.each(partial(_own_name, model=serving.model, loads=loads)):
         if not listed:
             continue
-        name = listed_name(serving.model, listed)
         if name is None:
             raise RolloutError(
                 "the server has another model",
@@ -78,8 +79,35 @@ def check_models(serving: Serving) -> None:
         serving.pool.learn(url, model=name)
 
 
+def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str, str], str | None]:
+    """What a server lists, and its name of our model, which one that ``loads`` models by name need not list."""
+    listed = _listed_models(client)
+    name = listed_name(model, listed)
+    if name is None and listed and loads and _answers(client, model):
+        name = model
+    return listed, name
+
+
+def _answers(client: openai.OpenAI, model: str) -> bool:
+    """Whether a server answers in the name of a model, which it perhaps has to load."""
+    messages = [{"role": "user", "content": "1"}]
+
+    def ask(to: openai.OpenAI) -> Reply:
+        return converse(to, model, messages, whole=False, **draw(0.0, 1, 1))
+
+    try:
+        send(ask, client)
+    except RefusedError:
+        return False
+    except AwayError as error:
+        if error.failed:  # it could not load it
+            return False
+        raise
+    return True
+
+
 def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
-    """The listed name that means ``model``, a directory or a name; None where there is none, or more than one.
+    """A listed name that means ``model``, a directory or a name; None where there is none, or several models have one.
 
     Args:
         listed: names, and the directory that each of them is served from, empty where the server does not say.
@@ -99,7 +127,7 @@ def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
     for is_ours in rules:
         found = [name for name in listed if is_ours(name)]
         if found:
-            return found[0] if len(found) == 1 else None
+            return found[0] if len({listed[name] or name for name in found}) == 1 else None
     return None
 
 

@@ -14,20 +14,21 @@ from urllib.parse import urlsplit
 from nemo_mcpo.config import Server
 from nemo_mcpo.config.online import api_key
 from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
 
 SECONDS = 10.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a URL that is given is meant as it stands
 
 
 def check_urls(settings: Server, section: str, model: str | None, *, must_run: bool) -> list[str]:
-    """Notes about servers that do not run yet.
+    """Notes about servers that do not run yet, or do not have the model yet.
 
     Args:
         model: the name that they must list, where they list any; None: it is not known yet.
         must_run: one that does not answer is an error.
 
     Raises:
-        ConfigError: no URL, an unknown host, a key that is refused, another model.
+        ConfigError: no URL, an unknown host, a key that is refused, another model (and the server loads none by name).
     """
     notes = []
     key = api_key(settings, section)
@@ -50,6 +51,9 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
             notes.append(f"{problem}; it must before it is needed")
             continue
         if model and listed and not {model, Path(model).name} & {*listed, *(Path(name).name for name in listed)}:
+            if LAUNCHERS[settings.launcher].loads_by_name:
+                notes.append(f"{section}.urls: {url} has {', '.join(listed[:5])}; it must load {model} when asked to")
+                continue
             raise ConfigError(
                 "the server has another model",
                 where=url,

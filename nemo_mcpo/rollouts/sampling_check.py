@@ -11,6 +11,7 @@
 On a GPU two greedy answers can differ where two tokens are nearly equally good, since a request that finds its prompt
 in the cache is computed in another order. So two of several draws have to agree, not all of them.
 
+A server that refuses T = 100 is not checked for a top_k: vLLM 0.32 takes at most 2, and the ``top_k`` of the requests.
 Penalties for repetition and a min_p that nobody asked for cannot be seen this way: the requests and the exported
 directory say that there are none, where a server listens to either.
 """

@@ -85,7 +85,7 @@ def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel
             max_positions=_max_positions(text),
             itemsize=BYTES.get(dtype, 2),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             "not the configuration of a language model", where=where, got=repr(error), cure="give another directory"
         ) from error
@@ -95,6 +95,7 @@ def _max_positions(text: Mapping[str, Any]) -> int | None:
     """As vLLM derives it: some kinds of scaling lengthen what ``max_position_embeddings`` says, others are in it."""
     longest = text.get("max_position_embeddings")
     scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    scaling = scaling.get("full_attention") or scaling  # transformers 5 may have one for each type of layer
     kind, factor = scaling.get("rope_type") or scaling.get("type"), scaling.get("factor")
     if longest is None or kind not in ("linear", "dynamic", "yarn") or not factor:
         return longest

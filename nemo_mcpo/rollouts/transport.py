@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to servers that nobody has to trust: bounded in time and bytes, without redirects, without a proxy at home.
+"""HTTP to servers that nobody has to trust: bounded in time and bytes, without redirects, and never through a proxy.
 
-A time-out of httpx bounds each read, so that a server which sends a byte now and then holds a request for ever. Here
-``seconds`` bounds the whole exchange, from connecting to the last byte.
+A time-out of httpx bounds each read, so that a server which sends a byte now and then, of its headers or of its body,
+holds a request for ever. Here ``seconds`` bounds the whole exchange, from connecting to the last byte. That takes
+connections of our own, which httpcore, the part of httpx that speaks HTTP, accepts from outside.
+
+A URL that is given is meant as it stands: whatever ``HTTP_PROXY`` says, prompts and keys go to that server.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import socket
 import threading
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
-
-from nemo_mcpo.errors import ConfigError
 
 CONNECT_SECONDS = 5.0
 MAX_REPLY_BYTES = 16 << 20
@@ -34,8 +33,10 @@ class UnusableReplyError(Exception):
 class BoundedTransport(httpx.BaseTransport):
     """Threads may share one; each of them has one exchange at a time.
 
+    What goes wrong on the way is raised as httpcore raises it.
+
     Args:
-        url: of the server; decides about the proxy.
+        url: of the server.
         seconds: for one exchange, from connecting to the last byte.
         max_bytes: of one reply's body.
     """
@@ -43,27 +44,26 @@ class BoundedTransport(httpx.BaseTransport):
     def __init__(self, url: str, seconds: float, max_bytes: int = MAX_REPLY_BYTES) -> None:
         self._seconds, self._max_bytes = seconds, max_bytes
         self._deadline = _Deadline()
-        self._pool = _connections(url, _Backend(self._deadline))
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context() if urlsplit(url).scheme == "https" else None,
+            max_connections=None,
+            keepalive_expiry=_KEEPALIVE_SECONDS,
+            network_backend=_Backend(self._deadline),
+        )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See ``httpx.BaseTransport``."""
         self._deadline.at = time.monotonic() + self._seconds
-        target = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.url.raw_path,
-        )
-        with _errors_of_httpx():
-            reply = self._pool.handle_request(
-                httpcore.Request(
-                    request.method,
-                    target,
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
+        url = request.url
+        reply = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
             )
+        )
         body = _Body(reply, self._max_bytes)
         try:
             _check_headers(httpx.Headers(reply.headers), self._max_bytes)
@@ -90,11 +90,11 @@ class _Deadline(threading.local):
         return left if timeout is None else min(timeout, left)
 
 
-class _Backend(httpcore.NetworkBackend):
+class _Backend(httpcore.SyncBackend):
     """Connections whose every step ends with the deadline."""
 
     def __init__(self, deadline: _Deadline) -> None:
-        self._deadline, self._inner = deadline, httpcore.SyncBackend()
+        self._deadline = deadline
 
     def connect_tcp(
         self,
@@ -102,14 +102,11 @@ class _Backend(httpcore.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable | None = None,
+        socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         timeout = self._deadline.left(timeout, httpcore.ConnectTimeout)
-        stream = self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
+        stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
         return _Stream(stream, self._deadline)
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -127,13 +124,11 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._inner.close()
 
-    def start_tls(
-        self, ssl_context: object, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
         timeout = self._deadline.left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._deadline)  # type: ignore[arg-type]
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._deadline)
 
-    def get_extra_info(self, info: str) -> object:
+    def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
 
 
@@ -145,57 +140,14 @@ class _Body(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         size = 0
-        with _errors_of_httpx():
-            for part in self._reply.iter_stream():
-                size += len(part)
-                if size > self._max_bytes:
-                    raise UnusableReplyError(f"the reply has more than {self._max_bytes >> 20} MiB")
-                yield part
+        for part in self._reply.iter_stream():
+            size += len(part)
+            if size > self._max_bytes:
+                raise UnusableReplyError(f"the reply has more than {self._max_bytes >> 20} MiB")
+            yield part
 
     def close(self) -> None:
         self._reply.close()
-
-
-def proxy_of(url: str) -> httpx.Proxy | None:
-    """The environment's proxy for a server elsewhere; none for this machine, private hosts, and those in NO_PROXY.
-
-    Raises:
-        ConfigError: the proxy is of a kind that is not supported.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    found = urllib.request.getproxies()
-    proxy = found.get(parts.scheme) or found.get("all")
-    if not proxy or urllib.request.proxy_bypass(host) or is_private(host):
-        return None
-    if urlsplit(proxy).scheme not in ("http", "https"):
-        raise ConfigError(
-            "a proxy of this kind is not supported",
-            where=f"{parts.scheme.upper()}_PROXY",
-            got=urlsplit(proxy).scheme,
-            expected="http://HOST:PORT",
-            cure=f"change it, or put {host} into NO_PROXY",
-        )
-    return httpx.Proxy(proxy)
-
-
-def is_private(host: str) -> bool:
-    """Whether a host is this machine or one of a private network, by its addresses; a name without dots always is.
-
-    >>> is_private("127.0.0.1"), is_private("10.1.2.3"), is_private("8.8.8.8"), is_private("node17")
-    (True, True, False, True)
-    """
-    try:
-        return not ipaddress.ip_address(host.partition("%")[0]).is_global
-    except ValueError:
-        pass
-    if "." not in host:
-        return True
-    try:
-        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:  # behind a proxy, names elsewhere often cannot be resolved
-        return False
-    return all(not ipaddress.ip_address(address).is_global for address in found)
 
 
 def is_this_machine(host: str) -> bool:
@@ -210,24 +162,6 @@ def is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _connections(url: str, backend: _Backend) -> httpcore.ConnectionPool:
-    """As many connections as threads ask for, direct or through a proxy."""
-    proxy = proxy_of(url)
-    tls = httpx.create_ssl_context() if urlsplit(url).scheme == "https" or proxy is not None else None
-    if proxy is None:
-        return httpcore.ConnectionPool(
-            ssl_context=tls, max_connections=None, keepalive_expiry=_KEEPALIVE_SECONDS, network_backend=backend
-        )
-    return httpcore.HTTPProxy(
-        proxy_url=str(proxy.url),
-        proxy_auth=proxy.raw_auth,
-        ssl_context=tls,
-        max_connections=None,
-        keepalive_expiry=_KEEPALIVE_SECONDS,
-        network_backend=backend,
-    )
-
-
 def _check_headers(headers: httpx.Headers, max_bytes: int) -> None:
     """What they announce is refused before a byte of it is read; a few compressed bytes can become gigabytes."""
     encoding = headers.get("Content-Encoding", "identity")
@@ -236,24 +170,3 @@ def _check_headers(headers: httpx.Headers, max_bytes: int) -> None:
     length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise UnusableReplyError(f"the reply has {length} bytes, more than {max_bytes >> 20} MiB")
-
-
-_MEANINGS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
-    (httpcore.ConnectTimeout, httpx.ConnectTimeout),
-    (httpcore.TimeoutException, httpx.ReadTimeout),
-    (httpcore.ConnectError, httpx.ConnectError),
-    (httpcore.NetworkError, httpx.ReadError),
-    (httpcore.ProxyError, httpx.ProxyError),
-    (httpcore.UnsupportedProtocol, httpx.UnsupportedProtocol),
-    (httpcore.ProtocolError, httpx.RemoteProtocolError),
-)
-
-
-@contextmanager
-def _errors_of_httpx() -> Iterator[None]:
-    """Raise httpcore's errors as httpx's, which the client knows."""
-    try:
-        yield
-    except tuple(theirs for theirs, _ in _MEANINGS) as error:
-        ours = next(ours for theirs, ours in _MEANINGS if isinstance(error, theirs))
-        raise ours(str(error)) from error

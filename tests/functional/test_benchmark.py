@@ -58,6 +58,7 @@ def test_replies_of_servers(tmp_path, flags):
     [report], text = benchmark(tmp_path, "client", *counts, *flags)
     assert (report["replies"], report["in_flight"], report["tokens_a_reply"]) == (40, 4, 50.0)
     assert report["tokens_per_second"] == pytest.approx(50 * report["replies_per_second"]) and text.count("\n") == 1
+    assert 0 < report["slowest"] == report["fastest"] == report["tokens_per_second"]
 
 
 def test_where_the_time_of_a_step_goes(tmp_path):

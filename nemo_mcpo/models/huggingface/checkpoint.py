@@ -22,6 +22,8 @@ from nemo_mcpo.models.huggingface.families import IGNORED_SUFFIXES, tensor_shape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+OPTIONAL_FILES = ("generation_config.json",)
+"""Files of a model directory that need not be there."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The dtypes that weights may be stored in, by their safetensors names."""
@@ -58,9 +60,11 @@ def read_json(path: Path) -> dict[str, Any]:
             "the file is missing", where=str(path), cure="point at a complete Hugging Face model directory"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError("cannot read the file as JSON", where=str(path), got=error) from error
+        cure = "download the file again" + (", or delete it" if path.name in OPTIONAL_FILES else "")
+        raise CheckpointError("cannot read the file as JSON", where=str(path), got=error, cure=cure) from error
     if not isinstance(contents, dict):
-        raise CheckpointError("not a JSON object", where=str(path), got=type(contents).__name__)
+        got = "a list" if isinstance(contents, list) else type(contents).__name__
+        raise CheckpointError("not a JSON object", where=str(path), got=got, cure="download the file again")
     return contents
 
 

@@ -8,27 +8,36 @@ pass in a way that the megatron-core model does not follow is refused: there is 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.checkpoint import check_directory, read_json
 from nemo_mcpo.models.huggingface.families import FAMILIES, find_family
-from nemo_mcpo.trees.rotary import ROPE_SCALINGS
+from nemo_mcpo.models.huggingface.generation_settings import CHANGES_SAMPLES
+from nemo_mcpo.models.huggingface.refusals import refuse_unsupported
+from nemo_mcpo.models.huggingface.rope import checked_scaling, read_rope, spelled_for_4, spelled_for_both
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
-REQUIRED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "partial_rotary_factor": 1.0,
-    "quantization_config": None,
+NULL_IS_DEFAULT = ("head_dim", "rope_theta", "rope_scaling", "hidden_act", "rms_norm_eps", "tie_word_embeddings")
+HOW_IT_RUNS = (
+    *("attn_implementation", "_attn_implementation", "return_dict", "output_attentions", "output_hidden_states"),
+    *("torchscript", "gradient_checkpointing"),
+)
+"""Keys of the machine that a model was saved on, which say nothing of what it computes."""
+UNREAD_WINDOW = {
+    "never": ("sliding_window", "use_sliding_window", "max_window_layers"),
+    "always": ("use_sliding_window", "max_window_layers"),
+    "by_layer": (),
 }
-"""Key of config.json -> the only value that is supported, where the key is there."""
+"""``Family.window_use`` -> keys that say nothing."""
+_CURE = "use the config.json that belongs to the model"
 
 SIZES = (
     "num_hidden_layers",
@@ -41,18 +50,49 @@ SIZES = (
 )
 
 
-def read_architecture(directory: str | Path) -> ModelArchitecture:
-    """The architecture that a Hugging Face directory's config.json describes."""
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The contents of a directory's config.json, as the installed transformers reads them; of any family."""
     directory = Path(directory)
     check_directory(directory)
     where = directory / CONFIG_FILE
-    raw = _with_legacy_rope(read_json(where))
-    family = find_family(raw, where)
+    raw = spelled_for_4(read_json(where), str(where))
+    # transformers takes null for a value of its own, not for one that was left out.
+    null = {key for key in NULL_IS_DEFAULT if raw.get(key, 0) in (None, {})}
+    return {key: value for key, value in raw.items() if key not in {*null, *HOW_IT_RUNS}}
+
+
+def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig:
+    """transformers' configuration of what ``read_config`` gave, with the family's defaults.
+
+    Raises:
+        CheckpointError: transformers does not know the family, or refuses a value.
+    """
+    if str(raw.get("model_type")) not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"transformers {__version__} does not know this model_type",
+            where=str(where),
+            got=raw.get("model_type"),
+            cure="choose a model that this version knows, or install one that knows it",
+        )
     try:
-        config = AutoConfig.for_model(**raw)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError("transformers refuses the configuration", where=str(where), got=error) from error
-    _refuse_unsupported(config, where)
+        return AutoConfig.for_model(**raw)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            "transformers refuses the configuration",
+            where=str(where),
+            got=f"{type(error).__name__}: {error}"[:150],
+            cure="use the config.json that belongs to the model",
+        ) from error
+
+
+def read_architecture(directory: str | Path) -> ModelArchitecture:
+    """The architecture that a Hugging Face directory's config.json describes."""
+    where = Path(directory) / CONFIG_FILE
+    raw = read_config(directory)
+    family = find_family(raw, where)
+    refuse_unsupported(raw, family, where)
+    rope_scaling = checked_scaling(read_rope(raw, str(where)).scaling, str(where))
+    config = transformers_config(raw, where)
     _check_sizes(config, where)
     dtype = str(config.dtype or "float32").removeprefix("torch.")
     heads = config.num_attention_heads
@@ -63,103 +103,90 @@ def read_architecture(directory: str | Path) -> ModelArchitecture:
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=heads,
         num_query_groups=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        head_dim=_head_dim(config, where),
         vocab_size=config.vocab_size,
         max_positions=config.max_position_embeddings,
         norm_epsilon=config.rms_norm_eps,
         rope_theta=float(config.rope_theta),
-        rope_scaling=_rope_scaling(config, where),
+        rope_scaling=rope_scaling,
         tied_embeddings=config.tie_word_embeddings,
         qkv_bias=FAMILIES[family].qkv_bias,
         qk_norm=FAMILIES[family].qk_norm,
-        sliding_window=_sliding_window(config, FAMILIES[family].window_use, where),
+        sliding_window=_sliding_window(config, raw.get("layer_types"), where),
         dtype=dtype if dtype in DTYPES else "float32",
     )
-
-
-def _with_legacy_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes ``rope_parameters``; the version used here reads ``rope_theta`` and ``rope_scaling``."""
-    parameters = raw.get("rope_parameters")
-    if not isinstance(parameters, dict):
-        return raw
-    scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
-    rope = {"rope_scaling": scaling if scaling.get("rope_type", "default") != "default" else None}
-    if "rope_theta" in parameters:
-        rope["rope_theta"] = parameters["rope_theta"]
-    if "partial_rotary_factor" in parameters:
-        rope["partial_rotary_factor"] = parameters["partial_rotary_factor"]
-    return raw | rope
-
-
-def _refuse_unsupported(config: PretrainedConfig, where: Path) -> None:
-    for key, required in REQUIRED.items():
-        value = getattr(config, key, required)
-        if value != required:
-            raise CheckpointError(
-                f"{key} is not supported",
-                where=str(where),
-                got=f"{key}: {json.dumps(value, default=str)}",
-                expected=json.dumps(required),
-                cure="choose another model" if required is not None else "use the model before quantisation",
-            )
 
 
 def _check_sizes(config: PretrainedConfig, where: Path) -> None:
     for key in SIZES:
         value = getattr(config, key)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(
-                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1"
+                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1", cure=_CURE
             )
     if config.num_attention_heads % config.num_key_value_heads:
         raise CheckpointError(
             "num_attention_heads must be a multiple of num_key_value_heads",
             where=str(where),
             got=f"{config.num_attention_heads} and {config.num_key_value_heads}",
+            cure=_CURE,
         )
+    epsilon, tied = config.rms_norm_eps, config.tie_word_embeddings
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
+        raise CheckpointError("not a number", where=f"{where}: rms_norm_eps", got=epsilon, cure=_CURE)
+    if not isinstance(tied, bool):
+        raise CheckpointError("neither true nor false", where=f"{where}: tie_word_embeddings", got=tied, cure=_CURE)
 
 
-def _rope_scaling(config: PretrainedConfig, where: Path) -> dict[str, object] | None:
-    scaling = getattr(config, "rope_scaling", None)
-    if not scaling:
-        return None
-    rope_type = scaling.get("rope_type", scaling.get("type"))
-    if rope_type not in ROPE_SCALINGS:
+def _head_dim(config: PretrainedConfig, where: Path) -> int:
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if not isinstance(size, int) or size < 2 or size % 2:
+        what = "the size of a head must be even: the rotary embedding turns pairs"
+        raise CheckpointError(what, where=f"{where}: head_dim", got=size, cure=_CURE)
+    return size
+
+
+def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> int | None:
+    """The window, where the attention of every layer uses it; None where none does.
+
+    ``declared`` are config.json's own ``layer_types``, which some programs follow in families that do not read them.
+    """
+    use = FAMILIES[config.model_type].window_use
+    window = None if use == "never" else getattr(config, "sliding_window", None)
+    if declared is not None and (not isinstance(declared, list) or len(declared) != config.num_hidden_layers):
+        expected = f"a list of {config.num_hidden_layers} names"
         raise CheckpointError(
-            "this rotary scaling is not supported",
-            where=f"{where}: rope_scaling",
-            got=rope_type,
-            expected=", ".join(ROPE_SCALINGS),
+            "not a type for each layer", where=f"{where}: layer_types", got=declared, expected=expected, cure=_CURE
         )
-    if rope_type == "default":
+    kinds = set(map(str, config.layer_types if use == "by_layer" else declared or ()))
+    kinds = kinds or {"full_attention" if window is None else "sliding_attention"}
+    if kinds == {"full_attention"} and (use == "by_layer" or window is None):
         return None
-    return {"rope_type": rope_type} | {
-        key: value for key, value in scaling.items() if key not in ("type", "rope_type")
-    }
-
-
-def _sliding_window(config: PretrainedConfig, window_use: str, where: Path) -> int | None:
-    """The window, where the attention of every layer uses it; None where none does."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or window_use == "never":
-        return None
-    kinds = {"sliding_attention"} if window_use == "always" else set(config.layer_types)
-    if len(kinds) > 1:
+    if kinds != {"sliding_attention"} or window is None:
         raise CheckpointError(
-            "a sliding window in some layers only is not supported",
-            where=f"{where}: max_window_layers",
-            got=config.max_window_layers,
-            expected=f"0 or at least {config.num_hidden_layers}",
-            cure="set use_sliding_window: false if your sequences are shorter than the window",
+            "a sliding window in some layers only, or another kind of attention, is not supported",
+            where=f"{where}: layer_types, max_window_layers",
+            got=f"{', '.join(sorted(kinds))} and sliding_window: {json.dumps(window)}",
+            expected="the same in every layer",
+            cure="set use_sliding_window: false, and delete layer_types, if sequences are shorter than the window",
         )
-    return window if "sliding_attention" in kinds else None
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise CheckpointError("not a size", where=f"{where}: sliding_window", got=window, cure=_CURE)
+    return window
 
 
 def write_config(directory: Path, architecture: ModelArchitecture, source_dir: Path | None, dtype: str) -> None:
-    """Write config.json: the source model's own where there is one, with the dtype of the written weights."""
+    """Write config.json: the source model's own where there is one, with the dtype of the written weights.
+
+    What older and newer readers spell differently stands there in both spellings. Nothing in it changes what a program
+    samples, or makes one use a window that the model was trained without.
+    """
     config = read_json(source_dir / CONFIG_FILE) if source_dir else fresh_config(architecture)
-    # Older readers know torch_dtype only; newer ones write dtype, and prefer it.
-    config |= {key: dtype for key in ("torch_dtype", "dtype") if key == "torch_dtype" or key in config}
+    # Some servers read the keys of a window in families of which transformers does not.
+    unread = {*CHANGES_SAMPLES, *UNREAD_WINDOW[FAMILIES[architecture.family].window_use]}
+    config = {key: value for key, value in config.items() if key not in unread}
+    config |= spelled_for_both(architecture.rope_theta, architecture.rope_scaling)
+    config |= {"head_dim": architecture.head_dim, "torch_dtype": dtype, "dtype": dtype}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -188,6 +215,6 @@ def fresh_config(architecture: ModelArchitecture) -> dict[str, object]:
     }
     if FAMILIES[architecture.family].window_use != "never":
         config["sliding_window"] = architecture.sliding_window
-    if architecture.sliding_window is not None:
+    if FAMILIES[architecture.family].window_use == "by_layer" and architecture.sliding_window is not None:
         config |= {"use_sliding_window": True, "max_window_layers": 0}
     return config

@@ -47,7 +47,7 @@ def export_model(
             partial = start_partial(directory)
             write_config(partial, architecture, source_dir, dtype)
             if source_dir is not None:
-                write_tokenizer_files(partial, source_dir)
+                write_tokenizer_files(partial, source_dir, architecture.vocab_size)
         except (OSError, NemoMcpoError) as error:
             problem = error
     raise_on_every_rank(problem, directory)

@@ -157,7 +157,8 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 def find_family(config: dict[str, Any], where: Path) -> str:
     """The key in ``FAMILIES`` of a config.json's contents; anything unsupported is refused."""
     model_type = config.get("model_type")
-    architectures = config.get("architectures") or []
+    declared = config.get("architectures") or []
+    architectures = declared if isinstance(declared, list) else [declared]
     family = FAMILIES.get(str(model_type))
     if family is None or any(name not in family.architectures for name in architectures):
         supported = [f"{name} ({key})" for key, known in FAMILIES.items() for name in known.architectures]

@@ -15,6 +15,7 @@ from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.config import fresh_config
 from nemo_mcpo.models.huggingface.families import FAMILIES
+from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, start_partial
 from nemo_mcpo.models.huggingface.texts import read_texts
 from nemo_mcpo.models.huggingface.tokenizer_files import MODEL_INPUTS
@@ -178,7 +179,7 @@ def _save_random_weights(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-    model.generation_config = GenerationConfig(do_sample=True, **token_ids)
+    model.generation_config = GenerationConfig(**neutral_settings(architecture.vocab_size), **token_ids)
     model.save_pretrained(directory, safe_serialization=True)
     for file in directory.glob("*.safetensors"):
         file.chmod(0o644)  # the library makes them private, but a server may run as another user

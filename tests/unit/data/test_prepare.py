@@ -92,6 +92,8 @@ def test_a_second_call_opens_what_the_first_wrote(
         {"drop_ranks": [3]},
         {"max_candidates": 1},
         {"vocab_size": 9999},
+        {"ignored_keys": ["mood"]},
+        {"keep_repeated": True},
     ],
 )
 def test_every_option_is_in_the_fingerprint(
@@ -123,6 +125,41 @@ def test_long_prompts_and_answers_are_cut_and_counted(
     assert dataset[1].prompt_tokens.tolist() == [6, 7, 8, 9]
     assert [completion.tolist() for completion in dataset[1].completions] == [[7, 7], [8]]
     assert (dataset.report.truncated_prompts, dataset.report.truncated_answers) == (1, 1)
+
+
+def test_the_same_answer_counts_once(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+    twice = {"prompt": "Hi", "responses": [{"text": text} for text in ("fine", "five", "fine ", "five", "two")]}
+    alone = {"prompt": "Hi", "chosen": "fine", "rejected": "fine"}
+    dataset = build(write_jsonl(twice, alone))
+    assert len(dataset) == 1 and dataset.num_completions.tolist() == [3]
+    assert dataset.report.repeated_answers == 2
+    assert dict(dataset.report.dropped) == {"the answers are all the same": 1}
+    kept = build(write_jsonl(twice, alone), keep_repeated=True)
+    assert kept.num_completions.tolist() == [5, 2] and kept.fingerprint != dataset.fingerprint
+
+
+def test_scores_stay_with_their_answers(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
+    answers = [{"text": text, "score": score} for text, score in (("fine", 5), ("five", 4), ("fine", 3), ("two", 2))]
+    scores = build(write_jsonl({"prompt": "Hi", "responses": answers}))[0].scores
+    assert scores is not None and scores.tolist() == [5, 4, 2]
+
+
+def test_answers_that_differ_behind_the_limit_are_the_same(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
+    row = {"prompt": "Hi", "responses": [{"text": "fine " * 200 + end} for end in ("one", "two")]}
+    with pytest.raises(DataError, match="1 x the answers are all the same once they are cut"):
+        build(write_jsonl(row))
+    tokens = {"prompt_ids": [1], "responses": [{"ids": [3, 4, 5]}, {"ids": [3, 4, 6]}]}
+    with pytest.raises(DataError, match="once they are cut"):
+        build(write_jsonl(tokens), "tokens", max_prompt_length=2, max_length=3)
+
+
+def test_one_answer_is_one_for_sft(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+    dataset = build(write_jsonl({"prompt": "Hi", "chosen": "fine", "rejected": "fine"}), min_answers=1)
+    assert dataset.num_completions.tolist() == [1]
 
 
 @pytest.mark.parametrize("bad_id", [-1, 100, 2**31])

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from nemo_mcpo.data.prompts import read_conversations
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.records import Message
 from tests.unit.data.formats.reading import read
 
@@ -75,3 +77,19 @@ def test_offline_responses_count_more_than_a_pair_beside_them(tmp_path):
     row = {"prompt": "Hi", "chosen": "c", "responses": [{"text": "a"}, {"text": "b"}]}
     records, dropped = read("jsonl", write(tmp_path / "data.jsonl", [row]))
     assert dropped == [] and [response.text for response in records[0].responses] == ["a", "b"]
+
+
+def test_judges_see_tools(tmp_path):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    rows = [{"prompt": "Hi", "tools": tools}, {"prompt": "Ho", "tools": tools, "system": "Be kind."}]
+    data = write(tmp_path / "data.jsonl", rows)
+    alone, beside = read_conversations(data, "jsonl", [f"{data}:1", f"{data}:2"]).values()
+    assert [turn.role for turn in alone] == [turn.role for turn in beside] == ["system", "user"]
+    assert turn_text(alone[0]) == '(tools) [{"type": "function", "function": {"name": "add"}}]'
+    assert turn_text(beside[0]).startswith("Be kind.\n(tools) ")
+
+
+def test_token_ids_have_no_words(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"prompt_ids": [1, 2]}])
+    with pytest.raises(DataError, match="prompts without words"):
+        read_conversations(data, "auto", [f"{data}:1"])

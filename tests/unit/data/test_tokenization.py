@@ -140,3 +140,14 @@ def test_tokenizer_hash_changes_with_the_content_only(tmp_path: Path) -> None:
     assert tokenizer_hash(one) == tokenizer_hash(two)
     (tmp_path / "two" / "chat_template.jinja").write_text("other")
     assert tokenizer_hash(one) != tokenizer_hash(two)
+
+
+def test_special_tokens_before_every_answer_are_tokens(tmp_path: Path) -> None:
+    template = LLAMA3.replace("'<|end_header_id|>\n\n' + (m", "'<|end_header_id|>\n\n<|final|> ' + (m", 1)
+    special = (*FAMILIES["llama3"].special_tokens, "<|final|>")
+    family = dataclasses.replace(FAMILIES["llama3"], template=template, special_tokens=special)
+    chat = load_chat_tokenizer(save_tokenizer(tmp_path, family))
+    ids = encode_answers(chat, ["I am <|final|> fine."])[0]
+    final = chat.tokenizer.convert_tokens_to_ids("<|final|>")
+    assert chat.lead == " " and chat.turn.head[-1] == final
+    assert ids[: len(chat.turn.head)] == list(chat.turn.head) and ids.count(final) == 1

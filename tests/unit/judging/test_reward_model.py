@@ -78,6 +78,13 @@ def test_not_a_reward_model(tmp_path):
         RewardModelJudge(str(tmp_path / "empty"), 4, VerdictCache(tmp_path / "cache"))
 
 
+def test_a_language_model_has_no_score(directory, tmp_path):
+    """transformers would draw the layer that gives the score at random."""
+    policy = Path(directory).parent / "policy"
+    with pytest.raises(CheckpointError, match=r"judge\.reward_model: .*lack weights \(got score\.weight.*Cure: "):
+        RewardModelJudge(str(policy), 4, VerdictCache(tmp_path))
+
+
 @pytest.fixture
 def copy(directory, tmp_path) -> Path:
     """The model, to be changed."""
@@ -103,6 +110,22 @@ PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 def test_a_model_without_a_usable_template_is_refused(copy, tmp_path, template):
     with pytest.raises(CheckpointError, match=r"judge\.reward_model: the reward model has no usable chat template"):
         RewardModelJudge(with_template(copy, template), 4, VerdictCache(tmp_path / "cache"))
+
+
+def test_what_transformers_5_spells_anew_is_read_alike(copy, directory, tmp_path):
+    expected = RewardModelJudge(directory, 4, VerdictCache(tmp_path / "one"))
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    marks = settings.pop("additional_special_tokens")
+    newer = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": marks}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | newer))
+    config = json.loads((copy / "config.json").read_text())
+    theta = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
+    del config["rope_scaling"]
+    for base, is_same in ((theta["rope_theta"], True), (77.0, False)):
+        (copy / "config.json").write_text(json.dumps(config | {"rope_parameters": theta | {"rope_theta": base}}))
+        judge = RewardModelJudge(str(copy), 4, VerdictCache(tmp_path / f"{base}"))
+        found = [judge._scores(["red seven twelve"]), expected._scores(["red seven twelve"])]
+        assert (found[0] == found[1]) == is_same
 
 
 def test_another_template_or_tokenizer_is_another_judge(copy, directory, tmp_path):

@@ -100,7 +100,7 @@ def test_no_server_answers():
 
 def test_a_slow_server_is_given_up():
     slow = Behaviour(lambda body: time.sleep(1.0) or "late")
-    with fake_server(slow) as url, pytest.raises(RolloutError, match="APITimeoutError"):
+    with fake_server(slow) as url, pytest.raises(RolloutError, match="timed out"):
         ServerPool([url], settings(timeout_seconds=0.2, retry_seconds=0.3)).ask(ask_chat)
 
 

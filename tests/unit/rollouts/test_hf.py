@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
-from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches
-from nemo_mcpo.rollouts.samples import Prompt, SampleKey, SampleRequest, Sampling
+from nemo_mcpo.rollouts.answers import EMPTY
+from nemo_mcpo.rollouts.generation import Answer
+from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches, sample_of
+from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
 from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=12, top_p=1.0, seed=5)
@@ -44,11 +46,18 @@ def test_the_same_requests_give_the_same_samples(engine):
     assert first == again and first.keys() == {request.key for request in REQUESTS}
     assert len({sample.text for sample in first.values()}) > len(REQUESTS) // 2
     assert all(0 <= sample.num_tokens <= SAMPLING.max_tokens for sample in first.values())
+    assert all(len(sample.tokens) == sample.num_tokens for sample in first.values())
     assert all(sample.finished == (sample.num_tokens < SAMPLING.max_tokens) for sample in first.values())
     # After an interruption whole batches are left out, and what a torn batch still lacks is as it would have been.
     done = {request.key for request in REQUESTS[:5]}
     left = {sample.key: sample for samples in engine.generate(REQUESTS, done) for sample in samples}
     assert left == {key: sample for key, sample in first.items() if key not in done}
+
+
+def test_samples_are_those_of_every_engine():
+    key = REQUESTS[0].key
+    assert sample_of(key, Answer("red", 2, False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
+    assert sample_of(key, Answer("", 1, True, (20,))) == Sample(key, "", 0, False, EMPTY)
 
 
 def test_a_policy_must_be_loaded():

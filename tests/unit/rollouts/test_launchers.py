@@ -57,10 +57,3 @@ def test_transformers_serve(tmp_path):
 @pytest.mark.parametrize(("launcher", "number"), [("trtllm", 8), ("vllm", 8), ("transformers", 1)])
 def test_gpus_of_a_server(launcher, number):
     assert gpus_of(settings(launcher=launcher, **PARALLEL)) == number
-
-
-def test_fields_that_a_server_would_refuse_are_not_named():
-    """TensorRT-LLM takes no ``return_token_ids``, and transformers nothing beyond OpenAI's own fields."""
-    assert LAUNCHERS["trtllm"].return_token_ids == {} and LAUNCHERS["transformers"].neutral == {}
-    for launcher in ("trtllm", "vllm"):
-        assert LAUNCHERS[launcher].neutral == {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}

@@ -25,6 +25,7 @@ OURS = "/runs/7/policy-0"
         (OURS, {f"{OURS}/": ""}, f"{OURS}/"),
         (OURS, {"/runs/7/../7/policy-0": ""}, "/runs/7/../7/policy-0"),
         (OURS, {"served": OURS, "policy-0": "/elsewhere"}, "served"),  # vLLM says where a model comes from
+        (OURS, {"served": OURS, "also": OURS}, "served"),  # two names of one model
         (OURS, {"Policy-0": ""}, "Policy-0"),
         (OURS, {"/runs/8/policy-0": ""}, None),
         (OURS, {"policy-1": "", "policy-00": "", "my/policy-0": ""}, None),
@@ -57,6 +58,29 @@ def asked_for(*listed: list[str]) -> list[list[str]]:
 
 def test_each_server_is_asked_by_its_own_name():
     assert asked_for(["policy-0"], [OURS], [], [f"main={OURS}"]) == [["policy-0"], [OURS], [OURS], ["main"]]
+
+
+def serving_of(url: str, launcher: str) -> Serving:
+    keys = {"rollouts.server.launcher": launcher}
+    return Serving(ServerPool([url], online(keys).rollouts.server), OURS, ())
+
+
+def test_a_server_that_loads_models_by_name_is_asked_for_ours():
+    """As transformers serve, started without a model: it lists what it has loaded for somebody else."""
+    behaviour = Behaviour(words_of, models=["/runs/7/policy-1"])
+    with fake_server(behaviour) as url:
+        check_models(serving_of(url, "transformers"))
+        assert [body["model"] for body in behaviour.requests] == [OURS]
+        with pytest.raises(RolloutError, match="another model"):
+            check_models(serving_of(url, "vllm"))
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_a_server_that_loads_no_other_model_has_another_one(status):
+    """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
+    behaviour = Behaviour(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
+    with fake_server(behaviour) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
+        check_models(serving_of(url, "transformers"))
 
 
 def test_all_names_of_a_server_with_another_model_are_shown():

@@ -31,6 +31,14 @@ def test_another_model():
     )
 
 
+def test_a_server_that_loads_models_by_name_may_list_another():
+    changes = {"judge.server.launcher": "transformers"}
+    with fake_server(Behaviour(words_of, models=["other"])) as url:
+        settings = online({"judge.server.urls": [url], **changes}).judge.server
+        (note,) = check_urls(settings, "judge.server", "/models/judge", must_run=True)
+    assert note == f"judge.server.urls: {url} has other; it must load /models/judge when asked to"
+
+
 def test_nobody_there():
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ConfigError, match=r"judge\.server\.urls: the server does not answer"):

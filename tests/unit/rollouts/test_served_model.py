@@ -35,6 +35,7 @@ def test_the_language_model_of_a_model_of_pictures():
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 65536}}, 262144),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 131072),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}}, 4 * 131072),
         ({"max_position_embeddings": None}, None),
     ],
 )

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts import transport as module
 from nemo_mcpo.rollouts.client import RefusedError, ServerPool
 from nemo_mcpo.rollouts.completions import complete
-from nemo_mcpo.rollouts.transport import BoundedTransport, is_private, is_this_machine, proxy_of
+from nemo_mcpo.rollouts.transport import BoundedTransport, is_this_machine
 from tests.support.configs import online
 from tests.support.fake_server import Behaviour, fake_server, words_of
 
@@ -73,7 +73,7 @@ def test_a_reply_that_trickles_is_given_up_in_time(beginning):
     """Each read takes 0.02 s, and the whole reply would take 12 s."""
     with raw_server(trickle(beginning)) as url:
         started = time.monotonic()
-        with pytest.raises(RolloutError, match=r"APITimeoutError: the whole reply took too long|timed out"):
+        with pytest.raises(RolloutError, match=r"the whole reply took too long|timed out"):
             pool(url, timeout_seconds=0.3).ask(ask)
         assert time.monotonic() - started < 6.0
 
@@ -135,38 +135,20 @@ def test_replies_that_are_no_json_have_a_short_reason(body):
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_servers_here_and_in_private_networks_are_asked_without_a_proxy(name, monkeypatch):
+@pytest.mark.parametrize("host", ["127.0.0.1", "node17.example.com"])
+def test_no_server_is_asked_through_a_proxy(name, host, monkeypatch):
+    """Also not one whose address is public, as those of nodes often are."""
     monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    for host in ("127.0.0.1", "localhost", "node17", "10.0.0.3", "[::1]", "192.168.1.7", "100.64.0.1"):
-        assert proxy_of(f"http://{host}:8000/v1") is None
-    proxy = proxy_of("http://8.8.8.8:8000/v1")
-    assert proxy is not None and str(proxy.url) == "http://127.0.0.1:9"
+    connect = socket.create_connection
+    here = lambda address, *options, **more: connect(("127.0.0.1", address[1]), *options, **more)  # noqa: E731
+    monkeypatch.setattr(socket, "create_connection", here)
     with fake_server(Behaviour(words_of, takes_tokens=True)) as url:
-        assert pool(url).ask(ask).finished
+        assert pool(url.replace("127.0.0.1", host)).ask(ask).finished
 
 
-def test_elsewhere_the_environment_decides(monkeypatch):
-    addresses = {"inside.example.com": "10.0.0.1", "judge.example.com": "8.8.8.8"}
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: [(0, 0, 0, "", (addresses[host], 0))])
-    monkeypatch.setenv("HTTPS_PROXY", "http://user:word@127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "spared.example.com")
-    assert proxy_of("https://judge.example.com/v1").raw_auth == (b"user", b"word")
-    assert proxy_of("https://spared.example.com/v1") is None
-    assert proxy_of("https://inside.example.com/v1") is None
-    assert proxy_of("http://judge.example.com/v1") is None
-    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
-    with pytest.raises(ConfigError, match=r"HTTPS_PROXY: a proxy of this kind.*got socks5"):
-        proxy_of("https://judge.example.com/v1")
-
-
-def test_names_that_nobody_knows_are_not_private(monkeypatch):
-    def unknown(host, port):
-        raise socket.gaierror
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert not is_private("api.example.com") and is_private("node17") and is_private("fe80::1%eth0")
-    assert is_this_machine("::1") and not is_this_machine("node17")
+def test_this_machine():
+    assert is_this_machine("::1") and is_this_machine("fe80::1%eth0") is is_this_machine("node17") is False
 
 
 @pytest.mark.parametrize(

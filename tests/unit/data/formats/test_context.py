@@ -89,9 +89,7 @@ def test_ignored_keys_are_as_if_they_were_not_there(write_jsonl: Callable[..., s
     turn = {"role": "user", "content": "2+2?", "mood": "calm"}
     path = write_jsonl({**ROW, "prompt": [turn], "images": ["a.png"]})
     rules = Rules(ignored_keys=["images", "mood"])
-    assert list(read_records(FORMATS["jsonl"], path, rules, on_drop=pytest.fail))[0].prompt == (
-        Message("user", "2+2?"),
-    )
+    assert next(read_records(FORMATS["jsonl"], path, rules, on_drop=pytest.fail)).prompt == (Message("user", "2+2?"),)
     assert len(list(read_records(FORMATS["jsonl"], path, Rules(), on_drop=lambda drop: None))) == 0
 
 

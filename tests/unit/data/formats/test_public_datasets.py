@@ -48,7 +48,10 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "trl-explicit": ("jsonl", {"prompt": [USER], "chosen": [RIGHT], "rejected": [WRONG]}),
     "trl-implicit": ("jsonl", {"chosen": [USER, RIGHT], "rejected": [USER, WRONG]}),
     "trl-text": ("jsonl", {"prompt": "2+2?", "chosen": "4", "rejected": "5"}),
-    "tulu": ("jsonl", {"id": "x", "source": "y", "prompt": "2+2?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}),
+    "tulu": (
+        "jsonl",
+        {"id": "x", "source": "y", "prompt": "2+2?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]},
+    ),
     "orca": ("jsonl", {"question": "2+2?", "chosen": "4", "rejected": "5"}),
     "nectar": (
         "nectar",

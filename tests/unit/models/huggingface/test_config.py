@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.huggingface.config import fresh_config, read_architecture
+from nemo_mcpo.models.huggingface.config import fresh_config, read_architecture, read_config, write_config
 from tests.unit.models.huggingface.conftest import LLAMA3, MODELS, SHAPE
 
 QWEN2 = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}
@@ -52,6 +53,44 @@ def test_rope_parameters_of_transformers_5_are_read(tmp_path):
     assert (plain.rope_theta, plain.rope_scaling) == (2000.0, None)
 
 
+def test_rope_parameters_by_type_of_layer_are_read_where_they_agree(tmp_path):
+    one = LLAMA3 | {"rope_theta": 500000.0}
+    by_layer = {"full_attention": one, "sliding_attention": one}
+    changes = {"model_type": "qwen3", "head_dim": 16, "layer_types": ["full_attention"] * 2, "dtype": "bfloat16"}
+    architecture = read_architecture(written(tmp_path, rope_parameters=by_layer, **changes))
+    assert (architecture.rope_theta, architecture.rope_scaling) == (500000.0, LLAMA3)
+    assert (architecture.sliding_window, architecture.dtype) == (None, "bfloat16")
+
+
+def test_null_is_the_familys_own_value_and_how_a_model_ran_says_nothing(tmp_path):
+    null = dict.fromkeys(
+        ("head_dim", "rope_theta", "rope_scaling", "hidden_act", "rms_norm_eps", "num_key_value_heads")
+    )
+    plain = read_architecture(written(tmp_path, num_key_value_heads=4))
+    assert read_architecture(written(tmp_path, **null)) == plain
+    ran = {"attn_implementation": "flash_attention_2", "return_dict": False, "output_attentions": True}
+    read_architecture(written(tmp_path, **ran))
+    assert not read_config(tmp_path).keys() & ran.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_written_config_says_everything_twice_and_samples_nothing(tmp_path, name):
+    """Both spellings, the sizes of heads, no penalties, and no window that this family's model does not have."""
+    (tmp_path / "out").mkdir()
+    changes = {"temperature": 0.6, "repetition_penalty": 1.2, "max_length": 99, "id2label": {"0": "kept"}}
+    if MODELS[name]["model_type"] == "llama":
+        changes |= {"sliding_window": 64, "use_sliding_window": True}
+    architecture = read_architecture(written(tmp_path, **MODELS[name], **changes))
+    write_config(tmp_path / "out", architecture, tmp_path, "bfloat16")
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["dtype"] == found["torch_dtype"] == "bfloat16" and found["id2label"] == {"0": "kept"}
+    assert found["rope_parameters"]["rope_theta"] == found["rope_theta"] == architecture.rope_theta
+    assert found["rope_scaling"] == architecture.rope_scaling
+    assert not found.keys() & {"temperature", "repetition_penalty", "max_length"}
+    assert ("sliding_window" in found) == ("sliding_window" in MODELS[name])
+    assert read_architecture(tmp_path / "out") == replace(architecture, dtype="bfloat16")
+
+
 @pytest.mark.parametrize(
     ("changes", "window"),
     [
@@ -80,13 +119,41 @@ def test_sliding_window_counts_only_where_it_is_used(tmp_path, changes, window):
         ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config.*before quantisation"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rotary scaling is not supported.*dynamic"),
         (QWEN2 | {"max_window_layers": 1}, "sliding window in some layers only"),
+        # Types of layers that nothing of this family reads, or that have no window to slide.
+        (
+            {"layer_types": ["sliding_attention"] * 2, "sliding_window": 64},
+            "sliding_attention and sliding_win",
+        ),
+        ({"model_type": "mistral", "layer_types": ["sliding_attention", "full_attention"]}, "in some layers only"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "full_attention and sliding_window: 4096"),
+        (
+            {"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2},
+            "sliding_window: null",
+        ),
+        ({"model_type": "qwen2", "layer_types": ["linear_attention"] * 2}, "linear_attention"),
+        ({"layer_types": ["full_attention"]}, "layer_types: not a type for each layer .*a list of 2 names"),
+        ({"layer_types": 2}, "layer_types: not a type for each layer"),
+        ({"model_type": "mistral", "sliding_window": "9"}, "sliding_window: not a size"),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+            "two spellings .* disagree",
+        ),
+        ({"head_dim": 21}, "head_dim: the size of a head must be even"),
+        ({"hidden_size": 60, "num_attention_heads": 4}, r"must be even: .*\(got 15\)"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings: neither true nor false"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: not a number"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers: not a size"),
+        ({"dtype": "bf16"}, "transformers refuses the configuration .*bf16"),
+        ({"num_attention_heads": 0}, "transformers refuses the configuration .*ZeroDivisionError"),
+        ({"model_type": ["llama"]}, "unknown model architecture"),
         ({"num_key_value_heads": 3}, "multiple of num_key_value_heads"),
         ({"hidden_size": 0}, "hidden_size: not a size"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(tmp_path, changes, message):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_architecture(written(tmp_path, **changes))
+    assert "Cure: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_and_damaged_config(tmp_path):

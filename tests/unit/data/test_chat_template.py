@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendering: the same on every day, and nothing of a conversation lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from nemo_mcpo.data.chat_template import RefusedByTemplate, check_shown, render
+from nemo_mcpo.data.tokenization import load_chat_tokenizer
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.records import Message
+from tests.unit.data.chat_tokenizers import FAMILIES, QWEN2, save_tokenizer
+
+USER = Message("user", "2+2?")
+CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+CALLING = Message("assistant", "", json.dumps({"tool_calls": [CALL]}))
+RESULT = Message("tool", "4", '{"tool_call_id": "x1", "name": "add"}')
+TOOLS = json.dumps({"tools": [CALL]})
+
+WITH_CALLS = (
+    "{% if tools %}{{ '<tools>' + (tools | tojson) + '</tools>' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ CALL }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+AS_JSON = WITH_CALLS.replace("CALL }}", "call.function.name + ': ' + (call.function.arguments | tojson) }}")
+AS_TEXT = WITH_CALLS.replace("CALL }}", "call.function.name + ': ' + call.function.arguments }}")
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> PreTrainedTokenizerFast:
+    return load_chat_tokenizer(save_tokenizer(tmp_path, FAMILIES["qwen2"])).tokenizer
+
+
+def shown(tokenizer: PreTrainedTokenizerFast, turns: list[Message], inputs: str = "") -> str:
+    text = render(tokenizer, turns, inputs, add_generation_prompt=True)
+    check_shown(tokenizer, turns, inputs, text, thinking=False)
+    return text
+
+
+@pytest.mark.parametrize("day", ["{{ strftime_now('%Y-%m-%d') }}", "{%- set d = strftime_now('%Y-%m-%d') %}{{ d }}"])
+def test_today_is_always_the_same_day(tokenizer: PreTrainedTokenizerFast, day: str) -> None:
+    tokenizer.chat_template = day + QWEN2
+    assert shown(tokenizer, [USER]).startswith("2024-07-26")
+
+
+def test_tools_and_calls_are_shown(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = AS_JSON
+    text = shown(tokenizer, [USER, CALLING, RESULT], TOOLS)
+    assert "<tools>" in text and 'add: {"a": 2}' in text and "4" in text
+
+
+def test_a_template_may_want_the_arguments_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = AS_TEXT
+    assert 'add: {"a": 2}<' in shown(tokenizer, [USER, CALLING, RESULT])
+
+
+@pytest.mark.parametrize(
+    ("turns", "inputs", "reason"),
+    [
+        ([USER], TOOLS, "does not show tools"),
+        ([USER], '{"documents": [{"text": "a"}]}', "does not show documents"),
+        ([USER], '{"verbosity": "low"}', "does not show verbosity"),
+        ([USER, CALLING, USER], "", "does not show tool_calls"),
+        ([USER, Message("assistant", "4", '{"reasoning_content": "two and two"}'), USER], "", "reasoning_content"),
+        ([dataclasses.replace(USER, extra='{"name": "Ann"}')], "", "does not show name"),
+    ],
+)
+def test_what_a_template_does_not_show_is_refused(
+    tokenizer: PreTrainedTokenizerFast, turns: list[Message], inputs: str, reason: str
+) -> None:
+    with pytest.raises(RefusedByTemplate, match=reason):
+        shown(tokenizer, turns, inputs)
+
+
+def test_a_turn_that_a_template_skips_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = QWEN2.replace("{{ '<|im_start|>' + m.role", "{% if m.role != 'tool' %}{{ '' + m.role", 1)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>\n' }}{% endfor", "' }}{% endif %}{% endfor")
+    shown(tokenizer, [USER])
+    with pytest.raises(RefusedByTemplate, match="leaves a turn out"):
+        shown(tokenizer, [USER, Message("tool", "the result"), USER])
+
+
+def test_a_text_that_is_escaped_or_trimmed_is_shown(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = QWEN2.replace("m.content +", "(m.content | tojson) +")
+    assert '\\"four\\"' in shown(tokenizer, [Message("user", 'say "four"')])
+
+
+def test_earlier_thoughts_are_the_templates_own_affair(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = QWEN2 + "{% if false %}{{ messages[0].reasoning_content }}{% endif %}"
+    assert "two and two" not in shown(
+        tokenizer, [USER, Message("assistant", "4", '{"reasoning_content": "two and two"}'), USER]
+    )
+
+
+def test_a_thought_has_the_name_that_the_template_looks_for(tokenizer: PreTrainedTokenizerFast) -> None:
+    thought = "{% if m.reasoning_content %}{{ '(' + m.reasoning_content + ')' }}{% endif %}{{ m.content + "
+    tokenizer.chat_template = QWEN2.replace("+ '\n' + m.content +", "}}" + thought, 1)
+    turns = [USER, Message("assistant", "4", '{"thinking": "two and two"}'), USER]
+    assert "(two and two)4" in shown(tokenizer, turns)
+
+
+@pytest.mark.parametrize(
+    "failing", ["{{ 1 / 0 }}", "{{ messages[9].content }}", "{{ '' + none }}", "{{ raise_exception('no') }}"]
+)
+def test_whatever_a_template_raises_is_a_reason(tokenizer: PreTrainedTokenizerFast, failing: str) -> None:
+    tokenizer.chat_template = failing
+    with pytest.raises(RefusedByTemplate) as caught:
+        render(tokenizer, [USER], add_generation_prompt=True)
+    assert caught.value.reason == "chat template refused the prompt" and ": " in caught.value.detail
+
+
+def test_several_templates_without_a_default(tmp_path: Path) -> None:
+    directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
+    (tmp_path / "chat_template.jinja").unlink()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for names, message in ((("rag", "tool_use"), "no default among the chat templates"), (("default", "rag"), "")):
+        config["chat_template"] = [{"name": name, "template": QWEN2} for name in names]
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        if message:
+            with pytest.raises(DataError, match=message) as caught:
+                load_chat_tokenizer(directory)
+            assert caught.value.cure
+        else:
+            assert "2+2?" in shown(load_chat_tokenizer(directory).tokenizer, [USER])
+
+
+def test_tools_are_rendered_by_the_template_for_tools(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = {"default": QWEN2, "tool_use": AS_JSON}  # type: ignore[assignment]
+    assert "<tools>" in shown(tokenizer, [USER], TOOLS)
+    assert "<tools>" not in shown(tokenizer, [USER])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "["),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer.json", '{"model": 1}'),
+    ],
+)
+def test_a_tokenizer_that_transformers_refuses_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+    directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match="no usable tokenizer") as caught:
+        load_chat_tokenizer(directory)
+    assert "\n" not in str(caught.value) and caught.value.cure

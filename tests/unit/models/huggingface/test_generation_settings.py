@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""generation_config.json of an export: nothing in it changes what is sampled."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import GenerationMode
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.huggingface.generation_settings import (
+    CHANGES_SAMPLES,
+    end_tokens,
+    neutral_settings,
+    neutralized,
+)
+
+QWEN = {
+    **{"bos_token_id": 1, "pad_token_id": 1, "eos_token_id": [2, 1], "transformers_version": "4.37.0"},
+    **{"do_sample": False, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05, "min_p": 0.1},
+}
+KEPT = ("bos_token_id", "pad_token_id", "eos_token_id", "transformers_version")
+UNCHANGING = {
+    # Tokens, how much is returned, caches that hold what they were given, and speculation, which draws from the model.
+    *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "transformers_version", "use_cache"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
+    *("return_legacy_cache", "prefill_chunk_size", "compile_config", "disable_compile", "num_assistant_tokens"),
+    *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+}
+
+
+def test_ids_are_kept_and_the_rest_is_neutral():
+    found = neutralized(QWEN | {"note": "théâtre"}, 300)
+    assert found == {key: QWEN[key] for key in KEPT} | {"note": "théâtre"} | neutral_settings(300)
+    assert found["top_k"] == 300, "0 and no top_k at all mean 50 to some programs"
+
+
+@pytest.mark.parametrize("key", sorted(CHANGES_SAMPLES - neutral_settings(1).keys()))
+def test_whatever_else_changes_samples_is_left_out(key):
+    assert key not in neutralized({key: 5}, 300)
+
+
+def test_every_setting_that_transformers_has_is_known():
+    """A new one must be put on one side or the other."""
+    assert GenerationConfig().to_dict().keys() - {"_from_model_config"} <= CHANGES_SAMPLES | UNCHANGING
+    assert not CHANGES_SAMPLES & UNCHANGING
+
+
+def test_transformers_samples_with_it():
+    config = GenerationConfig(**neutralized(QWEN, 300))
+    config.validate(strict=True)
+    assert config.get_generation_mode() == GenerationMode.SAMPLE
+    assert config.to_diff_dict().keys() <= {*KEPT, *neutral_settings(300)}
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        (None, {}, []),
+        ({}, {"eos_token_id": 2}, [2]),
+        ({"eos_token_id": [2, 5]}, {"eos_token_id": 2}, [2, 5]),
+        ({"eos_token_id": 5}, {"eos_token_id": [2, 5]}, [5, 2]),
+        ({"eos_token_id": None}, {"eos_token_id": -1}, []),
+    ],
+)
+def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert end_tokens(tmp_path) == ends
+    assert end_tokens(tmp_path, 2, None, 7) == list(dict.fromkeys([*ends, 2, 7]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"generation_config\.json: cannot read the file as JSON .*Cure: download the file again, or delete it"),
+        ("[]", r"generation_config\.json: not a JSON object \(got a list\)\. Cure: "),
+        ('{"eos_token_id": "</s>"}', "eos_token_id: not a token id .*'</s>'.*Cure: write the token's number"),
+        ('{"eos_token_id": [2, true]}', "not a token id"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, text, message):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        end_tokens(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary embeddings in both spellings of config.json."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models.huggingface.rope import (
+    SCALINGS,
+    Rope,
+    checked_scaling,
+    read_rope,
+    spelled_for_4,
+    spelled_for_both,
+)
+from nemo_mcpo.trees.rotary import ROPE_SCALINGS
+from tests.unit.models.huggingface.conftest import LLAMA3
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+THETA = {"rope_theta": 500000.0}
+LAYERS = ("full_attention", "sliding_attention")
+
+
+@pytest.mark.parametrize(
+    ("config", "rope"),
+    [
+        ({}, Rope()),
+        ({"rope_scaling": None, "rope_parameters": None}, Rope()),
+        (THETA, Rope(500000.0)),
+        (THETA | {"rope_scaling": LLAMA3}, Rope(500000.0, LLAMA3)),
+        ({"rope_parameters": LLAMA3 | THETA}, Rope(500000.0, LLAMA3)),
+        ({"rope_parameters": THETA}, Rope(500000.0)),
+        ({"rope_parameters": THETA | {"rope_type": "default"}}, Rope(500000.0, {"rope_type": "default"})),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, Rope(None, LINEAR)),
+        ({"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}}, Rope(None, LINEAR)),
+        # A base of its own inside rope_scaling, which transformers 5 reads and transformers 4 does not.
+        ({"rope_scaling": LINEAR | THETA}, Rope(500000.0, LINEAR)),
+        # Beside rope_parameters that lack it.
+        (THETA | {"rope_parameters": LINEAR}, Rope(500000.0, LINEAR)),
+        (THETA | {"rope_scaling": LINEAR, "rope_parameters": LINEAR | THETA}, Rope(500000.0, LINEAR)),
+        ({"rope_parameters": dict.fromkeys(LAYERS, LINEAR | THETA)}, Rope(500000.0, LINEAR)),
+        ({"partial_rotary_factor": 0.5}, Rope(None, None, 0.5)),
+        ({"rope_parameters": THETA | {"partial_rotary_factor": 0.5}}, Rope(500000.0, None, 0.5)),
+    ],
+)
+def test_every_spelling_is_read(config, rope):
+    assert read_rope(config, "config.json") == rope
+    # transformers 4 never sees the newer spelling, and reads the same.
+    spelled = spelled_for_4(config, "config.json")
+    assert spelled.get("rope_parameters") is None
+    assert read_rope(spelled, "config.json") == rope
+    assert "rope_theta" not in (spelled.get("rope_scaling") or {})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rope_theta": 1e4, "rope_parameters": THETA}, "disagree .*10000.0 in config.json, 500000.0 in rope_param"),
+        ({"rope_scaling": LINEAR, "rope_parameters": LLAMA3}, "disagree"),
+        ({"rope_theta": 1e4, "rope_scaling": LINEAR | THETA}, "disagree"),
+        ({"partial_rotary_factor": 1.0, "rope_parameters": {"partial_rotary_factor": 0.5}}, "disagree"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "two types .*type: linear, rope_type: llama3"),
+        ({"rope_parameters": {"full_attention": LINEAR, "sliding_attention": LLAMA3}}, "of its own for each type"),
+        ({"rope_parameters": {"full_attention": THETA, "sliding_attention": None}}, "of its own for each type"),
+        ({"rope_parameters": {"full_attention": THETA, "rope_theta": 1e4}}, "of its own for each type"),
+        ({"rope_theta": "500000"}, "rope_theta: not a positive number .*'500000'"),
+        ({"rope_theta": True}, "not a positive number"),
+        ({"rope_parameters": {"rope_theta": -1.0}}, "rope_parameters: rope_theta: not a positive number"),
+        ({"rope_scaling": ["linear", 2.0]}, "rope_scaling: not a JSON object"),
+    ],
+)
+def test_what_has_no_one_meaning_is_refused(config, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_rope(config, "config.json")
+    assert "Cure: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_older_files_and_parts_of_other_families():
+    """What transformers 4 knows stays as it is, whatever it holds; a newer spelling is rewritten in parts too."""
+    older = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1e6}
+    assert spelled_for_4(older, "config.json") == older
+    parts = {"text_config": {"rope_parameters": LINEAR | THETA, "hidden_size": 64}}
+    assert spelled_for_4(parts, "config.json") == {
+        "text_config": {"hidden_size": 64, "rope_theta": 500000.0, "rope_scaling": LINEAR}
+    }
+
+
+@pytest.mark.parametrize("scaling", [None, LINEAR, LLAMA3])
+def test_what_is_written_agrees_with_itself(scaling):
+    both = spelled_for_both(500000.0, scaling)
+    assert checked_scaling(read_rope(both, "config.json").scaling, "") == scaling
+    for keys in (("rope_theta", "rope_scaling"), ("rope_parameters",)):  # either spelling is enough alone
+        alone = {key: both[key] for key in keys}
+        assert read_rope(alone, "config.json").theta == 500000.0
+        assert checked_scaling(read_rope(alone, "config.json").scaling, "") == scaling
+
+
+def test_scalings_are_those_that_are_computed():
+    assert SCALINGS.keys() == ROPE_SCALINGS.keys()
+    assert checked_scaling(LINEAR | {"original_max_position_embeddings": 64}, "") == LINEAR
+    assert checked_scaling({"rope_type": "default", "factor": 1.0}, "") is None
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0}, r"not supported \(got yarn, expected default, linear, llama3\)"),
+        ({"rope_type": None, "factor": 4.0}, r"not supported \(got no rope_type"),
+        ({"rope_type": "linear"}, "lacks a number .*linear without factor"),
+        ({"rope_type": "linear", "factor": "2"}, "factor: not a positive number"),
+        ({key: value for key, value in LLAMA3.items() if key != "high_freq_factor"}, "without high_freq_factor"),
+        (LLAMA3 | {"low_freq_factor": 4.0}, "low_freq_factor must be less"),
+        (LLAMA3 | {"attention_factor": 0.9}, "attention_factor: 0.9"),
+        (LINEAR | {"llama_4_scaling_beta": 0.1}, "llama_4_scaling_beta: 0.1"),
+        ({"rope_type": "default", "factor": 2.0}, "factor: 2.0"),
+    ],
+)
+def test_scalings_that_are_not_computed(scaling, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checked_scaling(scaling, "config.json")
+    assert "Cure: " in str(caught.value)
