@@ -43,10 +43,10 @@ def test_many_requests_go_to_the_least_busy_server():
     with ExitStack() as stack:
         behaviours = []
         for _ in range(2):
-            barrier = Barrier(2, timeout=5.0)
+            barrier = Barrier(2, timeout=15.0)
             behaviours.append(Behaviour(lambda body, barrier=barrier: f"{barrier.wait()}"))
         urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
-        pool = ServerPool(urls, settings())
+        pool = ServerPool(urls, settings(timeout_seconds=20.0))
         replies = [reply for some in in_threads(lambda _: pool.ask(ask_chat), range(4), 4) for reply in some]
         assert sorted(reply.text for reply in replies) == ["0", "0", "1", "1"]
         assert [len(behaviour.requests) for behaviour in behaviours] == [2, 2]
