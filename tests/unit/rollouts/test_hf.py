@@ -44,10 +44,11 @@ def test_the_same_requests_give_the_same_samples(engine):
         for requests in (REQUESTS, REQUESTS[::-1])
     )
     assert first == again and first.keys() == {request.key for request in REQUESTS}
-    assert len({sample.text for sample in first.values()}) > len(REQUESTS) // 2
-    assert all(0 <= sample.num_tokens <= SAMPLING.max_tokens for sample in first.values())
-    assert all(len(sample.tokens) == sample.num_tokens for sample in first.values())
-    assert all(sample.finished == (sample.num_tokens < SAMPLING.max_tokens) for sample in first.values())
+    answered = [sample for sample in first.values() if not sample.problem]  # random weights draw special tokens, too
+    assert len({sample.text for sample in answered}) > len(REQUESTS) // 2
+    assert all(0 < sample.num_tokens <= SAMPLING.max_tokens for sample in answered)
+    assert all(len(sample.tokens) == sample.num_tokens for sample in answered)
+    assert all(sample.finished == (sample.num_tokens < SAMPLING.max_tokens) for sample in answered)
     # After an interruption whole batches are left out, and what a torn batch still lacks is as it would have been.
     done = {request.key for request in REQUESTS[:5]}
     left = {sample.key: sample for samples in engine.generate(REQUESTS, done) for sample in samples}
