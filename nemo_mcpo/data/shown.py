@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nemo_mcpo.data.prepared import PreparedDataset
+from nemo_mcpo.errors import DataError
+from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 
 _WIDTH = 80
 
@@ -35,8 +37,8 @@ def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
     if directory is None:
         return None
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception:  # a directory for which nothing but ids was ever needed
+        return load_tokenizer(directory)
+    except DataError:  # a directory for which nothing but ids was ever needed
         return None
 
 

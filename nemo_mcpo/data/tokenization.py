@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from nemo_mcpo.data.assistant_turn import AssistantTurn, read_assistant_turn
 from nemo_mcpo.data.chat_template import RefusedByTemplate, render
 from nemo_mcpo.data.encoding import encode_around, encode_texts, special_tokens
 from nemo_mcpo.data.formats.rows import hash_files
 from nemo_mcpo.errors import DataError
+from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 from nemo_mcpo.records import Message
 
 _TOKENIZER_FILES = (
@@ -116,9 +117,4 @@ def _load(directory: str) -> PreTrainedTokenizerFast:
     if not Path(directory).is_dir():
         cure = "give a model directory with tokenizer.json"
         raise DataError("no such tokenizer directory", where=directory, cure=cure)
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise whatever they met, the latter bare Exceptions
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-        cure = "give a model directory with tokenizer.json and tokenizer_config.json of a fast tokenizer"
-        raise DataError("no usable tokenizer", where=directory, got=got, cure=cure) from error
+    return load_tokenizer(directory)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 
-from nemo_mcpo.rollouts.answers import EMPTY
+from nemo_mcpo.rollouts.answers import EMPTY, SPECIAL, special_tokens
 from nemo_mcpo.rollouts.generation import Answer, Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.sampling.seeding import seed_from
@@ -41,7 +41,8 @@ class HuggingFaceEngine:
                 top_p=self.sampling.top_p,
                 seed=batch_seed(self.sampling.seed, [request.key for request in batch]),
             )
-            samples = [sample_of(request.key, answer) for request, answer in zip(batch, answers, strict=True)]
+            special = special_tokens(self._policy.chat)
+            samples = [sample_of(request.key, answer, special) for request, answer in zip(batch, answers, strict=True)]
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
@@ -49,10 +50,15 @@ class HuggingFaceEngine:
         self._policy = None
 
 
-def sample_of(key: SampleKey, answer: Answer) -> Sample:
-    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text."""
+def sample_of(key: SampleKey, answer: Answer, special: Container[int]) -> Sample:
+    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text.
+
+    ``special`` tokens stand for no text: a judge would not see them, and servers' answers with them are refused too.
+    """
     if not answer.text:
         return Sample(key, "", 0, False, EMPTY)
+    if any(token in special for token in answer.tokens):
+        return Sample(key, "", 0, False, SPECIAL)
     return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
 
 

@@ -151,3 +151,17 @@ def test_special_tokens_before_every_answer_are_tokens(tmp_path: Path) -> None:
     final = chat.tokenizer.convert_tokens_to_ids("<|final|>")
     assert chat.lead == " " and chat.turn.head[-1] == final
     assert ids[: len(chat.turn.head)] == list(chat.turn.head) and ids.count(final) == 1
+
+
+def test_a_tokenizer_as_transformers_5_saves_it(tmp_path: Path) -> None:
+    directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
+    before = load_chat_tokenizer(directory)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings |= {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    path.write_text(json.dumps(settings))
+    chat = load_chat_tokenizer(directory)
+    assert chat.turn == before.turn
+    assert encode_prompts(chat, [render_prompt(chat, DIALOGUE)]) == encode_prompts(
+        before, [render_prompt(before, DIALOGUE)]
+    )

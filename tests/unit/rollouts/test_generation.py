@@ -92,12 +92,21 @@ def test_only_the_end_of_a_turn_finishes_an_answer(directory, policy, tmp_path):
         assert (answer.tokens, answer.num_tokens, answer.finished) == (tuple(drawn[:length]), length, finished)
 
 
-def test_every_declared_end_stops_an_answer(directory, policy, tmp_path):
+def test_every_declared_end_stops_an_answer(directory, policy, tmp_path, monkeypatch):
     """What is greedily drawn fourth becomes an end: the answer stops there, and its turn has not ended."""
     first = generated(policy, 0.0)[0].tokens
     stop = first[3]
     ended = load_policy(copy(directory, tmp_path / "model", config={"eos_token_id": [stop]}))
+    generate, lengths = ended.model.generate, []
+
+    def counted(ids, **arguments):
+        rows = generate(ids, **arguments)
+        lengths.append(rows.shape[1] - ids.shape[1])
+        return rows
+
+    monkeypatch.setattr(ended.model, "generate", counted)
     answer = generated(ended, 0.0)[0]
+    assert lengths == [first.index(stop) + 1], "nothing is computed behind the end"
     assert answer.tokens == first[: first.index(stop)] and not answer.finished
 
 

@@ -45,20 +45,21 @@ def check_against_separate_sequences(name, spans, num_heads, num_groups, dtype, 
     params = TreeParams(spans=spans, attend=BACKENDS[name].attend, device=device)
     context = BACKENDS[name].attend(*attended, params)
     assert context.shape == weight.shape and context.dtype == dtype
-    exact = [tensor.detach().double().requires_grad_() for tensor in attended]
-    expected = torch.zeros_like(weight, dtype=torch.float64)
+    exact = [tensor.detach().double().cpu().requires_grad_() for tensor in attended]
+    exact_weight = weight.double().cpu()
+    expected = torch.zeros_like(exact_weight)
     loss = 0.0
     counted = torch.zeros(spans[-1].stop, dtype=torch.bool)
     for places in places_of_sequences(spans):
         one = causal_attention(*(tensor[places] for tensor in exact))
         new = ~counted[places]  # a prompt's outputs are the same in all its sequences
-        loss = loss + (one * weight[places].double())[new].sum()
+        loss = loss + (one * exact_weight[places])[new].sum()
         expected[places], counted[places] = one.detach(), True
     of_outputs, of_gradients = TOLERANCES[dtype]
-    torch.testing.assert_close(context.detach().double(), expected, rtol=0, atol=of_outputs)
+    torch.testing.assert_close(context.detach().double().cpu(), expected, rtol=0, atol=of_outputs)
     gradients = torch.autograd.grad((context * weight).sum(), attended)
     for gradient, one in zip(gradients, torch.autograd.grad(loss, exact), strict=True):
-        torch.testing.assert_close(gradient.double(), one, rtol=0, atol=of_gradients)
+        torch.testing.assert_close(gradient.double().cpu(), one, rtol=0, atol=of_gradients)
 
 
 @pytest.mark.parametrize("name", AUTOMATIC["cpu"])
