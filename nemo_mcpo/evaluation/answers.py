@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tqdm import tqdm
 
 from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts, render_prompt
+from nemo_mcpo.platform.in_forks import in_forks
 from nemo_mcpo.records import Message, PreferenceRecord, Response
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch
 
@@ -48,19 +50,29 @@ def generate_answers(
     prompts = prompt_tokens(policy.chat, questions)
     answers = [""] * len(questions)
     with tqdm(total=len(questions), desc="answers", unit="answer", disable=not progress) as bar:
-        for number, rows in enumerate(batches_by_length([len(prompt) for prompt in prompts], decoding.batch_size)):
-            generated = generate_batch(
-                policy,
-                [prompts[row] for row in rows],
-                temperature=decoding.temperature,
-                max_tokens=decoding.max_tokens,
-                top_p=1.0,
-                seed=decoding.seed * 1_000_003 + number,
-            )
-            for row, answer in zip(rows, generated, strict=True):
-                answers[row] = answer.text
+        batches = list(enumerate(batches_by_length([len(prompt) for prompt in prompts], decoding.batch_size)))
+        for (_, rows), texts in zip(
+            batches, in_forks(partial(_texts, policy, prompts, decoding), batches), strict=True
+        ):
+            for row, text in zip(rows, texts, strict=True):
+                answers[row] = text
             bar.update(len(rows))
     return answers
+
+
+def _texts(
+    policy: Policy, prompts: Sequence[Sequence[int]], decoding: Decoding, batch: tuple[int, Sequence[int]]
+) -> list[str]:
+    number, rows = batch
+    generated = generate_batch(
+        policy,
+        [prompts[row] for row in rows],
+        temperature=decoding.temperature,
+        max_tokens=decoding.max_tokens,
+        top_p=1.0,
+        seed=decoding.seed * 1_000_003 + number,
+    )
+    return [answer.text for answer in generated]
 
 
 def _rendered(chat: ChatTokenizer, question: str, answer: str) -> RenderedRecord:

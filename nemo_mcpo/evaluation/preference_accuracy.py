@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from nemo_mcpo.evaluation.answers import pair_tokens
 from nemo_mcpo.evaluation.intervals import Interval, clustered_rate_interval
+from nemo_mcpo.platform.in_forks import in_forks
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length
 
 
@@ -44,7 +46,6 @@ def preference_accuracy(
     return clustered_rate_interval(outcomes)
 
 
-@torch.inference_mode()
 def answer_logps(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], batch_size: int, progress: bool = False
 ) -> list[float]:
@@ -53,15 +54,21 @@ def answer_logps(
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
     logps = [0.0] * len(lengths)
     with tqdm(total=len(lengths), desc="log-probs", unit="answer", disable=not progress) as bar:
-        for rows in batches_by_length(lengths, batch_size):
-            values = _batch_logps(policy, [prompts[row] for row in rows], [completions[row] for row in rows])
+        batches = list(batches_by_length(lengths, batch_size))
+        for rows, values in zip(
+            batches, in_forks(partial(_batch_logps, policy, prompts, completions), batches), strict=True
+        ):
             for row, value in zip(rows, values, strict=True):
                 logps[row] = value
             bar.update(len(rows))
     return logps
 
 
-def _batch_logps(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
+@torch.inference_mode()
+def _batch_logps(
+    policy: Policy, all_prompts: list[list[int]], all_completions: list[list[int]], rows: Sequence[int]
+) -> list[float]:
+    prompts, completions = [all_prompts[row] for row in rows], [all_completions[row] for row in rows]
     longest = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
     tokens_BS = torch.zeros(len(prompts), longest, dtype=torch.long)
     answer_BS = torch.zeros(len(prompts), longest, dtype=torch.bool)

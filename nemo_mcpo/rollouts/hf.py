@@ -8,7 +8,9 @@ similar length together, and each batch is seeded by the keys in it. A batch is 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from functools import partial
 
+from nemo_mcpo.platform.in_forks import in_forks
 from nemo_mcpo.rollouts.answers import EMPTY, SPECIAL, special_tokens
 from nemo_mcpo.rollouts.generation import Answer, Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
@@ -30,24 +32,27 @@ class HuggingFaceEngine:
         """See ``samples.Engine``."""
         if self._policy is None:
             raise ValueError("load a policy before generating")
-        for batch in cut_batches(requests, self.batch_size):
-            if all(request.key in done for request in batch):
-                continue
-            answers = generate_batch(
-                self._policy,
-                [request.prompt.tokens for request in batch],
-                temperature=batch[0].key.temperature,
-                max_tokens=self.sampling.max_tokens,
-                top_p=self.sampling.top_p,
-                seed=batch_seed(self.sampling.seed, [request.key for request in batch]),
-            )
-            special = special_tokens(self._policy.chat)
-            samples = [sample_of(request.key, answer, special) for request, answer in zip(batch, answers, strict=True)]
+        batches = cut_batches(requests, self.batch_size)
+        missing = [batch for batch in batches if not all(request.key in done for request in batch)]
+        for samples in in_forks(partial(_answers, self._policy, self.sampling), missing):
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
         """See ``samples.Engine``."""
         self._policy = None
+
+
+def _answers(policy: Policy, sampling: Sampling, batch: Sequence[SampleRequest]) -> list[Sample]:
+    answers = generate_batch(
+        policy,
+        [request.prompt.tokens for request in batch],
+        temperature=batch[0].key.temperature,
+        max_tokens=sampling.max_tokens,
+        top_p=sampling.top_p,
+        seed=batch_seed(sampling.seed, [request.key for request in batch]),
+    )
+    special = special_tokens(policy.chat)
+    return [sample_of(request.key, answer, special) for request, answer in zip(batch, answers, strict=True)]
 
 
 def sample_of(key: SampleKey, answer: Answer, special: Container[int]) -> Sample:
