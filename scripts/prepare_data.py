@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenises a file of prompts with ranked answers into a memory-mapped dataset, as training would do at its start.
+"""Tokenizes a file of prompts with ranked answers into a memory-mapped dataset, as training would do at its start.
 
     python scripts/prepare_data.py --data nectar.parquet --format nectar --tokenizer MODEL_DIR \\
         --max-prompt-length 1024 --max-length 2048 --cache-dir cache --show 2

@@ -103,7 +103,7 @@ class NegativeSampling:
         )
 
     def log_weights_BK(self, rewards_BK: Tensor, trees: Sequence[PromptTree]) -> Tensor:
-        """Normalised log-weights over each tree's candidates, -inf elsewhere."""
+        """Normalized log-weights over each tree's candidates, -inf elsewhere."""
         return kernel_log_weights(rewards_BK, self.beta, valid_columns(trees, self.first_column))
 
     def columns_BM(self, log_weights_BK: Tensor, trees: Sequence[PromptTree], epochs: Sequence[int]) -> Tensor:

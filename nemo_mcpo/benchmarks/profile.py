@@ -103,7 +103,7 @@ def profile_steps(
         "peak_gigabytes": highest / 1e9,
         "seconds": whole,
         "flops_per_second": operations / whole,
-        "utilisation": operations / whole / peak if peak else None,
+        "utilization": operations / whole / peak if peak else None,
         "phases": {
             name: {"seconds": median(run.get(name, 0.0) for run in runs), "kernels": kernels.get(name, {})}
             for name in names
@@ -179,7 +179,7 @@ def table(reports: Sequence[dict]) -> str:
     """For people."""
     lines = []
     for report in reports:
-        used = f", {100 * report['utilisation']:.0f} % of the peak" if report["utilisation"] else ""
+        used = f", {100 * report['utilization']:.0f} % of the peak" if report["utilization"] else ""
         shape = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}, recompute {report['recompute']}"
         rate = f"{report['seconds']:.3f} s a step, {report['flops_per_second'] / 1e12:.2f} TFLOP/s"
         used += f", {report['peak_gigabytes']:.1f} GB at most"

@@ -77,7 +77,7 @@ def _report(
         "device": device_name(),
     }
     peak = peak_flops(str(report["device"]))
-    # Utilisation counts what the model needs, without what recompute runs again.
+    # Utilization counts what the model needs, without what recompute runs again.
     needed = cost.useful()
     useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():

@@ -3,7 +3,7 @@
 
     <cache_dir>/prepared/<fingerprint>/     one directory for each combination of file, tokenizer, template and limits
 
-Records are read, tokenised and written in chunks, so memory does not grow with the file; one thread tokenises (in
+Records are read, tokenized and written in chunks, so memory does not grow with the file; one thread tokenizes (in
 Rust, on all cores) while the main thread reads the next chunk and writes the one before.
 """
 

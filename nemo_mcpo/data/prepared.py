@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenised prompts with their completions on disk, memory-mapped: any row at once, whatever the size.
+"""Tokenized prompts with their completions on disk, memory-mapped: any row at once, whatever the size.
 
 tokens.bin              int32, little-endian: prompt, completion 0, completion 1, … of row 0, then of row 1, …
 sequence_offsets.npy    int64 [rows + completions + 1]: where each of these sequences begins in tokens.bin

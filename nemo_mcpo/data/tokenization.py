@@ -3,7 +3,7 @@
 
     completion = answer's tokens + end-of-turn token            prompt = template(conversation, add_generation_prompt)
 
-The prompt is tokenised once, however many answers it has, and answers are appended as ids: tokens never merge across
+The prompt is tokenized once, however many answers it has, and answers are appended as ids: tokens never merge across
 the border, so the same prompt tokens serve every answer, and the same answer has the same tokens everywhere.
 """
 

@@ -59,7 +59,7 @@ class Limits:
 def tokenized(
     records: Iterator[PreferenceRecord], chat: ChatTokenizer | None, limits: Limits
 ) -> Iterator[list[Row | Dropped]]:
-    """Tokenises chunk after chunk in a thread of its own; the caller writes and reads meanwhile.
+    """Tokenizes chunk after chunk in a thread of its own; the caller writes and reads meanwhile.
 
     Args:
         chat: None where records are token ids.

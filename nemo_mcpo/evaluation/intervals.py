@@ -32,9 +32,9 @@ class Interval:
 def rate_interval(successes: float, number: float) -> Interval:
     """Wilson's interval of ``successes`` in ``number`` independent outcomes; ``number`` must be positive."""
     rate = successes / number
-    centre = (rate + Z**2 / (2 * number)) / (1 + Z**2 / number)
+    center = (rate + Z**2 / (2 * number)) / (1 + Z**2 / number)
     half = Z * math.sqrt(rate * (1 - rate) / number + Z**2 / (4 * number**2)) / (1 + Z**2 / number)
-    return Interval(rate, round(max(centre - half, 0.0), 7), round(min(centre + half, 1.0), 7))
+    return Interval(rate, round(max(center - half, 0.0), 7), round(min(center + half, 1.0), 7))
 
 
 def clustered_rate_interval(outcomes: Sequence[Sequence[bool]]) -> Interval:

@@ -206,9 +206,9 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         fp8=layout.fp8,
         fp8_recipe=layout.fp8_recipe,
         use_cpu_initialization=not on_gpu,
-        init_method=_leave_uninitialised,
-        output_layer_init_method=_leave_uninitialised,
-        embedding_init_method=_leave_uninitialised,
+        init_method=_leave_uninitialized,
+        output_layer_init_method=_leave_uninitialized,
+        embedding_init_method=_leave_uninitialized,
         batch_p2p_comm=on_gpu and not virtual,
         bias_activation_fusion=compiles,
         bias_dropout_fusion=compiles,
@@ -222,14 +222,14 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
     )
 
 
-def _leave_uninitialised(weight: Tensor) -> Tensor:
+def _leave_uninitialized(weight: Tensor) -> Tensor:
     """Weights always come from a checkpoint. With ``perform_initialization=False`` megatron-core would also not mark
     them as tensor-parallel, and the gradient norm would count one rank's slices only."""
     return weight
 
 
 def build_gpt(architecture: ModelArchitecture, layout: ParallelLayout) -> list[TreeGPTModel]:
-    """This rank's model chunks, one per virtual pipeline stage, with uninitialised weights."""
+    """This rank's model chunks, one per virtual pipeline stage, with uninitialized weights."""
     config = transformer_config(architecture, layout)
     backend = choose_backend(layout.attention_backend, local_device(), layout.dtype)
     chunks = []

@@ -75,7 +75,7 @@ def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable
 class MegatronGPTMCPOModel(ModelPT):
     """See ``models.interface.SupportsPreferenceTraining``.
 
-    Build it after ``platform.distributed.initialize_parallel``; weights are uninitialised until ``load_pretrained``.
+    Build it after ``platform.distributed.initialize_parallel``; weights are uninitialized until ``load_pretrained``.
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimises: one file per objective, each a pure function from log-probs to one loss per prompt.
+"""What training minimizes: one file per objective, each a pure function from log-probs to one loss per prompt.
 
 An objective is ``objective(inputs: ObjectiveInputs, **hyper_parameters) -> ObjectiveOutputs``. A new one is such a
 function in a file of its own, and a line in ``OBJECTIVES``.

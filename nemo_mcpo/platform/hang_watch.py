@@ -104,7 +104,7 @@ class HangWatch:
 
 
 def watch_for_hangs(timeout: timedelta) -> HangWatch | None:
-    """Start watching this rank of an initialised launch; None when it is alone."""
+    """Start watching this rank of an initialized launch; None when it is alone."""
     if dist.get_world_size() == 1:
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

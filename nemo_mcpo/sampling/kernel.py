@@ -26,14 +26,14 @@ import torch
 
 
 def kernel_log_weights(rewards: torch.Tensor, beta: float, valid: torch.Tensor) -> torch.Tensor:
-    """Normalised log-weights ``[B, L]`` in the dtype of ``rewards``; -inf where not valid.
+    """Normalized log-weights ``[B, L]`` in the dtype of ``rewards``; -inf where not valid.
 
     Args:
         rewards: ``[B, L]`` in nats; whatever stands in a column that is not valid is ignored, NaN included.
         beta: inverse temperature of the kernel.
         valid: ``[B, L]`` bool, the columns that may be drawn; a row without any gives -inf everywhere.
     """
-    # Normalising in float64 keeps the weights of float32 rewards free of the summation order, which differs by device.
+    # Normalizing in float64 keeps the weights of float32 rewards free of the summation order, which differs by device.
     energies_BL = (beta * rewards.detach().double()).masked_fill(~valid, -math.inf)
     # log_softmax of a row of -inf is NaN; the mask below also cures that.
     return energies_BL.log_softmax(dim=-1).masked_fill(~valid, -math.inf).to(rewards.dtype)

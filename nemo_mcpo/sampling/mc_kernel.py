@@ -42,7 +42,7 @@ def draw_kernel(
     """Draw column numbers ``[B, M]`` by weight; -1 in slots that cannot be filled.
 
     Args:
-        log_weights: ``[B, L]``; they need not be normalised.
+        log_weights: ``[B, L]``; they need not be normalized.
         valid: ``[B, L]`` bool, the columns that may be returned.
         num_negatives: M.
         generator: one CPU generator for the table, or one for each row.

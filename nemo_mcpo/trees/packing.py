@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packing prompt trees into rows under a token budget, deterministically.
 
-A row holds whole trees only, so that a prompt's loss never depends on its neighbours:
+A row holds whole trees only, so that a prompt's loss never depends on its neighbors:
 
     row:        [ prompt a | a0 | a1 | a2 | prompt b | b0 | b1 | padding ]
     positions:    0 … Pa-1  Pa…  Pa…  Pa…   0 … Pb-1   Pb…  Pb…  0 …

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no linter checks: licence headers, sizes of files and functions, file names, leftovers."""
+"""What no linter checks: license headers, sizes of files and functions, file names, leftovers."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ def syntax_of(file: Path) -> ast.Module:
 
 
 def has_header(file: Path) -> bool:
-    """The licence is the first line; only a line that a program must read first may stand before it."""
+    """The license is the first line; only a line that a program must read first may stand before it."""
     opening = [line for line in lines_of(file)[:3] if not line.startswith(("#!", "# shellcheck "))]
     return opening[:1] == [HEADER]
 
@@ -47,7 +47,7 @@ def test_the_repository_is_found() -> None:
     assert {"setup.py", "nemo_mcpo/records.py", "scripts/environment.sh"} <= {name(file) for file in SOURCE_FILES}
 
 
-def test_licence_header() -> None:
+def test_license_header() -> None:
     assert [name(file) for file in SOURCE_FILES if not has_header(file)] == [], f"first line: {HEADER}"
 
 

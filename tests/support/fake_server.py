@@ -23,7 +23,7 @@ NEARLY_GREEDY = 0.05
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """What the server does.
 
     Attributes:
@@ -95,9 +95,9 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_server(behaviour: Behaviour) -> Iterator[str]:
+def fake_server(behavior: Behavior) -> Iterator[str]:
     """Its base URL, for the length of a block."""
-    server = Server(("127.0.0.1", 0), handler_of(behaviour))
+    server = Server(("127.0.0.1", 0), handler_of(behavior))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -106,37 +106,37 @@ def fake_server(behaviour: Behaviour) -> Iterator[str]:
         server.server_close()
 
 
-def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
+def handler_of(behavior: Behavior) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            cards = [name.partition("=")[::2] for name in behaviour.models]
-            always = {"object": "model", "created": time.time_ns(), "owned_by": "us", **behaviour.facts}
+            cards = [name.partition("=")[::2] for name in behavior.models]
+            always = {"object": "model", "created": time.time_ns(), "owned_by": "us", **behavior.facts}
             models = [{"id": name} | always | ({"root": root} if root else {}) for name, root in cards]
             self.reply(200, json.dumps({"object": "list", "data": models}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            behaviour.requests.append(body)
-            if "prompt" in body and not behaviour.takes_tokens:
+            behavior.requests.append(body)
+            if "prompt" in body and not behavior.takes_tokens:
                 self.reply(422, json.dumps({"error": {"message": "prompt must be a string"}}))
                 return
-            if unknown := [name for name in behaviour.refuses if name in body]:
+            if unknown := [name for name in behavior.refuses if name in body]:
                 self.reply(400, json.dumps({"error": {"message": f"Extra inputs are not permitted: {unknown}"}}))
                 return
-            answer = behaviour.answer(body)
+            answer = behavior.answer(body)
             if isinstance(answer, tuple):
                 self.reply(*answer)
-            elif "prompt" in body or not (behaviour.streams or body.get("stream")):
+            elif "prompt" in body or not (behavior.streams or body.get("stream")):
                 self.reply(200, json.dumps(self.whole(body, answer)))
             else:
                 self.reply(200, "".join(self.events(answer)), {"Content-Type": "text/event-stream"})
 
         def whole(self, body: dict[str, Any], answer: str) -> dict[str, Any]:
-            choice, usage = behaviour.choice(body, answer), behaviour.usage(body, answer)
-            shown = None if "token_ids" in choice and behaviour.ids_field == "detokenize" else answer
+            choice, usage = behavior.choice(body, answer), behavior.usage(body, answer)
+            shown = None if "token_ids" in choice and behavior.ids_field == "detokenize" else answer
             if "prompt" in body:
                 kind, choice["text"] = "text_completion", shown or ""
             else:
@@ -146,7 +146,7 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
 
         def events(self, answer: str) -> Iterator[str]:
             words = re.findall(r"\S*\s*", answer)
-            deltas = [({"role": "assistant", "content": word}, None) for word in words] + [({}, behaviour.finish)]
+            deltas = [({"role": "assistant", "content": word}, None) for word in words] + [({}, behavior.finish)]
             for delta, finish in deltas:
                 choice = {"index": 0, "delta": delta, "finish_reason": finish}
                 chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
@@ -185,8 +185,8 @@ def main() -> None:
         time.sleep(arguments.seconds)
         return answer(body) if arguments.words is None else "word " * arguments.words
 
-    behaviour = Behaviour(slowly, models=[arguments.model], streams=arguments.streams)
-    Server((arguments.host, arguments.port), handler_of(behaviour)).serve_forever()
+    behavior = Behavior(slowly, models=[arguments.model], streams=arguments.streams)
+    Server((arguments.host, arguments.port), handler_of(behavior)).serve_forever()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fake_server import Behaviour, Server, handler_of, verdict_of, words_of
+from fake_server import Behavior, Server, handler_of, verdict_of, words_of
 
 OPTIONS = {"max_input_len", "cuda_graph_config", "scheduler_config", "kv_cache_config"}
 """Of the file; the real one refuses any other name than its arguments."""
@@ -36,8 +36,8 @@ def main() -> None:
         parser.error(f"unknown options in the file: {unknown}")
     if not (arguments.model / "config.json").is_file():
         parser.error(f"no model at {arguments.model}")
-    behaviour = Behaviour(answer, models=[arguments.model.name], takes_tokens=True)
-    Server((arguments.host, arguments.port), handler_of(behaviour)).serve_forever()
+    behavior = Behavior(answer, models=[arguments.model.name], takes_tokens=True)
+    Server((arguments.host, arguments.port), handler_of(behavior)).serve_forever()
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def open_checkpoint(directory: Path, architecture: ModelArchitecture) -> dict[st
                 where=str(found[name].file),
                 got=f"{found[name].dtype} {list(found[name].shape)}",
                 expected=f"{'/'.join(DTYPES)} {list(shape)}",
-                cure="use the config.json that belongs to these weights, not quantised",
+                cure="use the config.json that belongs to these weights, not quantized",
             )
     return {name: found[name] for name in expected}
 

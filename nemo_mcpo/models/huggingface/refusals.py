@@ -83,9 +83,9 @@ KINDS: tuple[Kind, ...] = (
         | _off("use_qk_norm", "qk_layernorm"),
     ),
     Kind(
-        "quantised weights",
+        "quantized weights",
         {"quantization_config": (), "compression_config": ()},
-        "use the model before quantisation",
+        "use the model before quantization",
     ),
     Kind(
         "code of the model's own, which is never run",

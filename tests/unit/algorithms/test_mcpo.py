@@ -85,22 +85,22 @@ def test_a_draw_does_not_depend_on_the_batch(tmp_path, llama_directory):
 def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch):
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=10.0)
     trees = [trainer.train.dataset[index] for index in range(4)]
-    favourites = [1, 4, 2, 3]
+    favorites = [1, 4, 2, 3]
     rewards = torch.zeros(4, NUM_COMPLETIONS)
-    rewards[range(4), favourites] = 100.0
+    rewards[range(4), favorites] = 100.0
     rewards[:, 0] = 1e6  # the preferred answer takes no part
     monkeypatch.setattr(
         trainer.model, "score_candidates", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards
     )
     part = trainer.draw([0, 1, 2, 3], trees, [0] * 4)
-    for tree, pruned, favourite in zip(trees, part.batch.trees, favourites, strict=True):
+    for tree, pruned, favorite in zip(trees, part.batch.trees, favorites, strict=True):
         assert pruned.completions[0].tolist() == tree.completions[0].tolist()
-        assert pruned.completions[1].tolist() == tree.completions[favourite].tolist()
+        assert pruned.completions[1].tolist() == tree.completions[favorite].tolist()
     assert part.kernel["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
 
 
 def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypatch):
-    """A CPU has no FP8: here scores are exact where that is asked for, and else favour the second candidate."""
+    """A CPU has no FP8: here scores are exact where that is asked for, and else favor the second candidate."""
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=0.5)
     mcpo = trainer.config.model.mcpo.model_copy(update={"scoring_fp8": True})
     trainer.config = trainer.config.model_copy(

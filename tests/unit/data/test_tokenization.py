@@ -40,7 +40,7 @@ def test_end_of_turn_is_the_templates_own(chats: dict[str, ChatTokenizer], name:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("prompt", [QUESTION, DIALOGUE])
-def test_prompt_equals_transformers_own_tokenised_template(
+def test_prompt_equals_transformers_own_tokenized_template(
     chats: dict[str, ChatTokenizer], name: str, prompt: tuple[Message, ...]
 ) -> None:
     chat = chats[name]

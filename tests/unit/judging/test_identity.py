@@ -15,7 +15,7 @@ from nemo_mcpo.judging.identity import ListedModel, hash_directory, identity_of,
 from nemo_mcpo.rollouts.client import ServerPool
 from nemo_mcpo.rollouts.serving import Serving
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 UNLISTED = ListedModel((), None)
 
@@ -90,17 +90,17 @@ def test_what_our_servers_are_told_is_part_of_a_judge(directory):
     assert len(facts) == 3  # the number of replicas changes no verdict
 
 
-def listed(behaviours) -> ListedModel:
+def listed(behaviors) -> ListedModel:
     with ExitStack() as stack:
-        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+        urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
         return listed_model(Serving(ServerPool(urls, online().judge.server), "j", ()))
 
 
 def test_what_servers_list():
     facts = {"root": "/models/j", "parent": None, "max_model_len": 4096}
-    several = [Behaviour(words_of, models=["j", "other"], facts=facts)]
-    several.append(Behaviour(words_of, models=["j"], facts=facts | {"root": "/j", "max_model_len": 2048}))
+    several = [Behavior(words_of, models=["j", "other"], facts=facts)]
+    several.append(Behavior(words_of, models=["j"], facts=facts | {"root": "/j", "max_model_len": 2048}))
     assert listed(several) == ListedModel(("/j", "/models/j"), 2048)
     assert listed(several) == listed(several)  # although a model is created at every request
-    assert listed([Behaviour(words_of, models=["other"], facts=facts)]) == UNLISTED
-    assert listed([Behaviour(words_of)]) == UNLISTED
+    assert listed([Behavior(words_of, models=["other"], facts=facts)]) == UNLISTED
+    assert listed([Behavior(words_of)]) == UNLISTED

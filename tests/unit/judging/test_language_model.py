@@ -16,7 +16,7 @@ from nemo_mcpo.judging.ranking import Ranking
 from nemo_mcpo.judging.tokens import estimate_tokens
 from nemo_mcpo.records import Message
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, answers_in, fake_server, verdict_of
+from tests.support.fake_server import Behavior, answers_in, fake_server, verdict_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ QUESTIONS = [
 ]
 
 
-def judged(behaviour: Behaviour, directory, questions=QUESTIONS, run="run", **changes):
-    with fake_server(behaviour) as url:
+def judged(behavior: Behavior, directory, questions=QUESTIONS, run="run", **changes):
+    with fake_server(behavior) as url:
         keys = {"judge.server.urls": [url], "judge.server.model": "j", "judge.server.retry_seconds": 0.1} | changes
         places = (directory / "shared", directory / run, directory / "logs")
         judge = LanguageModelJudge(online(keys).judge, *places)
@@ -48,26 +48,26 @@ def judged(behaviour: Behaviour, directory, questions=QUESTIONS, run="run", **ch
 
 @pytest.mark.parametrize("both_orders", [False, True])
 def test_the_longest_wins_after_l_minus_1_comparisons(tmp_path, both_orders):
-    behaviour = Behaviour(verdict_of)
-    judgements = judged(behaviour, tmp_path, **{"judge.both_orders": both_orders})
+    behavior = Behavior(verdict_of)
+    judgements = judged(behavior, tmp_path, **{"judge.both_orders": both_orders})
     assert [judgement.order for judgement in judgements] == [(3, 0, 1, 2), (0, 1), (0, 2), (2, 0, 1)]
     assert [judgement.ties for judgement in judgements] == [0, 0, 1, 0]
     assert [judgement.win_rate for judgement in judgements] == [1.0, 1.0, 0.75, 1.0]
-    assert len(behaviour.requests) == (1 + both_orders) * (3 + 1 + 2 + 2)
-    assert sum(judgement.comparisons for judgement in judgements) == len(behaviour.requests)
+    assert len(behavior.requests) == (1 + both_orders) * (3 + 1 + 2 + 2)
+    assert sum(judgement.comparisons for judgement in judgements) == len(behavior.requests)
 
 
 def test_nothing_is_judged_twice(tmp_path):
-    behaviour = Behaviour(verdict_of)
-    assert judged(behaviour, tmp_path, QUESTIONS[:2]) == judged(behaviour, tmp_path, QUESTIONS[:2])
-    assert len(behaviour.requests) == 4
-    judged(behaviour, tmp_path, **{"judge.server.model": "another"})
-    assert len(behaviour.requests) == 4 + 8
+    behavior = Behavior(verdict_of)
+    assert judged(behavior, tmp_path, QUESTIONS[:2]) == judged(behavior, tmp_path, QUESTIONS[:2])
+    assert len(behavior.requests) == 4
+    judged(behavior, tmp_path, **{"judge.server.model": "another"})
+    assert len(behavior.requests) == 4 + 8
 
 
 def test_a_judge_that_prefers_a_place_prefers_no_answer(tmp_path):
     questions = [Question(n, (Message("user", str(n)),), (f"{n} a", f"{n} b")) for n in range(60)]
-    always_a = Behaviour(lambda body: "Surely.\n<verdict>A</verdict>")
+    always_a = Behavior(lambda body: "Surely.\n<verdict>A</verdict>")
     judgements = judged(always_a, tmp_path, questions)
     first = sum(judgement.order[0] == 0 for judgement in judgements)
     assert 15 < first < 45
@@ -78,46 +78,46 @@ def test_a_judge_that_prefers_a_place_prefers_no_answer(tmp_path):
 
 def test_a_verdict_is_asked_for_again_until_it_can_be_read(tmp_path):
     replies = iter(["no idea", "still none", "<verdict>B</verdict>"])
-    behaviour = Behaviour(lambda body: next(replies))
-    (judgement,) = judged(behaviour, tmp_path, QUESTIONS[1:2])
+    behavior = Behavior(lambda body: next(replies))
+    (judgement,) = judged(behavior, tmp_path, QUESTIONS[1:2])
     assert (judgement.failures, judgement.comparisons) == (0, 1)
-    assert [body["temperature"] for body in behaviour.requests] == [0.0, 0.7, 0.7]
+    assert [body["temperature"] for body in behavior.requests] == [0.0, 0.7, 0.7]
 
 
 def test_another_attempt_is_warmer_on_transformers_serve_too(tmp_path):
     """It ignores a temperature where nobody says do_sample: the same reply would come again."""
     replies = iter(["no idea", "<verdict>B</verdict>"])
-    behaviour = Behaviour(lambda body: next(replies))
-    judged(behaviour, tmp_path, QUESTIONS[1:2], **{"judge.server.launcher": "transformers"})
-    first, second = behaviour.requests
+    behavior = Behavior(lambda body: next(replies))
+    judged(behavior, tmp_path, QUESTIONS[1:2], **{"judge.server.launcher": "transformers"})
+    first, second = behavior.requests
     assert "generation_config" not in first and json.loads(second["generation_config"]) == {"do_sample": True}
 
 
 def test_the_served_model_is_checked(tmp_path):
     with pytest.raises(RolloutError, match=r"the server has another model \(got policy, expected j"):
-        judged(Behaviour(verdict_of, models=["policy"]), tmp_path)
+        judged(Behavior(verdict_of, models=["policy"]), tmp_path)
 
 
 @pytest.mark.parametrize("answer", ["no idea", (400, "too long"), (200, "not json"), "", "A: <verdict>A</verdict>."])
 def test_no_verdict_leaves_the_first_answer_and_is_counted(tmp_path, answer):
-    behaviour = Behaviour(lambda body: answer)
-    (judgement,) = judged(behaviour, tmp_path, QUESTIONS[:1])
+    behavior = Behavior(lambda body: answer)
+    (judgement,) = judged(behavior, tmp_path, QUESTIONS[:1])
     assert judgement.order[0] == 0
     assert (judgement.failures, judgement.comparisons) == (3, 0)
     # It was not stored: a better day gives a verdict.
-    (judgement,) = judged(Behaviour(verdict_of), tmp_path, QUESTIONS[:1])
+    (judgement,) = judged(Behavior(verdict_of), tmp_path, QUESTIONS[:1])
     assert judgement.order[0] == 3
 
 
 def test_a_judge_that_never_gives_a_verdict_ends_the_stage(tmp_path):
     questions = [Question(n, (Message("user", str(n)),), ("a", "b")) for n in range(MAX_FAILURES_IN_A_ROW + 5)]
     with pytest.raises(RolloutError, match="no verdict on 25 prompts in a row"):
-        judged(Behaviour(lambda body: "nothing"), tmp_path, questions)
+        judged(Behavior(lambda body: "nothing"), tmp_path, questions)
 
 
 def test_servers_that_fail_end_the_stage(tmp_path):
     with pytest.raises(RolloutError, match="no server answers"):
-        judged(Behaviour(lambda body: (500, json.dumps({"error": "out of memory"}))), tmp_path)
+        judged(Behavior(lambda body: (500, json.dumps({"error": "out of memory"}))), tmp_path)
 
 
 def test_a_tie_with_the_best_is_no_negative():
@@ -127,16 +127,16 @@ def test_a_tie_with_the_best_is_no_negative():
 
 
 def test_an_unfinished_reply_is_no_verdict(tmp_path):
-    (judgement,) = judged(Behaviour(verdict_of, finish="length"), tmp_path, QUESTIONS[1:2])
+    (judgement,) = judged(Behavior(verdict_of, finish="length"), tmp_path, QUESTIONS[1:2])
     assert (judgement.failures, judgement.unfinished, judgement.comparisons) == (1, 1, 0)
-    (judgement,) = judged(Behaviour(lambda body: "no idea"), tmp_path, QUESTIONS[1:2])
+    (judgement,) = judged(Behavior(lambda body: "no idea"), tmp_path, QUESTIONS[1:2])
     assert (judgement.failures, judgement.unfinished) == (1, 0)
 
 
 def test_a_missing_order_is_a_failure_of_its_own(tmp_path):
     replies = iter(["<verdict>A</verdict>", *["no idea"] * 3])
     question = Question(0, (Message("user", "?"),), ("a", "b"))
-    (judgement,) = judged(Behaviour(lambda body: next(replies)), tmp_path, [question], **{"judge.both_orders": True})
+    (judgement,) = judged(Behavior(lambda body: next(replies)), tmp_path, [question], **{"judge.both_orders": True})
     assert (judgement.comparisons, judgement.failures) == (1, 1)
     assert (judgement.first_place, judgement.second_place, judgement.win_rate) == (1, 0, 1.0)
 
@@ -149,32 +149,32 @@ def test_a_judge_that_repeats_an_answer_gives_it_no_verdict(tmp_path, forged):
         return body["messages"][0]["content"].rpartition("\nThat was all of the material")[0]
 
     questions = [Question(n, (Message("user", str(n)),), ("a", forged)) for n in range(4)]
-    judgements = judged(Behaviour(echo), tmp_path, questions)
+    judgements = judged(Behavior(echo), tmp_path, questions)
     assert [judgement.comparisons for judgement in judgements] == [0] * 4
 
 
 def test_verdicts_of_a_judge_known_by_its_name_serve_its_run_alone(tmp_path):
-    behaviour = Behaviour(verdict_of)
-    judged(behaviour, tmp_path, QUESTIONS[:2])
-    judged(behaviour, tmp_path, QUESTIONS[:2], run="another run")
-    assert len(behaviour.requests) == 8
+    behavior = Behavior(verdict_of)
+    judged(behavior, tmp_path, QUESTIONS[:2])
+    judged(behavior, tmp_path, QUESTIONS[:2], run="another run")
+    assert len(behavior.requests) == 8
     assert not (tmp_path / "shared").exists()
 
 
 def test_verdicts_of_a_judge_with_an_identity_serve_every_run(tmp_path):
-    behaviour = Behaviour(verdict_of)
+    behavior = Behavior(verdict_of)
     for run, identity in (("run", "rev-1"), ("another run", "rev-1"), ("run", "rev-2")):
-        judged(behaviour, tmp_path, QUESTIONS[:2], run=run, **{"judge.identity": identity})
-    assert len(behaviour.requests) == 8
+        judged(behavior, tmp_path, QUESTIONS[:2], run=run, **{"judge.identity": identity})
+    assert len(behavior.requests) == 8
     assert not (tmp_path / "run").exists()
 
 
 def test_other_weights_under_the_same_name_are_noticed_where_servers_say_so(tmp_path):
     numbers = []
     for root in ("/models/a", "/models/a", "/models/b"):
-        behaviour = Behaviour(verdict_of, models=["j"], facts={"root": root})
-        judged(behaviour, tmp_path, QUESTIONS[:1])
-        numbers.append(len(behaviour.requests))
+        behavior = Behavior(verdict_of, models=["j"], facts={"root": root})
+        judged(behavior, tmp_path, QUESTIONS[:1])
+        numbers.append(len(behavior.requests))
     assert numbers == [3, 0, 3]
 
 
@@ -187,45 +187,45 @@ def test_other_weights_under_the_same_name_are_noticed_where_servers_say_so(tmp_
     ],
 )
 def test_what_changes_no_verdict_asks_for_none(tmp_path, changes, asked):
-    judged(Behaviour(verdict_of), tmp_path, QUESTIONS[:1])
-    behaviour = Behaviour(verdict_of)
-    judged(behaviour, tmp_path, QUESTIONS[:1], **changes)
-    assert len(behaviour.requests) == asked
+    judged(Behavior(verdict_of), tmp_path, QUESTIONS[:1])
+    behavior = Behavior(verdict_of)
+    judged(behavior, tmp_path, QUESTIONS[:1], **changes)
+    assert len(behavior.requests) == asked
 
 
 @pytest.mark.parametrize("name", ["INSTRUCTIONS", "REMINDER"])
 def test_other_instructions_ask_again(tmp_path, monkeypatch, name):
-    judged(Behaviour(verdict_of), tmp_path, QUESTIONS[:1])
+    judged(Behavior(verdict_of), tmp_path, QUESTIONS[:1])
     monkeypatch.setattr(comparison, name, f"Be strict.\n{getattr(comparison, name)}")
-    behaviour = Behaviour(verdict_of)
-    judged(behaviour, tmp_path, QUESTIONS[:1])
-    assert len(behaviour.requests) == 3
+    behavior = Behavior(verdict_of)
+    judged(behavior, tmp_path, QUESTIONS[:1])
+    assert len(behavior.requests) == 3
 
 
 LONG = Question(0, (Message("user", "w " * 9000), Message("user", "Which?")), ("x" * 30, "y " * 15000))
 
 
 def test_what_does_not_fit_is_cut_and_counted(tmp_path):
-    behaviour = Behaviour(verdict_of)
-    (judgement,) = judged(behaviour, tmp_path, [LONG])
+    behavior = Behavior(verdict_of)
+    (judgement,) = judged(behavior, tmp_path, [LONG])
     assert (judgement.cut, judgement.comparisons, judgement.order) == (1, 1, (1, 0))
-    (body,) = behaviour.requests
+    (body,) = behavior.requests
     content = body["messages"][0]["content"]
     assert "1 earlier messages are left out" in content and "x" * 30 in answers_in(body) and "w w" not in content
     window = online().judge.server.max_seq_len
     assert 0.9 * window < estimate_tokens(content) + body["max_tokens"] <= window
-    (again,) = judged(behaviour, tmp_path, [LONG])
-    assert again == judgement and len(behaviour.requests) == 1
+    (again,) = judged(behavior, tmp_path, [LONG])
+    assert again == judgement and len(behavior.requests) == 1
 
 
 def test_the_window_that_a_server_lists_holds(tmp_path):
-    behaviour = Behaviour(verdict_of, models=["j"], facts={"max_model_len": 2048})
-    (judgement,) = judged(behaviour, tmp_path, [LONG], **{"judge.max_tokens": 100})
-    content = behaviour.requests[0]["messages"][0]["content"]
+    behavior = Behavior(verdict_of, models=["j"], facts={"max_model_len": 2048})
+    (judgement,) = judged(behavior, tmp_path, [LONG], **{"judge.max_tokens": 100})
+    content = behavior.requests[0]["messages"][0]["content"]
     assert judgement.cut == 1 and estimate_tokens(content) + 100 <= 2048
-    behaviour.facts["max_model_len"] = 512
+    behavior.facts["max_model_len"] = 512
     with pytest.raises(RolloutError, match=r"no room for a comparison .got 512 tokens, 100 of them"):
-        judged(behaviour, tmp_path, [LONG], **{"judge.max_tokens": 100})
+        judged(behavior, tmp_path, [LONG], **{"judge.max_tokens": 100})
 
 
 def test_a_server_that_finds_a_comparison_too_long_gets_a_shorter_one(tmp_path):
@@ -235,14 +235,14 @@ def test_a_server_that_finds_a_comparison_too_long_gets_a_shorter_one(tmp_path):
         too_long = len(body["messages"][0]["content"]) > 16000
         return (400, "maximum context length") if too_long else verdict_of(body)
 
-    behaviour = Behaviour(picky)
+    behavior = Behavior(picky)
     question = Question(0, (Message("user", "?"),), ("x " * 5000, "y " * 4000))
-    (judgement,) = judged(behaviour, tmp_path, [question])
+    (judgement,) = judged(behavior, tmp_path, [question])
     assert (judgement.comparisons, judgement.cut, judgement.failures) == (1, 1, 0)
-    assert len(behaviour.requests) == 2
+    assert len(behavior.requests) == 2
 
 
 def test_nothing_that_a_turn_holds_is_hidden(tmp_path):
-    behaviour = Behaviour(verdict_of)
-    judged(behaviour, tmp_path, [Question(0, (Turn("tool", "4<|im_end|>", "call-7"),), ("a", "bb"))])
-    assert "by tool =====\n4< |im_end|>\n(tool_call_id) call-7\n" in behaviour.requests[0]["messages"][0]["content"]
+    behavior = Behavior(verdict_of)
+    judged(behavior, tmp_path, [Question(0, (Turn("tool", "4<|im_end|>", "call-7"),), ("a", "bb"))])
+    assert "by tool =====\n4< |im_end|>\n(tool_call_id) call-7\n" in behavior.requests[0]["messages"][0]["content"]

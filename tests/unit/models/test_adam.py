@@ -134,7 +134,7 @@ def test_rounding_is_exact_in_the_mean():
     generator = torch.Generator().manual_seed(1)
     exact = torch.randn(16, generator=generator)
     many = torch.stack([round_stochastically(exact, generator).float() for _ in range(4000)])
-    step = exact.abs() * 2**-7  # at most the distance of two neighbours
+    step = exact.abs() * 2**-7  # at most the distance of two neighbors
     assert (many.mean(0) - exact).abs().max() <= (4 * step / 2 / 4000**0.5).max()
     assert ((many - exact).abs() <= step).all()
 

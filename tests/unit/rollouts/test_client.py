@@ -15,7 +15,7 @@ from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool
 from nemo_mcpo.rollouts.completions import complete, converse
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 BODY = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_tokens": 5}
 
@@ -30,7 +30,7 @@ def ask_chat(client) -> Reply:
 
 
 def test_chat_and_tokens():
-    with fake_server(Behaviour(words_of, takes_tokens=True, finish="length")) as url:
+    with fake_server(Behavior(words_of, takes_tokens=True, finish="length")) as url:
         pool = ServerPool([url], settings())
         assert pool.ask(ask_chat).finished is False
         reply = pool.ask(lambda client: complete(client, "m", [1, 2], **BODY))
@@ -41,33 +41,33 @@ def test_chat_and_tokens():
 def test_many_requests_go_to_the_least_busy_server():
     """Each of two servers answers only when two requests are with it: four at once must be two and two."""
     with ExitStack() as stack:
-        behaviours = []
+        behaviors = []
         for _ in range(2):
             barrier = Barrier(2, timeout=15.0)
-            behaviours.append(Behaviour(lambda body, barrier=barrier: f"{barrier.wait()}"))
-        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+            behaviors.append(Behavior(lambda body, barrier=barrier: f"{barrier.wait()}"))
+        urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
         pool = ServerPool(urls, settings(timeout_seconds=20.0))
         replies = [reply for some in in_threads(lambda _: pool.ask(ask_chat), range(4), 4) for reply in some]
         assert sorted(reply.text for reply in replies) == ["0", "0", "1", "1"]
-        assert [len(behaviour.requests) for behaviour in behaviours] == [2, 2]
+        assert [len(behavior.requests) for behavior in behaviors] == [2, 2]
 
 
 def test_requests_of_a_prompt_spill_over_from_a_server_that_is_slow():
     """No server answers before all twelve requests are with one: the first takes nine, the next one the others."""
     barrier = Barrier(12, timeout=10.0)
-    behaviours = [Behaviour(lambda body: f"{barrier.wait()}") for _ in range(4)]
+    behaviors = [Behavior(lambda body: f"{barrier.wait()}") for _ in range(4)]
     with ExitStack() as stack:
-        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
+        urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
         pool = ServerPool(urls, settings(concurrency=4, timeout_seconds=20.0))
         replies = list(in_threads(lambda _: pool.ask(ask_chat, key="prompt"), range(12), 12))
         assert sum(map(len, replies)) == 12
-        assert sorted(len(behaviour.requests) for behaviour in behaviours) == [0, 0, 3, 9]
+        assert sorted(len(behavior.requests) for behavior in behaviors) == [0, 0, 3, 9]
         pool.close()
 
 
 def test_a_prompt_leaves_a_server_that_fails():
-    failing = Behaviour(lambda body: (503, "busy"))
-    with fake_server(failing) as bad, fake_server(Behaviour(lambda body: "fine")) as good:
+    failing = Behavior(lambda body: (503, "busy"))
+    with fake_server(failing) as bad, fake_server(Behavior(lambda body: "fine")) as good:
         pool = ServerPool([bad, good], settings())
         assert [pool.ask(ask_chat, key="prompt") for _ in range(4)] == [Reply("fine", True)] * 4
         assert len(failing.requests) == 1
@@ -76,12 +76,12 @@ def test_a_prompt_leaves_a_server_that_fails():
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_server_that_recovers(status):
     answers = iter([(status, "{}"), (status, "busy"), "fine"])
-    with fake_server(Behaviour(lambda body: next(answers))) as url:
+    with fake_server(Behavior(lambda body: next(answers))) as url:
         assert ServerPool([url], settings()).ask(ask_chat) == Reply("fine", True)
 
 
 def test_another_server_takes_over():
-    with fake_server(Behaviour(words_of)) as url:
+    with fake_server(Behavior(words_of)) as url:
         dead = "http://127.0.0.1:9/v1"
         pool = ServerPool([dead, url], settings())
         started = time.monotonic()
@@ -99,7 +99,7 @@ def test_no_server_answers():
 
 
 def test_a_slow_server_is_given_up():
-    slow = Behaviour(lambda body: time.sleep(1.0) or "late")
+    slow = Behavior(lambda body: time.sleep(1.0) or "late")
     with fake_server(slow) as url, pytest.raises(RolloutError, match="timed out"):
         ServerPool([url], settings(timeout_seconds=0.2, retry_seconds=0.3)).ask(ask_chat)
 
@@ -114,22 +114,22 @@ def test_a_slow_server_is_given_up():
     ],
 )
 def test_refusals_are_not_tried_again(answer):
-    behaviour = Behaviour(lambda body: answer, takes_tokens=True)
-    with fake_server(behaviour) as url:
+    behavior = Behavior(lambda body: answer, takes_tokens=True)
+    with fake_server(behavior) as url:
         pool = ServerPool([url], settings())
         with pytest.raises(RefusedError):
             pool.ask(ask_chat)
         with pytest.raises(RefusedError):
             pool.ask(lambda client: complete(client, "m", [1, 2], **BODY))
-        assert len(behaviour.requests) == 2
+        assert len(behavior.requests) == 2
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "does not let us in.*server.api_key_env"), (302, "redirects")])
 def test_what_would_fail_every_request_ends_the_stage(status, message):
-    behaviour = Behaviour(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
-    with fake_server(behaviour) as url, pytest.raises(RolloutError, match=message):
+    behavior = Behavior(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
+    with fake_server(behavior) as url, pytest.raises(RolloutError, match=message):
         ServerPool([url], settings(retry_seconds=60.0)).ask(ask_chat)
-    assert len(behaviour.requests) == 1
+    assert len(behavior.requests) == 1
 
 
 def test_the_key_is_read_from_the_environment(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool
 from nemo_mcpo.rollouts.completions import complete, converse
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 BODY = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_tokens": 5}
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -24,8 +24,8 @@ def ask_chat(client) -> Reply:
     return converse(client, "m", MESSAGES, **BODY)
 
 
-def reply_of(behaviour: Behaviour, ask=ask_tokens, fields=None) -> Reply:
-    with fake_server(behaviour) as url:
+def reply_of(behavior: Behavior, ask=ask_tokens, fields=None) -> Reply:
+    with fake_server(behavior) as url:
         pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
         pool.learn(url, fields=fields or {})
         return pool.ask(ask)
@@ -34,7 +34,7 @@ def reply_of(behaviour: Behaviour, ask=ask_tokens, fields=None) -> Reply:
 @pytest.mark.parametrize("ask", [ask_tokens, ask_chat])
 @pytest.mark.parametrize("stop", ["stop_reason", "matched_stop"])
 def test_vllm_and_sglang(ask, stop):
-    behaviour = Behaviour(
+    behavior = Behavior(
         lambda body: "red",
         takes_tokens=True,
         ids=lambda body, text: [7, 8, 2],
@@ -42,24 +42,24 @@ def test_vllm_and_sglang(ask, stop):
         usage=lambda body, text: {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
     )
     expected = Reply("red", True, (7, 8, 2), 2, 3, (1, 2), 2)
-    assert reply_of(behaviour, ask, {"return_token_ids": True}) == expected
-    assert reply_of(behaviour, ask).tokens is None
+    assert reply_of(behavior, ask, {"return_token_ids": True}) == expected
+    assert reply_of(behavior, ask).tokens is None
 
 
 def test_trtllm_gives_ids_in_place_of_text():
-    behaviour = Behaviour(
+    behavior = Behavior(
         words_of, takes_tokens=True, ids=lambda body, text: [7, 8], ids_field="detokenize", finish="length"
     )
-    assert reply_of(behaviour, fields={"detokenize": False}) == Reply("", False, (7, 8))
+    assert reply_of(behavior, fields={"detokenize": False}) == Reply("", False, (7, 8))
 
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("finish", ["stop", "length"])
 def test_one_piece_is_asked_for_and_a_stream_is_understood(streams, finish):
     text = "red\nblue \u2028 ü.\n\n<verdict>A</verdict>"
-    behaviour = Behaviour(lambda body: text, streams=streams, finish=finish)
-    assert reply_of(behaviour, ask_chat) == Reply(text, finish == "stop")
-    assert [body.get("stream", False) for body in behaviour.requests] == [False]
+    behavior = Behavior(lambda body: text, streams=streams, finish=finish)
+    assert reply_of(behavior, ask_chat) == Reply(text, finish == "stop")
+    assert [body.get("stream", False) for body in behavior.requests] == [False]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_one_piece_is_asked_for_and_a_stream_is_understood(streams, finish):
 def test_streams_that_break_off_are_refused(events, problem):
     answer = (200, events, {"Content-Type": "text/event-stream"})
     with pytest.raises(RefusedError, match=problem):
-        reply_of(Behaviour(lambda body: answer), ask_chat)
+        reply_of(Behavior(lambda body: answer), ask_chat)
 
 
 def test_counts_of_zero_are_none():
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    assert reply_of(Behaviour(lambda body: "red", usage=lambda body, text: usage), ask_chat) == Reply("red", True)
+    assert reply_of(Behavior(lambda body: "red", usage=lambda body, text: usage), ask_chat) == Reply("red", True)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_counts_of_zero_are_none():
     ],
 )
 def test_replies_that_make_no_sense(extra, message):
-    behaviour = Behaviour(lambda body: "red", takes_tokens=True, extra=lambda body, text: extra)
+    behavior = Behavior(lambda body: "red", takes_tokens=True, extra=lambda body, text: extra)
     with pytest.raises(RefusedError, match=message):
-        reply_of(behaviour)
+        reply_of(behavior)
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "tool_calls"])
@@ -105,8 +105,8 @@ def test_an_answer_that_the_server_took_apart_is_none(name):
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
     with pytest.raises(RefusedError, match=f"from its text into {name}"):
-        reply_of(Behaviour(lambda body: (200, json.dumps(whole))), ask_chat)
-    parts = Behaviour(lambda body: (200, json.dumps(whole)))
+        reply_of(Behavior(lambda body: (200, json.dumps(whole))), ask_chat)
+    parts = Behavior(lambda body: (200, json.dumps(whole)))
     assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("Four.", True)
     message["content"] = None
     assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("", True)
@@ -128,4 +128,4 @@ def test_an_answer_that_the_server_took_apart_is_none(name):
 )
 def test_what_is_no_completion_is_refused(body):
     with pytest.raises(RefusedError):
-        reply_of(Behaviour(lambda _: (200, body)), ask_chat)
+        reply_of(Behavior(lambda _: (200, body)), ask_chat)

@@ -15,7 +15,7 @@ from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.openai_engine import ATTEMPTS, OpenAIEngine
 from nemo_mcpo.rollouts.samples import Prompt, SampleKey, SampleRequest, Sampling
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=20, top_p=0.9, seed=3)
@@ -43,8 +43,8 @@ def requests(number: int) -> list[SampleRequest]:
     ]
 
 
-def generated(policy, behaviour: Behaviour, wanted, done=(), **changes):
-    with fake_server(behaviour) as url:
+def generated(policy, behavior: Behavior, wanted, done=(), **changes):
+    with fake_server(behavior) as url:
         keys = {"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes
         settings = online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
         engine = OpenAIEngine(SAMPLING, settings, logs=None)
@@ -57,12 +57,12 @@ def generated(policy, behaviour: Behaviour, wanted, done=(), **changes):
 
 @pytest.mark.parametrize("takes_tokens", [True, False])
 def test_every_request_once(policy, takes_tokens):
-    behaviour = Behaviour(words_of, models=[policy], takes_tokens=takes_tokens)
+    behavior = Behavior(words_of, models=[policy], takes_tokens=takes_tokens)
     wanted = requests(5)
-    samples = generated(policy, behaviour, wanted, done={wanted[0].key})
+    samples = generated(policy, behavior, wanted, done={wanted[0].key})
     assert sorted(sample.key for sample in samples) == sorted(request.key for request in wanted[1:])
     assert all(sample.finished and sample.text and not sample.problem for sample in samples)
-    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    asked = [body for body in behavior.requests if body["max_tokens"] == SAMPLING.max_tokens]
     assert len(asked) == len(wanted) - 1
     assert all(body["top_p"] == 0.9 and body["model"] == policy for body in asked)
     assert len({body["seed"] for body in asked}) == len(asked)
@@ -71,14 +71,14 @@ def test_every_request_once(policy, takes_tokens):
 
 def test_the_same_seeds_again(policy):
     wanted = requests(3)
-    first = generated(policy, Behaviour(words_of), wanted)
+    first = generated(policy, Behavior(words_of), wanted)
     assert sorted(first, key=lambda sample: sample.key) == sorted(
-        generated(policy, Behaviour(words_of), wanted), key=lambda sample: sample.key
+        generated(policy, Behavior(words_of), wanted), key=lambda sample: sample.key
     )
 
 
 def test_tokens_are_counted_without_the_end_of_turn(policy, chat):
-    (sample,) = generated(policy, Behaviour(words_of), requests(1)[:1])
+    (sample,) = generated(policy, Behavior(words_of), requests(1)[:1])
     assert sample.num_tokens == len(encode_answers(chat, [sample.text])[0]) - 1
     assert sample.tokens is None and sample.counted is None
 
@@ -92,7 +92,7 @@ def is_cut(body) -> bool:
     return body["max_tokens"] <= 12
 
 
-def by_letters(chat, **changes) -> Behaviour:
+def by_letters(chat, **changes) -> Behavior:
     """A server with a policy that draws letter by letter, where encoding its text would merge letters."""
 
     def ids(body, text):
@@ -100,7 +100,7 @@ def by_letters(chat, **changes) -> Behaviour:
         return own if is_cut(body) else [*own, chat.end_of_turn]
 
     keys = {"takes_tokens": True, "ids": ids, "extra": lambda body, text: {"finish_reason": finish_of(body)}}
-    return Behaviour(letters_of, **(keys | changes))
+    return Behavior(letters_of, **(keys | changes))
 
 
 def finish_of(body) -> str:
@@ -121,14 +121,14 @@ def finish_of(body) -> str:
 )
 def test_the_tokens_that_were_drawn(policy, chat, takes_tokens, ids_field, refuses, fields):
     """Not those of the text encoded again, which are fewer here."""
-    behaviour = by_letters(chat, takes_tokens=takes_tokens, refuses=refuses, ids_field=ids_field)
-    samples = generated(policy, behaviour, requests(3))
+    behavior = by_letters(chat, takes_tokens=takes_tokens, refuses=refuses, ids_field=ids_field)
+    samples = generated(policy, behavior, requests(3))
     assert len(samples) == 6 and all(sample.finished for sample in samples)
     for sample in samples:
         assert [chat.tokenizer.decode([one]) for one in sample.tokens] == list(sample.text)
         assert sample.num_tokens == len(sample.tokens) <= 12
         assert sample.num_tokens > len(encode_answers(chat, [sample.text])[0]) - 1
-    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    asked = [body for body in behavior.requests if body["max_tokens"] == SAMPLING.max_tokens]
     known = ("return_token_ids", "detokenize", "top_k", "min_p", "repetition_penalty", "generation_config")
     assert all({name: body[name] for name in known if name in body} == fields for body in asked)
 
@@ -142,9 +142,9 @@ def test_the_tokens_that_were_drawn(policy, chat, takes_tokens, ids_field, refus
     ],
 )
 def test_fields_that_a_server_refuses_are_left_out(policy, refuses, fields):
-    behaviour = Behaviour(words_of, takes_tokens=True, refuses=refuses)
-    assert all(sample.text for sample in generated(policy, behaviour, requests(2)))
-    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    behavior = Behavior(words_of, takes_tokens=True, refuses=refuses)
+    assert all(sample.text for sample in generated(policy, behavior, requests(2)))
+    asked = [body for body in behavior.requests if body["max_tokens"] == SAMPLING.max_tokens]
     standard = {"model", "prompt", "temperature", "top_p", "seed", "max_tokens"}
     assert len(asked) == 4 and all(set(body) - standard == fields for body in asked)
 
@@ -164,19 +164,19 @@ def test_ids_that_make_no_sense_are_asked_for_again_and_counted(policy, chat):
 
 
 def test_a_prompts_samples_come_from_one_server(policy):
-    behaviours = [Behaviour(words_of) for _ in range(4)]
+    behaviors = [Behavior(words_of) for _ in range(4)]
     wanted = [
         SampleRequest(SampleKey(0, number, 1.0, sample), request.prompt)
         for number, request in enumerate(requests(10)[::2])
         for sample in range(6)
     ]
     with ExitStack() as stack:
-        urls = [stack.enter_context(fake_server(behaviour)) for behaviour in behaviours]
-        samples = generated(policy, Behaviour(words_of), wanted, urls=urls, concurrency=2)
+        urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
+        samples = generated(policy, Behavior(words_of), wanted, urls=urls, concurrency=2)
     assert len(samples) == 60
     asked = [
         {body["messages"][0]["content"] for body in one.requests if body["max_tokens"] == SAMPLING.max_tokens}
-        for one in behaviours
+        for one in behaviors
     ]
     assert sum(map(len, asked)) == len(set().union(*asked)) == 10
 
@@ -201,23 +201,23 @@ def bad_for_odd(answer):
     ],
 )
 def test_what_cannot_be_answered_is_counted(policy, answer, problem):
-    behaviour = Behaviour(bad_for_odd(answer))
-    samples = generated(policy, behaviour, requests(4))
+    behavior = Behavior(bad_for_odd(answer))
+    samples = generated(policy, behavior, requests(4))
     failed = [sample for sample in samples if sample.problem]
     assert {sample.key.prompt_id for sample in failed} == {1, 3}
     assert all(problem in sample.problem for sample in failed)
-    asked = [body for body in behaviour.requests if body["max_tokens"] == SAMPLING.max_tokens]
+    asked = [body for body in behavior.requests if body["max_tokens"] == SAMPLING.max_tokens]
     assert len(asked) == 4 + 4 * ATTEMPTS
 
 
 def test_cut_answers_are_marked(policy):
-    samples = generated(policy, Behaviour(words_of, finish="length"), requests(1))
+    samples = generated(policy, Behavior(words_of, finish="length"), requests(1))
     assert [sample.finished for sample in samples] == [False, False]
 
 
 def test_one_request_at_which_servers_fail_is_counted(policy):
     """A prompt that makes the server fail must not end a night's work."""
-    samples = generated(policy, Behaviour(bad_for_odd((500, "crashed"))), requests(2), retry_seconds=60.0)
+    samples = generated(policy, Behavior(bad_for_odd((500, "crashed"))), requests(2), retry_seconds=60.0)
     assert {sample.key.prompt_id: bool(sample.problem) for sample in samples} == {0: False, 1: True}
 
 
@@ -226,34 +226,34 @@ def greedy(body):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
+    ("behavior", "message"),
     [
-        (Behaviour(words_of, models=["/another/model"]), "the server has another model"),
-        (Behaviour(greedy), "does not sample"),
-        (Behaviour(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
-        (Behaviour(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
-        (Behaviour(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not follow"),
+        (Behavior(words_of, models=["/another/model"]), "the server has another model"),
+        (Behavior(greedy), "does not sample"),
+        (Behavior(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
+        (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
+        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not follow"),
         (
-            Behaviour(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
+            Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
             "answers another prompt.*4 tokens.* has 3",
         ),
-        (Behaviour(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens where max_tokens is 48"),
+        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens where max_tokens is 48"),
         (
-            Behaviour(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
+            Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
             "finished that max_tokens has cut",
         ),
-        (Behaviour(lambda body: (400, "no")), "neither tokens nor chats"),
-        (Behaviour(lambda body: (401, "no")), "does not let us in.*api_key_env"),
-        (Behaviour(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
-        (Behaviour(lambda body: (500, "no")), "neither tokens nor chats"),
-        (Behaviour(lambda body: (503, "no")), "no server answers"),
+        (Behavior(lambda body: (400, "no")), "neither tokens nor chats"),
+        (Behavior(lambda body: (401, "no")), "does not let us in.*api_key_env"),
+        (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
+        (Behavior(lambda body: (500, "no")), "neither tokens nor chats"),
+        (Behavior(lambda body: (503, "no")), "no server answers"),
     ],
 )
-def test_servers_that_cannot_be_trusted(policy, behaviour, message):
+def test_servers_that_cannot_be_trusted(policy, behavior, message):
     with pytest.raises(RolloutError, match=message):
-        generated(policy, behaviour, requests(2))
+        generated(policy, behavior, requests(2))
 
 
 def test_no_server_at_all(policy):
     with pytest.raises(RolloutError, match="no server answers"):
-        generated(policy, Behaviour(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])
+        generated(policy, Behavior(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])

@@ -11,7 +11,7 @@ from nemo_mcpo.rollouts.completions import complete
 from nemo_mcpo.rollouts.probe import check_models, listed_name
 from nemo_mcpo.rollouts.serving import Serving
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 OURS = "/runs/7/policy-0"
 
@@ -42,8 +42,8 @@ def test_names(model, listed, name):
 
 def asked_for(*listed: list[str]) -> list[list[str]]:
     """The names in the requests to servers that list these."""
-    behaviours = [Behaviour(words_of, models=names, takes_tokens=True) for names in listed]
-    servers = [fake_server(behaviour) for behaviour in behaviours]
+    behaviors = [Behavior(words_of, models=names, takes_tokens=True) for names in listed]
+    servers = [fake_server(behavior) for behavior in behaviors]
     urls = [server.__enter__() for server in servers]
     try:
         serving = Serving(ServerPool(urls, online({}).rollouts.server), OURS, ())
@@ -53,7 +53,7 @@ def asked_for(*listed: list[str]) -> list[list[str]]:
     finally:
         for server in servers:
             server.__exit__(None, None, None)
-    return [[body["model"] for body in behaviour.requests] for behaviour in behaviours]
+    return [[body["model"] for body in behavior.requests] for behavior in behaviors]
 
 
 def test_each_server_is_asked_by_its_own_name():
@@ -67,10 +67,10 @@ def serving_of(url: str, launcher: str) -> Serving:
 
 def test_a_server_that_loads_models_by_name_is_asked_for_ours():
     """As transformers serve, started without a model: it lists what it has loaded for somebody else."""
-    behaviour = Behaviour(words_of, models=["/runs/7/policy-1"])
-    with fake_server(behaviour) as url:
+    behavior = Behavior(words_of, models=["/runs/7/policy-1"])
+    with fake_server(behavior) as url:
         check_models(serving_of(url, "transformers"))
-        assert [body["model"] for body in behaviour.requests] == [OURS]
+        assert [body["model"] for body in behavior.requests] == [OURS]
         with pytest.raises(RolloutError, match="another model"):
             check_models(serving_of(url, "vllm"))
 
@@ -78,8 +78,8 @@ def test_a_server_that_loads_models_by_name_is_asked_for_ours():
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_server_that_loads_no_other_model_has_another_one(status):
     """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
-    behaviour = Behaviour(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
-    with fake_server(behaviour) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
+    behavior = Behavior(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
+    with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
         check_models(serving_of(url, "transformers"))
 
 

@@ -9,7 +9,7 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.ports import free_port
 from nemo_mcpo.rollouts.running_servers import check_urls
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 
 def check(url: str, model: str | None = "judge", must_run: bool = True) -> list[str]:
@@ -19,12 +19,12 @@ def check(url: str, model: str | None = "judge", must_run: bool = True) -> list[
 
 @pytest.mark.parametrize("listed", [["judge"], ["other", "/models/judge"], []])
 def test_a_server_with_the_model(listed):
-    with fake_server(Behaviour(words_of, models=listed)) as url:
+    with fake_server(Behavior(words_of, models=listed)) as url:
         assert check(url) == check(url, "/elsewhere/judge") == check(url, None) == []
 
 
 def test_another_model():
-    with fake_server(Behaviour(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
+    with fake_server(Behavior(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
         check(url)
     assert "the server has another model (got other, expected judge). Cure: set judge.server.model" in str(
         caught.value
@@ -33,7 +33,7 @@ def test_another_model():
 
 def test_a_server_that_loads_models_by_name_may_list_another():
     changes = {"judge.server.launcher": "transformers"}
-    with fake_server(Behaviour(words_of, models=["other"])) as url:
+    with fake_server(Behavior(words_of, models=["other"])) as url:
         settings = online({"judge.server.urls": [url], **changes}).judge.server
         (note,) = check_urls(settings, "judge.server", "/models/judge", must_run=True)
     assert note == f"judge.server.urls: {url} has other; it must load /models/judge when asked to"

@@ -14,14 +14,14 @@ from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.sampling_check import FLAT, check_sampling
 from nemo_mcpo.rollouts.serving import Serving
 from tests.support.configs import online
-from tests.support.fake_server import NEARLY_GREEDY, Behaviour, fake_server, words_of
+from tests.support.fake_server import NEARLY_GREEDY, Behavior, fake_server, words_of
 
 
-def checked(behaviour: Behaviour, vocabulary_size: int = 32_000) -> Behaviour:
-    with fake_server(behaviour) as url:
+def checked(behavior: Behavior, vocabulary_size: int = 32_000) -> Behavior:
+    with fake_server(behavior) as url:
         pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
         check_sampling(Serving(pool, "m", ()), ask_tokens, Prompt((1, 2)), vocabulary_size)
-    return behaviour
+    return behavior
 
 
 def policy(top_k: int, vocabulary: int = 32_000):
@@ -37,23 +37,23 @@ def policy(top_k: int, vocabulary: int = 32_000):
 
 
 def test_a_server_without_top_k():
-    behaviour = checked(Behaviour(policy(32_000), takes_tokens=True, finish="length"))
-    assert sum(body["temperature"] == FLAT for body in behaviour.requests) == 64
+    behavior = checked(Behavior(policy(32_000), takes_tokens=True, finish="length"))
+    assert sum(body["temperature"] == FLAT for body in behavior.requests) == 64
 
 
 @pytest.mark.parametrize("top_k", [5, 20, 50])
 def test_a_top_k_that_nobody_asked_for(top_k):
     with pytest.raises(RolloutError, match=r"draws from few tokens only.*generation_config\.json"):
-        checked(Behaviour(policy(top_k), takes_tokens=True, finish="length"))
+        checked(Behavior(policy(top_k), takes_tokens=True, finish="length"))
 
 
 def test_small_vocabularies_are_not_judged_by_it():
-    checked(Behaviour(policy(50), takes_tokens=True, finish="length"), vocabulary_size=300)
+    checked(Behavior(policy(50), takes_tokens=True, finish="length"), vocabulary_size=300)
 
 
 def test_a_server_that_refuses_the_flat_temperature():
     refuses = lambda body: (400, "at most 2") if body["temperature"] > 2 else policy(50)(body)  # noqa: E731
-    checked(Behaviour(refuses, takes_tokens=True, finish="length"))
+    checked(Behavior(refuses, takes_tokens=True, finish="length"))
 
 
 def test_greedy_answers_that_differ_now_and_then():
@@ -64,7 +64,7 @@ def test_greedy_answers_that_differ_now_and_then():
         greedy = body["temperature"] <= NEARLY_GREEDY and body["max_tokens"] > 1
         return next(answers) if greedy else words_of(body)
 
-    checked(Behaviour(behave, takes_tokens=True))
+    checked(Behavior(behave, takes_tokens=True))
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_greedy_answers_that_differ_now_and_then():
 )
 def test_limits_and_prompts(usage, message):
     with pytest.raises(RolloutError, match=message):
-        checked(Behaviour(words_of, takes_tokens=True, usage=lambda body, text: usage))
+        checked(Behavior(words_of, takes_tokens=True, usage=lambda body, text: usage))

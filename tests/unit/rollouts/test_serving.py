@@ -17,7 +17,7 @@ from nemo_mcpo.rollouts import server_process
 from nemo_mcpo.rollouts.server_process import MAX_STARTS
 from nemo_mcpo.rollouts.serving import open_serving
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 from tests.support.online import FAKE_SERVER
 
 
@@ -53,8 +53,8 @@ def test_only_its_owner_reads_what_a_server_writes(tmp_path):
 @pytest.fixture
 def somebody_elses(monkeypatch):
     """The first port that is chosen is one on which another server answers, healthy."""
-    behaviour = Behaviour(words_of, models=["other"])
-    with fake_server(behaviour) as url:
+    behavior = Behavior(words_of, models=["other"])
+    with fake_server(behavior) as url:
         taken = int(url.split(":")[2].split("/")[0])
         ports = iter([taken])
         monkeypatch.setattr(server_process, "free_port", lambda: next(ports, None) or free_port())

@@ -19,7 +19,7 @@ from nemo_mcpo.rollouts.client import RefusedError, ServerPool
 from nemo_mcpo.rollouts.completions import complete
 from nemo_mcpo.rollouts.transport import BoundedTransport, is_this_machine
 from tests.support.configs import online
-from tests.support.fake_server import Behaviour, fake_server, words_of
+from tests.support.fake_server import Behavior, fake_server, words_of
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -114,11 +114,11 @@ def test_compressed_replies_are_refused():
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed(status, monkeypatch):
     monkeypatch.setenv("A_KEY", "secret")
-    elsewhere = Behaviour(words_of, takes_tokens=True)
+    elsewhere = Behavior(words_of, takes_tokens=True)
     with fake_server(elsewhere) as other:
         location = {"Location": f"{other}/completions"}
         with (
-            fake_server(Behaviour(lambda body: (status, "", location), takes_tokens=True)) as url,
+            fake_server(Behavior(lambda body: (status, "", location), takes_tokens=True)) as url,
             pytest.raises(RolloutError, match=rf"redirects requests .got to {other}.*server.urls"),
         ):
             pool(url, api_key_env="A_KEY").ask(ask)
@@ -143,7 +143,7 @@ def test_no_server_is_asked_through_a_proxy(name, host, monkeypatch):
     connect = socket.create_connection
     here = lambda address, *options, **more: connect(("127.0.0.1", address[1]), *options, **more)  # noqa: E731
     monkeypatch.setattr(socket, "create_connection", here)
-    with fake_server(Behaviour(words_of, takes_tokens=True)) as url:
+    with fake_server(Behavior(words_of, takes_tokens=True)) as url:
         assert pool(url.replace("127.0.0.1", host)).ask(ask).finished
 
 

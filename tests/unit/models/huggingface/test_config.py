@@ -116,7 +116,7 @@ def test_sliding_window_counts_only_where_it_is_used(tmp_path, changes, window):
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
-        ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config.*before quantisation"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config.*before quantization"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rotary scaling is not supported.*dynamic"),
         (QWEN2 | {"max_window_layers": 1}, "sliding window in some layers only"),
         # Types of layers that nothing of this family reads, or that have no window to slide.
