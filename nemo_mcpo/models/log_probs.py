@@ -58,11 +58,12 @@ def completion_log_probs(
 def _sums(values_T: Tensor, lengths_N: Tensor) -> Tensor:
     """Sums of consecutive values, ``[N]``, in one order on every device, where ``index_add`` on a GPU would have none.
 
-    Without ``unsafe`` torch would wait for the GPU to check the lengths.
+    Added up in float64: in float32, hundreds of additions to a sum of hundreds of nats lose more than all that was
+    computed before. Without ``unsafe`` torch would wait for the GPU to check the lengths.
     """
     if not len(values_T):  # which some releases of torch refuse
         return values_T.sum().expand(len(lengths_N))
-    return torch.segment_reduce(values_T, "sum", lengths=lengths_N, unsafe=True)
+    return torch.segment_reduce(values_T.double(), "sum", lengths=lengths_N, unsafe=True).to(values_T.dtype)
 
 
 class _TokenLogProbs(torch.autograd.Function):
