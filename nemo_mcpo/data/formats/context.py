@@ -82,15 +82,14 @@ def _is_bare(tool: Any) -> bool:
 
 def _tool(tool: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A tool in OpenAI's form, which chat templates read; OpenAI's Responses, Anthropic and MCP write flat ones."""
-    function = (
-        _decode(tool["function"], name) if "function" in tool else {k: v for k, v in tool.items() if k != "type"}
-    )
+    nested = "function" in tool
+    function = _decode(tool["function"], name) if nested else {k: v for k, v in tool.items() if k != "type"}
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise BadRecordError(f"{name}: a tool has no name", str(dict(tool))[:80])
     function = {"parameters" if key in _SCHEMAS else key: value for key, value in function.items()}
     if isinstance(function.get("parameters"), str):
         function["parameters"] = _decode(function["parameters"], name)
-    rest = {key: value for key, value in tool.items() if key != "function"} if "function" in tool else {}
+    rest = {key: value for key, value in tool.items() if key != "function"} if nested else {}
     return {"type": tool.get("type", "function"), **rest, "function": function}
 
 
