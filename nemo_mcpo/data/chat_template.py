@@ -17,8 +17,9 @@ TODAY = datetime(2024, 7, 26)
 """What templates take for today. Llama 3.2, Mistral Small and SmolLM3 write the date into every prompt, and the same
 data must give the same tokens every day."""
 
-TEMPLATE_ARGUMENTS = {"date_string": TODAY.strftime("%d %b %Y"), "enable_thinking": False}
-"""Values that a template may read. Thinking: Qwen3 puts an empty thought before an answer that has none."""
+TEMPLATE_ARGUMENTS = {"date_string": TODAY.strftime("%d %b %Y"), "enable_thinking": False, "thinking": False}
+"""Values that a template may read. Without thinking, Qwen3 puts an empty thought before the answer, and DeepSeek V3.1,
+which reads the other name, closes one."""
 
 RECIPE = {**TEMPLATE_ARGUMENTS, "strftime_now": TODAY.date().isoformat()}
 """What decides, beside the template, how a conversation is rendered."""
@@ -57,7 +58,13 @@ def render(
     given = json.loads(inputs) if inputs else {}
     template = template_text(tokenizer, has_tools="tools" in given)
     messages = [renamed(template, turn.as_dict()) for turn in turns]
-    values = {**TEMPLATE_ARGUMENTS, "enable_thinking": thinking, "strftime_now": TODAY.strftime, **given}
+    values = {
+        **TEMPLATE_ARGUMENTS,
+        "enable_thinking": thinking,
+        "thinking": thinking,
+        "strftime_now": TODAY.strftime,
+        **given,
+    }
     try:
         return _apply(
             tokenizer, [_with_parsed_arguments(message) for message in messages], values, add_generation_prompt

@@ -13,7 +13,7 @@ import numpy as np
 from nemo_mcpo.data.chat_template import RefusedByTemplate
 from nemo_mcpo.data.cutting import CutSequences, cut_prompt, cut_sequences
 from nemo_mcpo.data.formats import Dropped
-from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
+from nemo_mcpo.data.rendered_record import RenderedRecord, check_thoughts, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts
 from nemo_mcpo.records import PreferenceRecord
 
@@ -96,7 +96,9 @@ def _tokenize(records: list[PreferenceRecord], chat: ChatTokenizer | None, limit
 
 def _rendered(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedRecord | Dropped:
     try:
-        return render_record(chat, record)
+        rendered = render_record(chat, record)
+        check_thoughts(chat, rendered)
+        return rendered
     except RefusedByTemplate as error:
         return Dropped(record.source, error.reason, error.detail)
 
