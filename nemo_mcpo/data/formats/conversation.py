@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ PROMPT_COLUMNS = ("prompt", "question", "instruction", "conversations", "message
 """Where a prompt may stand; the first that a row has counts."""
 
 _ASKS = {"user", "tool"}
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def parse_prompt(value: Any) -> Turns:
@@ -25,12 +28,29 @@ def parse_prompt(value: Any) -> Turns:
 
 
 def prompt_turns(value: Any) -> Turns:
-    """The turns of a prompt: a text is one user turn."""
+    """The turns of a prompt: a text is one user turn, or a dialogue that ends where the assistant is to speak."""
     if isinstance(value, str):
+        if is_dialogue(value) and value.rstrip().endswith("Assistant:"):
+            return dialogue_turns(value)[:-1]
         return (Message("user", checked_text(value)),)
     if not isinstance(value, list):
         raise BadRecordError("not the format's structure", f"prompt: {type(value).__name__}")
     return tuple(parse_message(turn) for turn in value)
+
+
+def is_dialogue(value: object) -> bool:
+    """Whether a text is a dialogue in ``Human:`` and ``Assistant:`` turns."""
+    return isinstance(value, str) and _TURN.match(value) is not None
+
+
+def dialogue_turns(text: str) -> tuple[Message, ...]:
+    """All turns of a dialogue, at least one."""
+    opening, *parts = _TURN.split(checked_text(text))
+    if not opening.strip() and not parts:
+        raise BadRecordError("empty prompt")
+    if opening.strip():
+        raise BadRecordError("prompt is not in Human/Assistant turns", repr(opening[:40]))
+    return tuple(Message(_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True))
 
 
 def checked_prompt(turns: Turns) -> Turns:
@@ -90,10 +110,12 @@ def _sides(row: Row) -> Sequence[Turns]:
 def _side(value: Any, name: str) -> Turns:
     """The turns of ``chosen`` or ``rejected``, the answer last."""
     if isinstance(value, str):
-        return (Message("assistant", checked_text(value)),)
-    if not isinstance(value, list | dict):
+        whole = is_dialogue(value) and value.lstrip().startswith("Human:")
+        turns = dialogue_turns(value) if whole else (Message("assistant", checked_text(value)),)
+    elif isinstance(value, list | dict):
+        turns = tuple(parse_message(turn) for turn in (value if isinstance(value, list) else [value]))
+    else:
         raise BadRecordError("not the format's structure", f"{name}: {type(value).__name__}")
-    turns = tuple(parse_message(turn) for turn in (value if isinstance(value, list) else [value]))
     if not turns or turns[-1].role != "assistant":
         raise BadRecordError("chosen or rejected does not end with an assistant turn")
     return turns

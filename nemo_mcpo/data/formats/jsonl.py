@@ -18,6 +18,7 @@ from nemo_mcpo.data.formats.conversation import (
     Turns,
     answer_of,
     checked_prompt,
+    is_dialogue,
     pair_answers,
     pair_prompt,
     parse_prompt,
@@ -25,7 +26,6 @@ from nemo_mcpo.data.formats.conversation import (
     row_prompt,
     without_answer,
 )
-from nemo_mcpo.data.formats.hh import is_dialogue
 from nemo_mcpo.data.formats.messages import parse_message
 from nemo_mcpo.data.formats.reader import Format
 from nemo_mcpo.data.formats.records import Answer, BadRecordError, require

@@ -24,6 +24,19 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "hh",
         {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
     ),
+    "hh-with-prompt": ("jsonl", {"prompt": "\n\nHuman: 2+2?\n\nAssistant:", "chosen": " 4", "rejected": " 5"}),
+    "hh-twice": (
+        "jsonl",
+        {
+            "prompt": "\n\nHuman: 2+2?\n\nAssistant:",
+            "chosen": "\n\nHuman: 2+2?\n\nAssistant: 4",
+            "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5",
+        },
+    ),
+    "dialogue-with-responses": (
+        "jsonl",
+        {"prompt": "Human: 2+2?\n\nAssistant:", "responses": [{"text": "4"}, {"text": "5"}]},
+    ),
     "sharegpt": ("sharegpt", {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "5"}}),
     "ultrafeedback": (
         "ultrafeedback",
