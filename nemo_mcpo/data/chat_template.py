@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,7 @@ RECIPE = {**TEMPLATE_ARGUMENTS, "strftime_now": TODAY.date().isoformat()}
 _LINKS = {"tool_call_id", "name", "type"}
 """Keys of tool turns that templates may leave out: what they say follows from the order of the turns."""
 _OTHER = "Sentinel"
+_WORD = 8  # characters
 
 
 class RefusedByTemplate(Exception):
@@ -65,15 +66,17 @@ def render(
         "strftime_now": TODAY.strftime,
         **given,
     }
+    arguments = _arguments(messages)
     try:
-        return _apply(
-            tokenizer, [_with_parsed_arguments(message) for message in messages], values, add_generation_prompt
-        )
+        text = _apply(tokenizer, _with_arguments(messages, _as_object), values, add_generation_prompt)
+        # A template that joins the arguments of a call to text wants them as text: it fails, or writes Python.
+        if not any(repr(one) in text and repr(one) != _as_text(one) for one in arguments):
+            return text
     except Exception as error:  # a template can raise anything: it is a program
-        if "tool_calls" not in "".join(turn.extra for turn in turns):
+        if not arguments:
             raise RefusedByTemplate("chat template refused the prompt", _one_line(error)) from error
-    try:  # a template that joins the arguments of a call to text wants them as text
-        return _apply(tokenizer, messages, values, add_generation_prompt)
+    try:
+        return _apply(tokenizer, _with_arguments(messages, _as_text), values, add_generation_prompt)
     except Exception as error:
         raise RefusedByTemplate("chat template refused the prompt", _one_line(error)) from error
 
@@ -86,8 +89,9 @@ def check_shown(
     A part is shown where the text is another one without it. Thoughts of earlier turns may be left out by templates
     that know them.
     """
+    every = "\n".join(turn.content for turn in turns)
     for number, turn in enumerate(turns):
-        if turn.content not in rendered and not _matters(
+        if _may_be_missing(turn.content, every, rendered) and not _matters(
             tokenizer, _with(turns, number, Message(turn.role, _OTHER, turn.extra)), inputs, rendered, thinking
         ):
             raise RefusedByTemplate("the chat template leaves a turn out", f"{turn.role}: {turn.content[:80]}")
@@ -100,6 +104,11 @@ def check_shown(
         known = name not in ("tools", "documents") and name in template
         if not known and not _matters(tokenizer, turns, json.dumps(fewer) if fewer else "", rendered, thinking):
             raise RefusedByTemplate(f"the chat template does not show {name}", str(given[name])[:80])
+
+
+def _may_be_missing(content: str, every: str, rendered: str) -> bool:
+    """Whether a rendered conversation has fewer copies of a content than its turns have; a word may be the frame's."""
+    return bool(content) and (len(content) < _WORD or rendered.count(content) < every.count(content))
 
 
 def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False) -> str:
@@ -126,6 +135,12 @@ def _check_key(
     other = Message(turn.role, turn.content, json.dumps(fewer) if fewer else "")
     if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
         raise RefusedByTemplate(f"the chat template does not show {key}", f"{turn.role}: {str(extra[key])[:80]}")
+    values = extra[key] if isinstance(extra[key], list) and len(extra[key]) > 1 else []
+    for place, value in enumerate(values):  # such as calls, of which a template may show the first alone
+        fewer = {**extra, key: values[:place] + values[place + 1 :]}
+        other = Message(turn.role, turn.content, json.dumps(fewer))
+        if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
+            raise RefusedByTemplate(f"the chat template does not show all of {key}", f"{turn.role}: {str(value)[:80]}")
 
 
 def _matters(
@@ -154,24 +169,39 @@ def _apply(
     )
 
 
-def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI writes the arguments of a call as JSON in text, and most templates want the object."""
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    return {**message, "tool_calls": [_parsed(call) for call in calls]}
+def _with_arguments(messages: list[dict[str, Any]], form: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The messages with the arguments of every call as an object or as text: data sets have both."""
+    return [
+        {**message, "tool_calls": [_call_with(call, form) for call in message["tool_calls"]]}
+        if isinstance(message.get("tool_calls"), list)
+        else message
+        for message in messages
+    ]
 
 
-def _parsed(call: Any) -> Any:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+def _call_with(call: Any, form: Callable[[Any], Any]) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or "arguments" not in function:
         return call
+    return {**call, "function": {**function, "arguments": form(function["arguments"])}}
+
+
+def _arguments(messages: list[dict[str, Any]]) -> list[Any]:
+    """The arguments of all calls, as objects."""
+    found: list[Any] = []
+    _with_arguments(messages, lambda arguments: found.append(_as_object(arguments)))
+    return found
+
+
+def _as_object(arguments: Any) -> Any:
     try:
-        arguments = json.loads(function["arguments"])
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
-        return call
-    parsed = {**function, "arguments": arguments}
-    return {**call, "function": parsed} if "function" in call else parsed
+        return arguments
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _one_line(error: Exception) -> str:

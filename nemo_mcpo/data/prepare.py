@@ -133,10 +133,12 @@ def _fill(
     bar: tqdm,
 ) -> None:
     dropped: Counter[str] = Counter()
+    details: dict[str, str] = {}
     repeated = 0
 
     def drop(record: Dropped) -> None:
         dropped[record.reason] += 1
+        details.setdefault(record.reason, f" ({record.detail})" if record.detail else "")
         writer.drop(record.source, record.reason, record.detail)
         bar.update()
 
@@ -152,7 +154,10 @@ def _fill(
         seconds = max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(f"{writer.num_tokens / seconds / 1e3:.0f}k tokens/s", refresh=False)
     if not len(writer):
-        got = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common()) or "no records"
+        got = (
+            ", ".join(f"{count} x {reason}{details[reason]}" for reason, count in dropped.most_common())
+            or "no records"
+        )
         cure = "check model.data.format and the file's content"
         expected = f"a prompt with {rules.min_answers} answers" if rules.min_answers else "a prompt"
         raise DataError("no usable record", where=data, got=got, expected=expected, cure=cure)

@@ -13,6 +13,7 @@ from nemo_mcpo.errors import DataError
 from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 
 _WIDTH = 80
+_AS_THEY_ARE = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 
 
 def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None) -> str:
@@ -45,7 +46,7 @@ def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
 def _block(
     border: str, name: str, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None, cut: str
 ) -> Sequence[str]:
-    text = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    text = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids.tolist(), **_AS_THEY_ARE)
     head = f"{border} ({name}: {len(ids)} tokens{cut})"
     return [head, *(f"{border} {line}" for line in text.split("\n"))]
 

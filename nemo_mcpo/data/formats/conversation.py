@@ -87,7 +87,9 @@ def pair_prompt(row: Row) -> Turns:
         return checked_prompt(context or beside)
     if context[0].role in ("assistant", "tool"):  # a call and its result, which both answers begin with
         return checked_prompt(beside + context)
-    if not any(turn.role == "user" and turn.content == beside[-1].content for turn in context):
+    if beside[-len(context) :] == context:  # such as a system turn that only the prompt has
+        return checked_prompt(beside)
+    if not all(turn in context for turn in beside):
         raise BadRecordError("the prompt is not the one of chosen and rejected", beside[-1].content[:80])
     return checked_prompt(context)
 

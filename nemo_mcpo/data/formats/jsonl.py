@@ -51,6 +51,8 @@ def _answers(row: Row) -> list[Answer]:
     if "chosen" in row:
         return pair_answers(row)
     if "completion" in row:
+        if row.get("label") is not None:
+            raise BadRecordError("an answer with a label (KTO) is not supported", f"label: {row['label']}")
         return [answer_of(_completion(row["completion"]))]
     return [answer_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
 
