@@ -14,15 +14,15 @@ from nemo_mcpo.data.thoughts import THOUGHT_KEYS, reads_thoughts, renamed
 from nemo_mcpo.records import Message
 
 TODAY = datetime(2024, 7, 26)
-"""What templates take for today. Llama 3.2, Mistral Small and SmolLM3 write the date into every prompt, and the same
-data must give the same tokens every day."""
+"""The date that templates get as today's. Llama 3.2, Mistral Small and SmolLM3 write it into every prompt, and the
+same data must give the same tokens every day."""
 
 TEMPLATE_ARGUMENTS = {"date_string": TODAY.strftime("%d %b %Y"), "enable_thinking": False, "thinking": False}
 """Values that a template may read. Without thinking, Qwen3 puts an empty thought before the answer, and DeepSeek V3.1,
 which reads the other name, closes one."""
 
 RECIPE = {**TEMPLATE_ARGUMENTS, "strftime_now": TODAY.date().isoformat()}
-"""What decides, beside the template, how a conversation is rendered."""
+"""What determines, besides the template, how a conversation is rendered."""
 
 _LINKS = {"tool_call_id", "name", "type"}
 """Keys of tool turns that templates may leave out: what they say follows from the order of the turns."""
@@ -86,8 +86,8 @@ def check_shown(
 ) -> None:
     """Refuses what the template leaves out of ``rendered``: a turn, a key of a turn, or an input such as tools.
 
-    A part is shown where the text is another one without it. Thoughts of earlier turns may be left out by templates
-    that know them.
+    A part is shown if the text would differ without it. Templates that know thoughts may leave out those of earlier
+    turns.
     """
     every = "\n".join(turn.content for turn in turns)
     for number, turn in enumerate(turns):
@@ -112,7 +112,7 @@ def _may_be_missing(content: str, every: str, rendered: str) -> bool:
 
 
 def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False) -> str:
-    """The text of the template that is used, of several the one for tools where there are some."""
+    """The text of the template that is used: of several, the one for tools if there are any."""
     return tokenizer.get_chat_template(tools=[{}] if has_tools else None)
 
 

@@ -3,7 +3,7 @@
 
     completion = answer's tokens + end-of-turn token            prompt = template(conversation, add_generation_prompt)
 
-The prompt is tokenised once, however many answers it has, and answers are appended as ids: tokens never merge across
+The prompt is tokenized once, however many answers it has, and answers are appended as ids: tokens never merge across
 the border, so the same prompt tokens serve every answer, and the same answer has the same tokens everywhere.
 """
 
@@ -59,7 +59,7 @@ class ChatTokenizer:
 
 
 def load_chat_tokenizer(directory: str) -> ChatTokenizer:
-    """Loads the tokenizer of a local model directory and reads the end of a turn off its chat template."""
+    """Loads the tokenizer of a local model directory and reads the end of a turn from its chat template."""
     tokenizer = _load(directory)
     if not tokenizer.is_fast:
         cure = "save tokenizer.json with save_pretrained of the fast tokenizer"
@@ -119,8 +119,8 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
 
 def _load(directory: str) -> PreTrainedTokenizerFast:
     if not directory:
-        cure = "give the model's directory (--tokenizer, model.path): words become tokens with its tokenizer"
-        raise DataError("no tokenizer for data of words", cure=cure)
+        cure = "give the model's directory (--tokenizer)"
+        raise DataError("text data needs a tokenizer", cure=cure)
     if not Path(directory).is_dir():
         cure = "give a model directory with tokenizer.json"
         raise DataError("no such tokenizer directory", where=directory, cure=cure)

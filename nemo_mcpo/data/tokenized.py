@@ -42,7 +42,7 @@ class Limits:
     """What a row may hold.
 
     Attributes:
-        vocab_size: ids from here on are refused; None = any.
+        vocab_size: ids from this one on are refused; None = any.
         max_prompt_length: tokens of a prompt.
         max_length: tokens of a prompt and one of its answers together.
         min_answers: different ones; a record with fewer is dropped.
@@ -59,7 +59,7 @@ class Limits:
 def tokenized(
     records: Iterator[PreferenceRecord], chat: ChatTokenizer | None, limits: Limits
 ) -> Iterator[list[Row | Dropped]]:
-    """Tokenises chunk after chunk in a thread of its own; the caller writes and reads meanwhile.
+    """Tokenizes chunk after chunk in a separate thread, while the caller reads and writes.
 
     Args:
         chat: None where records are token ids.

@@ -17,6 +17,7 @@ Turns = tuple[Message, ...]
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "conversations", "messages")
 """Where a prompt may stand; the first that a row has counts."""
 
+_SENTENCE = 20  # characters: an answer may well begin with a shorter prompt
 _ASKS = {"user", "tool"}
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -83,6 +84,8 @@ def pair_prompt(row: Row) -> Turns:
     if given is None or (not given and context):
         return checked_prompt(context)
     beside = prompt_turns(given)
+    if not context:
+        _refuse_repeated(row, beside[-1].content)
     if not context or context[: len(beside)] == beside:
         return checked_prompt(context or beside)
     if context[0].role in ("assistant", "tool"):  # a call and its result, which both answers begin with
@@ -92,6 +95,13 @@ def pair_prompt(row: Row) -> Turns:
     if not all(turn in context for turn in beside):
         raise BadRecordError("the prompt is not the one of chosen and rejected", beside[-1].content[:80])
     return checked_prompt(context)
+
+
+def _refuse_repeated(row: Row, prompt: str) -> None:
+    """Refuses a pair of texts that both begin with their prompt: the model would learn to say it again."""
+    answers = [turns[-1].content for turns in _sides(row)]
+    if len(prompt) >= _SENTENCE and all(answer.startswith(prompt) for answer in answers):
+        raise BadRecordError("chosen and rejected repeat the prompt", prompt[:80])
 
 
 def pair_answers(row: Row) -> list[Answer]:

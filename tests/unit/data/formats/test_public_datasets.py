@@ -17,6 +17,7 @@ from tests.unit.data.formats.reading import read, texts
 USER = {"role": "user", "content": "2+2?"}
 RIGHT, WRONG = {"role": "assistant", "content": "4"}, {"role": "assistant", "content": "5"}
 HUMAN, GPT = {"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}
+LONG = "How much is two and two?"
 QUESTION = (Message("user", "2+2?"),)
 
 PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -168,6 +169,10 @@ def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> No
         ({"chosen": [USER, RIGHT], "rejected": [{**USER, "content": "3+3?"}, WRONG]}, "different prompts"),
         ({"prompt": [USER], "chosen": [RIGHT, USER], "rejected": [WRONG]}, "does not end with an assistant turn"),
         ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "a completion of several turns"),
+        (
+            {"prompt": "How much is two and two?", "chosen": f"{LONG} 4", "rejected": f"{LONG} 5"},
+            "chosen and rejected repeat the prompt",
+        ),
         ({"prompt": "2+2?", "completion": "5", "label": False}, "an answer with a label (KTO) is not supported"),
     ],
 )
