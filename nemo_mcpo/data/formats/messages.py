@@ -44,6 +44,9 @@ def parse_message(turn: Any) -> Message:
     given = turn.get("role", turn.get("from"))
     if not isinstance(given, str):
         raise BadRecordError("not the format's structure", f"role: {type(given).__name__}")
+    for names in (("role", "from"), ("content", "value")):
+        if all(turn.get(name) is not None for name in names) and turn[names[0]] != turn[names[1]]:
+            raise BadRecordError(f"a turn has both {names[0]} and {names[1]}, which differ", str(dict(turn))[:80])
     role = ROLES.get(given.lower())
     if role is None:
         raise BadRecordError("unknown role", given)

@@ -168,6 +168,8 @@ def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> No
         ({"prompt": "Else?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}, "the prompt is not the one of"),
         ({"chosen": [USER, RIGHT], "rejected": [{**USER, "content": "3+3?"}, WRONG]}, "different prompts"),
         ({"prompt": [USER], "chosen": [RIGHT, USER], "rejected": [WRONG]}, "does not end with an assistant turn"),
+        ({"prompt": [{**USER, "value": "3+3?"}], "completion": "4"}, "a turn has both content and value"),
+        ({"prompt": [{**USER, "from": "gpt"}], "completion": "4"}, "a turn has both role and from"),
         ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "a completion of several turns"),
         (
             {"prompt": "How much is two and two?", "chosen": f"{LONG} 4", "rejected": f"{LONG} 5"},
