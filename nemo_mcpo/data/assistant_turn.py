@@ -24,8 +24,8 @@ class AssistantTurn:
         end: the token that ends it.
         head: tokens that the template puts before every answer, up to a special one (gpt-oss's final channel).
         lead: the text that it puts between these and an answer, such as Llama 2's space.
-        tags: between which the model thinks, if it does.
-        empty_thought: what an answer without a thought begins with where the prompt has opened one; None = not known.
+        tags: what a thought stands between; None if the template knows no thoughts.
+        empty_thought: what an answer without a thought begins with if the prompt has opened one; None = not known.
     """
 
     end: int
@@ -36,7 +36,7 @@ class AssistantTurn:
 
 
 def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> AssistantTurn:
-    """Reads it off a conversation whose answer is known.
+    """Reads it from a rendered conversation whose answer is known.
 
     Raises:
         RefusedByTemplate: the template does not render.
@@ -67,9 +67,9 @@ def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
 
 
 def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> tuple[tuple[int, ...], str]:
-    """The head and lead with which an answer encoded alone has the tokens that it has in the whole text.
+    """The head and lead with which an answer that is encoded alone gets the tokens that it has in the whole text.
 
-    SentencePiece tokenizers put a space before every text by themselves, byte-level ones do not.
+    SentencePiece tokenizers prepend a space to every text; byte-level ones do not.
     """
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     border = max((between.rfind(token) + len(token) for token in special if token in between), default=0)

@@ -4,8 +4,8 @@
     <bos> system │ user, assistant │ user: the beginning and the end │ <assistant>     more than max_prompt_length
     <bos> system │                   user:                   the end │ <assistant>     what is kept of it
 
-First the oldest turns go, then the beginning of the first text that is left. The template's own frame and the system
-turn stay. An answer loses its end.
+The oldest turns are removed first, then the beginning of the first text that is left. The template's own frame and the
+system turn stay. An answer loses its end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def cut_sequences(
     max_prompt_length: int,
     max_length: int,
 ) -> CutSequences:
-    """Keeps the end of a prompt and the beginning of every completion, each on its own.
+    """Keeps the end of a prompt and the beginning of each completion.
 
     >>> cut_sequences([1, 2, 3], [[7, 8, 9, 0], [5, 0]], max_prompt_length=2, max_length=5).completions
     (array([7, 8, 9], dtype=int32), array([5, 0], dtype=int32))
@@ -99,7 +99,7 @@ def _without_oldest(turns: Sequence[Message]) -> Iterator[list[Message]]:
 
 
 def _without_beginning(chat: ChatTokenizer, text: str, num_tokens: int) -> str:
-    """A text without its first tokens, which may be a few more so that no character is halved."""
+    """A text without at least its first ``num_tokens`` tokens; no character is split."""
     offsets = chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     if num_tokens >= len(offsets):
         return ""

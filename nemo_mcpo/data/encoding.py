@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts as token ids, on all cores; what spells a special token is one, or is text, as the caller says."""
+"""Texts as token ids, on all cores; the caller says whether a text that spells a special token becomes that token."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the prepared dataset of a data file once, and opens it ever after.
+"""Makes the prepared dataset of a data file once, and opens it from then on.
 
     <cache_dir>/prepared/<fingerprint>/     one directory for each combination of file, tokenizer, template and limits
 
@@ -48,13 +48,13 @@ def prepare_dataset(
     ignored_keys: Sequence[str] = (),
     keep_repeated: bool = False,
 ) -> PreparedDataset:
-    """Opens the prepared dataset of ``data``, which is built first when it is not there yet.
+    """Opens the prepared dataset of ``data``, and builds it first if it does not exist.
 
     Args:
         data: a file, a ``save_to_disk`` directory, or a hub name.
         data_format: a key of ``FORMATS``, or ``auto``.
-        tokenizer_dir: the model's directory; the format ``tokens`` does without.
-        vocab_size: ids from here on are refused; None = what the directory's ``config.json`` or tokenizer says.
+        tokenizer_dir: the model's directory; not needed for the format ``tokens``.
+        vocab_size: ids from this one on are refused; None = what the directory's ``config.json`` or tokenizer says.
         max_prompt_length: tokens kept of a prompt, see ``data.cutting``.
         max_length: tokens of a prompt and one of its answers together.
         drop_ranks: ranks (1 = best) that are not used, where the data has ranks; None = what suits the format.
@@ -62,7 +62,7 @@ def prepare_dataset(
         cache_dir: where prepared datasets live.
         progress: show a progress bar.
         min_answers: a record with fewer is dropped; 0 = read prompts alone, whatever answers there are.
-        ignored_keys: columns, and keys of turns, that are as if they were not there.
+        ignored_keys: columns, and keys of turns, that are removed before anything is read.
         keep_repeated: keep answers that have the same tokens as an earlier one.
     """
     _check_limits(data_format, max_prompt_length, max_length, max_candidates)
@@ -133,10 +133,12 @@ def _fill(
     bar: tqdm,
 ) -> None:
     dropped: Counter[str] = Counter()
+    details: dict[str, str] = {}
     repeated = 0
 
     def drop(record: Dropped) -> None:
         dropped[record.reason] += 1
+        details.setdefault(record.reason, f" ({record.detail})" if record.detail else "")
         writer.drop(record.source, record.reason, record.detail)
         bar.update()
 
@@ -152,7 +154,10 @@ def _fill(
         seconds = max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(f"{writer.num_tokens / seconds / 1e3:.0f}k tokens/s", refresh=False)
     if not len(writer):
-        got = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common()) or "no records"
+        got = (
+            ", ".join(f"{count} x {reason}{details[reason]}" for reason, count in dropped.most_common())
+            or "no records"
+        )
         cure = "check model.data.format and the file's content"
         expected = f"a prompt with {rules.min_answers} answers" if rules.min_answers else "a prompt"
         raise DataError("no usable record", where=data, got=got, expected=expected, cure=cure)

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from nemo_mcpo.data.chat_template import RefusedByTemplate, check_shown, render, template_text
 from nemo_mcpo.data.encoding import encode_texts
-from nemo_mcpo.data.thoughts import THOUGHT_KEYS, closed, continued, has_thought, inlined, is_open, reads_thoughts
+from nemo_mcpo.data.thoughts import (
+    THOUGHT_KEYS,
+    closed,
+    continued,
+    has_thought,
+    inlined,
+    is_open,
+    is_whole,
+    reads_thoughts,
+)
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
 from nemo_mcpo.records import Message, PreferenceRecord, Response
 
@@ -49,6 +58,15 @@ def render_record(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedReco
     return RenderedRecord(prompt, tuple(answers))
 
 
+def check_thoughts(chat: ChatTokenizer, rendered: RenderedRecord) -> None:
+    """Refuses answers whose thought is never closed, stands behind other text, or comes twice."""
+    tags = chat.turn.tags
+    for answer in rendered.answers if tags else ():
+        if tags and not is_whole(tags, rendered.prompt, answer.text):
+            what = "an answer's thought is not opened once and closed before the answer"
+            raise RefusedByTemplate(what, f"{rendered.prompt[-20:]!r}, {answer.text[:120]!r}")
+
+
 def turns_of(record: PreferenceRecord) -> tuple[Message, ...]:
     """The prompt of a record that has words."""
     return tuple(turn for turn in record.prompt if isinstance(turn, Message))
@@ -71,6 +89,8 @@ def continuation(
         return Continuation(text)
     if is_open(tags, prompt):
         return Continuation(continued(tags, prompt, text, chat.turn.empty_thought))
+    if tags.end in text and tags.begin not in text:  # as servers return it whose prompt has opened the thought
+        return Continuation(f"{tags.begin}\n{text}")
     if not thinking or has_thought(tags, text, {}):
         return Continuation(text)
     # Beside an answer with a thought, one without has the empty thought that its own prompt would have had.

@@ -13,10 +13,11 @@ from nemo_mcpo.errors import DataError
 from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 
 _WIDTH = 80
+_AS_THEY_ARE = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 
 
 def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None) -> str:
-    """Row ``index`` in a frame; ``┃`` stands before the lines that are trained, those of completions.
+    """Row ``index`` in a frame; ``┃`` marks the lines that are trained, which are those of the completions.
 
     Args:
         tokenizer_dir: whose tokenizer the ids are of; without a usable one, the ids are shown.
@@ -24,12 +25,12 @@ def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None)
     tree, lost = dataset[index], dataset.lost_tokens(index)
     tokenizer = _tokenizer(tokenizer_dir)
     blocks = [_bar("┌", f"record {index + 1} of {len(dataset)}, {dataset.source(index)}")]
-    blocks += _block("│", "prompt", tree.prompt_tokens, tokenizer, _was_cut(lost[0], "before"))
+    blocks += _block("│", "prompt", tree.prompt_tokens, tokenizer, _was_cut(lost[0], "beginning"))
     for number, completion in enumerate(tree.completions):
         name = "completion 0, preferred, trained" if number == 0 else f"completion {number}, trained when it is drawn"
         score = "" if tree.scores is None else f", score {tree.scores[number]:g}"
         blocks.append(_bar("├", ""))
-        blocks += _block("┃", name + score, completion, tokenizer, _was_cut(lost[1 + number], "behind"))
+        blocks += _block("┃", name + score, completion, tokenizer, _was_cut(lost[1 + number], "end"))
     return "\n".join([*blocks, _bar("└", "")])
 
 
@@ -45,13 +46,13 @@ def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
 def _block(
     border: str, name: str, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None, cut: str
 ) -> Sequence[str]:
-    text = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    text = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids.tolist(), **_AS_THEY_ARE)
     head = f"{border} ({name}: {len(ids)} tokens{cut})"
     return [head, *(f"{border} {line}" for line in text.split("\n"))]
 
 
 def _was_cut(lost: int, where: str) -> str:
-    return f", {lost} {where} it were cut" if lost else ""
+    return f", {lost} more cut off at the {where}" if lost else ""
 
 
 def _bar(corner: str, text: str) -> str:

@@ -46,7 +46,23 @@ def is_open(tags: Tags | None, prompt: str) -> bool:
 
 def has_thought(tags: Tags | None, text: str, extra: Mapping[str, Any]) -> bool:
     """Whether an answer comes with a thought, in its text or beside it."""
-    return any(extra.get(key) for key in THOUGHT_KEYS) or (tags is not None and tags.end in text)
+    if any(extra.get(key) for key in THOUGHT_KEYS):
+        return True
+    return tags is not None and (tags.end in text or text.lstrip().startswith(tags.begin))
+
+
+def is_whole(tags: Tags, prompt: str, text: str) -> bool:
+    """Whether a prompt and what follows it hold no thought, or one that is opened once and closed before the answer.
+
+    >>> [is_whole(TAGS[0], "<|assistant|>", text) for text in ("4", "<think>two</think>4", "<think>two", "4<think>")]
+    [True, True, False, False]
+    """
+    begins, ends = text.count(tags.begin), text.count(tags.end)
+    if is_open(tags, prompt):
+        return (begins, ends) == (0, 1)
+    if (begins, ends) == (1, 1) and text.lstrip().startswith(tags.begin):
+        return not prompt.rstrip().endswith(tags.end)
+    return (begins, ends) == (0, 0)
 
 
 def inlined(tags: Tags, text: str, thought: str) -> str:

@@ -59,7 +59,7 @@ class ChatTokenizer:
 
 
 def load_chat_tokenizer(directory: str) -> ChatTokenizer:
-    """Loads the tokenizer of a local model directory and reads the end of a turn off its chat template."""
+    """Loads the tokenizer of a local model directory and reads the end of a turn from its chat template."""
     tokenizer = _load(directory)
     if not tokenizer.is_fast:
         cure = "save tokenizer.json with save_pretrained of the fast tokenizer"
@@ -67,6 +67,10 @@ def load_chat_tokenizer(directory: str) -> ChatTokenizer:
     template = tokenizer.chat_template
     if not template:
         raise DataError("the tokenizer has no chat template", where=directory, cure=_CHAT_CURE)
+    texts = list(template.values()) if isinstance(template, dict) else [template]
+    if not all(isinstance(text, str) for text in texts):
+        got = f"{type(texts[0]).__name__}"
+        raise DataError("the chat template is not text", where=directory, got=got, cure=_CHAT_CURE)
     if isinstance(template, dict) and "default" not in template:
         cure = "name one of them default in tokenizer_config.json, or in additional_chat_templates"
         raise DataError("no default among the chat templates", where=directory, got=sorted(template), cure=cure)
@@ -114,6 +118,9 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
 
 
 def _load(directory: str) -> PreTrainedTokenizerFast:
+    if not directory:
+        cure = "give the model's directory (--tokenizer)"
+        raise DataError("text data needs a tokenizer", cure=cure)
     if not Path(directory).is_dir():
         cure = "give a model directory with tokenizer.json"
         raise DataError("no such tokenizer directory", where=directory, cure=cure)

@@ -13,7 +13,7 @@ import numpy as np
 from nemo_mcpo.data.chat_template import RefusedByTemplate
 from nemo_mcpo.data.cutting import CutSequences, cut_prompt, cut_sequences
 from nemo_mcpo.data.formats import Dropped
-from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
+from nemo_mcpo.data.rendered_record import RenderedRecord, check_thoughts, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts
 from nemo_mcpo.records import PreferenceRecord
 
@@ -42,7 +42,7 @@ class Limits:
     """What a row may hold.
 
     Attributes:
-        vocab_size: ids from here on are refused; None = any.
+        vocab_size: ids from this one on are refused; None = any.
         max_prompt_length: tokens of a prompt.
         max_length: tokens of a prompt and one of its answers together.
         min_answers: different ones; a record with fewer is dropped.
@@ -59,7 +59,7 @@ class Limits:
 def tokenized(
     records: Iterator[PreferenceRecord], chat: ChatTokenizer | None, limits: Limits
 ) -> Iterator[list[Row | Dropped]]:
-    """Tokenizes chunk after chunk in a thread of its own; the caller writes and reads meanwhile.
+    """Tokenizes chunk after chunk in a separate thread, while the caller reads and writes.
 
     Args:
         chat: None where records are token ids.
@@ -96,7 +96,9 @@ def _tokenize(records: list[PreferenceRecord], chat: ChatTokenizer | None, limit
 
 def _rendered(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedRecord | Dropped:
     try:
-        return render_record(chat, record)
+        rendered = render_record(chat, record)
+        check_thoughts(chat, rendered)
+        return rendered
     except RefusedByTemplate as error:
         return Dropped(record.source, error.reason, error.detail)
 

@@ -13,6 +13,7 @@ from itertools import islice
 
 from nemo_mcpo.data.formats import hh, jsonl, nectar, sharegpt, tokens, ultrafeedback
 from nemo_mcpo.data.formats.context import CONTEXT_COLUMNS
+from nemo_mcpo.data.formats.conversation import PROMPT_COLUMNS, row_prompt
 from nemo_mcpo.data.formats.reader import Format, Rules, read_records, without_keys
 from nemo_mcpo.data.formats.records import Dropped
 from nemo_mcpo.data.formats.rows import read_rows
@@ -62,7 +63,8 @@ def choose_format(data: str, name: str, *, min_answers: int, ignored_keys: Seque
             raise _does_not_fit(source, list(row), name, fitting)
         found = fitting[0] if name == AUTO else name
         read = FORMATS[found].read_columns | CONTEXT_COLUMNS
-        return Choice(found, tuple(column for column in row if column not in read))
+        others = {column for column in PROMPT_COLUMNS if row.get(column) is not row_prompt(row)}
+        return Choice(found, tuple(column for column in row if column not in read or column in others))
     if first is not None:
         raise _does_not_fit(*first, name, [])
     return Choice("jsonl" if name == AUTO else name, ())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Columns beside the prompt that change what a model reads: read for every format, or the record is dropped.
 
-system, system_prompt, system_message     the system turn
-tools, functions                          what the model may call: a list, or JSON text
+system, system_prompt, system_message     the system turn: a text, or a list of text parts
+tools, functions                          what the model may call: a list, an object by name, or JSON text
 documents                                 what it may quote: a list of objects
 chat_template_kwargs                      further inputs of the chat template
 images, context, input, history, …        not supported
@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_mcpo.data.formats.messages import extra_text, text_of
 from nemo_mcpo.data.formats.records import BadRecordError, checked_text
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.records import Message
@@ -24,6 +25,7 @@ UNSUPPORTED_COLUMNS = (
     "image", "images", "video", "videos", "audio", "audios", "input", "context", "contexts", "passages", "history",
     "few_shot", "chat_template", "response_format",
 )  # fmt: skip
+_SCHEMAS = {"input_schema", "inputSchema"}
 CONTEXT_COLUMNS = frozenset(
     {*SYSTEM_COLUMNS, *TOOL_COLUMNS, *UNSUPPORTED_COLUMNS, "documents", "chat_template_kwargs"}
 )
@@ -31,8 +33,7 @@ CONTEXT_COLUMNS = frozenset(
 
 def with_system_turn(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
     """``turns`` after the system turn that a column holds, if one does."""
-    texts = [checked_text(row[name]) for name in SYSTEM_COLUMNS if isinstance(row.get(name), str)]
-    texts = [text for text in texts if text]
+    texts = [text for name in SYSTEM_COLUMNS if (text := _system_text(row, name))]
     if not texts:
         return turns
     own = [turn.content for turn in turns if turn.role == "system"]
@@ -51,20 +52,52 @@ def template_inputs(row: Row) -> str:
         if row.get(name) not in (None, "", [], {}):
             raise BadRecordError(f"the column {name} is not supported", str(row[name])[:80])
     inputs: dict[str, Any] = dict(_object(row, "chat_template_kwargs"))
-    if tools := [tool for name in TOOL_COLUMNS for tool in _objects(row, name)]:
-        inputs["tools"] = [_tool(tool) for tool in tools]
+    if "chat_template" in inputs:
+        raise BadRecordError("a chat template of its own is not supported", str(inputs["chat_template"])[:80])
+    if tools := [tool for name in TOOL_COLUMNS for tool in _tools(row, name)]:
+        inputs["tools"] = tools
     if documents := _objects(row, "documents"):
         inputs["documents"] = documents
-    return checked_text(json.dumps(inputs, ensure_ascii=False)) if inputs else ""
+    return extra_text(inputs)
 
 
-def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tool in OpenAI's form, which chat templates read, whatever form it comes in."""
-    return {"type": "function", "function": tool} if "name" in tool and "type" not in tool else tool
+def _system_text(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str | list):
+        raise BadRecordError(f"the column {name} is not text", str(value)[:80])
+    return checked_text(text_of(value))
+
+
+def _tools(row: Row, name: str) -> list[Mapping[str, Any]]:
+    value = _decoded(row, name)
+    if isinstance(value, Mapping) and not value.keys() & {"name", "function"}:  # tools by their names
+        tools = {key: _decode(tool, name) for key, tool in value.items()}
+        value = [{"name": key, **tool} if _is_bare(tool) else tool for key, tool in tools.items()]
+    return [_tool(tool, name) for tool in _objects_of(value, name)]
+
+
+def _is_bare(tool: Any) -> bool:
+    return isinstance(tool, Mapping) and not tool.keys() & {"name", "function"}
+
+
+def _tool(tool: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A tool in OpenAI's form, which chat templates read; OpenAI's Responses, Anthropic and MCP write flat ones."""
+    nested = "function" in tool
+    function = _decode(tool["function"], name) if nested else {k: v for k, v in tool.items() if k != "type"}
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise BadRecordError(f"{name}: a tool has no name", str(dict(tool))[:80])
+    function = {"parameters" if key in _SCHEMAS else key: value for key, value in function.items()}
+    if isinstance(function.get("parameters"), str):
+        function["parameters"] = _decode(function["parameters"], name)
+    rest = {key: value for key, value in tool.items() if key != "function"} if nested else {}
+    return {"type": tool.get("type", "function"), **rest, "function": function}
 
 
 def _objects(row: Row, name: str) -> list[Mapping[str, Any]]:
-    value = _decoded(row, name)
+    return _objects_of(_decoded(row, name), name)
+
+
+def _objects_of(value: Any, name: str) -> list[Mapping[str, Any]]:
     objects = value if isinstance(value, list) else [value]
     objects = [_decode(one, name) for one in objects]
     if not all(isinstance(one, Mapping) and one for one in objects):

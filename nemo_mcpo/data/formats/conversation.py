@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,10 @@ Turns = tuple[Message, ...]
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "conversations", "messages")
 """Where a prompt may stand; the first that a row has counts."""
 
+_SENTENCE = 20  # characters: an answer may well begin with a shorter prompt
 _ASKS = {"user", "tool"}
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def parse_prompt(value: Any) -> Turns:
@@ -25,12 +29,29 @@ def parse_prompt(value: Any) -> Turns:
 
 
 def prompt_turns(value: Any) -> Turns:
-    """The turns of a prompt: a text is one user turn."""
+    """The turns of a prompt: a text is one user turn, or a dialogue that ends where the assistant is to speak."""
     if isinstance(value, str):
+        if is_dialogue(value) and value.rstrip().endswith("Assistant:"):
+            return dialogue_turns(value)[:-1]
         return (Message("user", checked_text(value)),)
     if not isinstance(value, list):
         raise BadRecordError("not the format's structure", f"prompt: {type(value).__name__}")
     return tuple(parse_message(turn) for turn in value)
+
+
+def is_dialogue(value: object) -> bool:
+    """Whether a text is a dialogue in ``Human:`` and ``Assistant:`` turns."""
+    return isinstance(value, str) and _TURN.match(value) is not None
+
+
+def dialogue_turns(text: str) -> tuple[Message, ...]:
+    """All turns of a dialogue, at least one."""
+    opening, *parts = _TURN.split(checked_text(text))
+    if not opening.strip() and not parts:
+        raise BadRecordError("empty prompt")
+    if opening.strip():
+        raise BadRecordError("prompt is not in Human/Assistant turns", repr(opening[:40]))
+    return tuple(Message(_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True))
 
 
 def checked_prompt(turns: Turns) -> Turns:
@@ -63,13 +84,24 @@ def pair_prompt(row: Row) -> Turns:
     if given is None or (not given and context):
         return checked_prompt(context)
     beside = prompt_turns(given)
+    if not context:
+        _refuse_repeated(row, beside[-1].content)
     if not context or context[: len(beside)] == beside:
         return checked_prompt(context or beside)
     if context[0].role in ("assistant", "tool"):  # a call and its result, which both answers begin with
         return checked_prompt(beside + context)
-    if not any(turn.role == "user" and turn.content == beside[-1].content for turn in context):
+    if beside[-len(context) :] == context:  # such as a system turn that only the prompt has
+        return checked_prompt(beside)
+    if not all(turn in context for turn in beside):
         raise BadRecordError("the prompt is not the one of chosen and rejected", beside[-1].content[:80])
     return checked_prompt(context)
+
+
+def _refuse_repeated(row: Row, prompt: str) -> None:
+    """Refuses a pair of texts that both begin with their prompt: the model would learn to say it again."""
+    answers = [turns[-1].content for turns in _sides(row)]
+    if len(prompt) >= _SENTENCE and all(answer.startswith(prompt) for answer in answers):
+        raise BadRecordError("chosen and rejected repeat the prompt", prompt[:80])
 
 
 def pair_answers(row: Row) -> list[Answer]:
@@ -90,10 +122,12 @@ def _sides(row: Row) -> Sequence[Turns]:
 def _side(value: Any, name: str) -> Turns:
     """The turns of ``chosen`` or ``rejected``, the answer last."""
     if isinstance(value, str):
-        return (Message("assistant", checked_text(value)),)
-    if not isinstance(value, list | dict):
+        whole = is_dialogue(value) and value.lstrip().startswith("Human:")
+        turns = dialogue_turns(value) if whole else (Message("assistant", checked_text(value)),)
+    elif isinstance(value, list | dict):
+        turns = tuple(parse_message(turn) for turn in (value if isinstance(value, list) else [value]))
+    else:
         raise BadRecordError("not the format's structure", f"{name}: {type(value).__name__}")
-    turns = tuple(parse_message(turn) for turn in (value if isinstance(value, list) else [value]))
     if not turns or turns[-1].role != "assistant":
         raise BadRecordError("chosen or rejected does not end with an assistant turn")
     return turns

@@ -6,19 +6,11 @@ Bai et al., 2022; https://huggingface.co/datasets/Anthropic/hh-rlhf. What the tw
 
 from __future__ import annotations
 
-from nemo_mcpo.data.formats.conversation import answer_of, checked_prompt
-from nemo_mcpo.data.formats.nectar import dialogue_turns
+from nemo_mcpo.data.formats.conversation import answer_of, checked_prompt, dialogue_turns, is_dialogue
 from nemo_mcpo.data.formats.reader import Format
 from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.records import Message
-
-_BEGINNINGS = ("Human:", "Assistant:")
-
-
-def is_dialogue(value: object) -> bool:
-    """Whether a text is a dialogue of this form."""
-    return isinstance(value, str) and value.lstrip().startswith(_BEGINNINGS)
 
 
 def _dialogues(row: Row) -> list[tuple[Message, ...]]:

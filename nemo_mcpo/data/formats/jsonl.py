@@ -18,6 +18,7 @@ from nemo_mcpo.data.formats.conversation import (
     Turns,
     answer_of,
     checked_prompt,
+    is_dialogue,
     pair_answers,
     pair_prompt,
     parse_prompt,
@@ -25,8 +26,7 @@ from nemo_mcpo.data.formats.conversation import (
     row_prompt,
     without_answer,
 )
-from nemo_mcpo.data.formats.hh import is_dialogue
-from nemo_mcpo.data.formats.messages import extra_text, parse_message
+from nemo_mcpo.data.formats.messages import parse_message
 from nemo_mcpo.data.formats.reader import Format
 from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
 from nemo_mcpo.data.formats.rows import Row
@@ -51,6 +51,8 @@ def _answers(row: Row) -> list[Answer]:
     if "chosen" in row:
         return pair_answers(row)
     if "completion" in row:
+        if row.get("label") is not None:
+            raise BadRecordError("an answer with a label (KTO) is not supported", f"label: {row['label']}")
         return [answer_of(_completion(row["completion"]))]
     return [answer_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
 
@@ -59,13 +61,14 @@ def _answer(answer: Any) -> Answer:
     if isinstance(answer, dict) and "role" in answer and "content" in answer and "text" not in answer:
         turn = parse_message(answer)
         return Answer(turn.content, answer.get("rank"), answer.get("score"), extra=turn.extra)
-    text = require(answer, "text", str)
-    extra = {key: value for key, value in answer.items() if key in _TURN_KEYS and value}
+    own = {key: value for key, value in answer.items() if key in _TURN_KEYS} if isinstance(answer, dict) else {}
+    text = answer.get("text") if any(own.values()) else require(answer, "text", str)
+    turn = parse_message({"role": "assistant", "content": text, **own})
     # A mistyped key would otherwise silently turn the file's order into the ranking.
     unknown = answer.keys() - {"text", "rank", "score"} - _TURN_KEYS
     if unknown and "rank" not in answer and "score" not in answer:
         raise BadRecordError("not the format's structure", f"responses: {sorted(unknown)} but no rank or score")
-    return Answer(text, answer.get("rank"), answer.get("score"), extra=extra_text(extra))
+    return Answer(turn.content, answer.get("rank"), answer.get("score"), extra=turn.extra)
 
 
 def _completion(value: Any) -> Any:

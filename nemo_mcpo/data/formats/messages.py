@@ -23,6 +23,7 @@ ROLES = {
 """What the roles of data sets are called in chat templates."""
 
 _CALLS = {"function_call", "tool_call"}
+_ARGUMENTS = {"input", "parameters", "args"}
 _OWN = {"role", "from", "content", "value"}
 METADATA = frozenset({
     "id", "uuid", "message_id", "parent_id", "turn_id", "turn_identifier", "index", "idx", "timestamp", "time", "date",
@@ -43,18 +44,23 @@ def parse_message(turn: Any) -> Message:
     given = turn.get("role", turn.get("from"))
     if not isinstance(given, str):
         raise BadRecordError("not the format's structure", f"role: {type(given).__name__}")
+    for names in (("role", "from"), ("content", "value")):
+        if all(turn.get(name) is not None for name in names) and turn[names[0]] != turn[names[1]]:
+            raise BadRecordError(f"a turn has both {names[0]} and {names[1]}, which differ", str(dict(turn))[:80])
     role = ROLES.get(given.lower())
     if role is None:
         raise BadRecordError("unknown role", given)
     content = turn.get("content", turn.get("value"))
     extra = {key: value for key, value in turn.items() if key not in _OWN | METADATA and not _is_empty(value)}
-    if given in _CALLS:
-        content, extra["tool_calls"] = "", _tool_calls(content)
+    if given.lower() in _CALLS:
+        content, extra["tool_calls"] = "", content
     if "function_call" in extra:
-        extra["tool_calls"] = _tool_calls(extra.pop("function_call"))
+        extra["tool_calls"] = extra.pop("function_call")
+    if "tool_calls" in extra:
+        extra["tool_calls"] = _tool_calls(extra["tool_calls"])
     if content is None and not extra:
         raise BadRecordError("not the format's structure", "content: NoneType")
-    return Message(role, checked_text(_text_of(content)), extra_text(extra))
+    return Message(role, checked_text(text_of(content)), extra_text(extra))
 
 
 def extra_text(extra: Mapping[str, Any]) -> str:
@@ -68,7 +74,7 @@ def extra_text(extra: Mapping[str, Any]) -> str:
     return checked_text(text)
 
 
-def _text_of(content: Any) -> str:
+def text_of(content: Any) -> str:
     """The text of a content that is text, nothing, or a list of text parts."""
     if content is None:
         return ""
@@ -88,16 +94,35 @@ def _part(part: Any) -> str:
     raise BadRecordError("a part of a message is not text", kind)
 
 
-def _tool_calls(call: Any) -> list[dict[str, Any]]:
-    """OpenAI's ``tool_calls`` from one call, or several, in JSON: ``{"name": …, "arguments": …}``."""
-    try:
-        calls = json.loads(call) if isinstance(call, str) else call
-    except ValueError as error:
-        raise BadRecordError("a function call is not JSON", call) from error
-    calls = calls if isinstance(calls, list) else [calls]
-    if not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in calls):
+def _tool_calls(value: Any) -> list[dict[str, Any]]:
+    """OpenAI's ``tool_calls`` from one call, or several, as objects or as JSON text."""
+    calls = _decoded(value)
+    return [_tool_call(_decoded(call)) for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _tool_call(call: Any) -> dict[str, Any]:
+    """One call; its function may stand in it flat, and its arguments under another provider's name."""
+    nested = isinstance(call, Mapping) and "function" in call
+    function = _decoded(call["function"]) if nested else call
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise BadRecordError("a function call has no name", call)
-    return [{"type": "function", "function": dict(one)} for one in calls]
+    own = {"arguments" if key in _ARGUMENTS else key: value for key, value in function.items()}
+    rest = {key: value for key, value in call.items() if key != "function"} if nested else {}
+    rest |= {key: own.pop(key) for key in ("type", "id", "index") if key in own}
+    arguments = own.get("arguments")
+    if _is_empty(arguments):
+        own["arguments"] = {}
+    elif isinstance(arguments, str):
+        _decoded(arguments)
+    return {**rest, "type": "function", "function": own}
+
+
+def _decoded(value: Any) -> Any:
+    """A value that may be JSON in text."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise BadRecordError("a function call is not JSON", value) from error
 
 
 def _is_empty(value: Any) -> bool:

@@ -63,7 +63,7 @@ class Rules:
         drop_ranks: ranks (1 = best) that are not used, where the data has ranks.
         max_candidates: answers kept after the preferred one; None = all.
         min_answers: a record with fewer is dropped; 0 = read prompts alone.
-        ignored_keys: columns, and keys of turns, that are as if they were not there.
+        ignored_keys: columns, and keys of turns, that are removed before anything is read.
     """
 
     drop_ranks: Sequence[int] = ()

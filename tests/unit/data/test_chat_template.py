@@ -61,6 +61,39 @@ def test_a_template_may_want_the_arguments_as_text(tokenizer: PreTrainedTokenize
 
 
 @pytest.mark.parametrize(
+    "template", [AS_TEXT, WITH_CALLS.replace("CALL }}", "'add: ' }}{{ call.function.arguments }}")]
+)
+@pytest.mark.parametrize("arguments", [{"a": 2}, '{"a": 2}'])
+def test_arguments_are_json_in_every_template(
+    tokenizer: PreTrainedTokenizerFast, template: str, arguments: object
+) -> None:
+    tokenizer.chat_template = template
+    call = {**CALL, "function": {"name": "add", "arguments": arguments}}
+    assert 'add: {"a": 2}<' in shown(
+        tokenizer, [USER, Message("assistant", "", json.dumps({"tool_calls": [call]})), RESULT]
+    )
+
+
+def test_a_template_that_shows_the_first_call_alone_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = AS_JSON.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    other = {**CALL, "function": {"name": "subtract", "arguments": {}}}
+    with pytest.raises(RefusedByTemplate, match="does not show all of tool_calls"):
+        shown(tokenizer, [USER, Message("assistant", "", json.dumps({"tool_calls": [CALL, other]})), RESULT])
+
+
+@pytest.mark.parametrize("content", ["2+2", "user", "What is 2+2?"])
+def test_a_skipped_turn_whose_words_stand_elsewhere_is_refused(
+    tokenizer: PreTrainedTokenizerFast, content: str
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'system' %}{{ m.role + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    )
+    with pytest.raises(RefusedByTemplate, match="leaves a turn out"):
+        shown(tokenizer, [Message("system", content), Message("user", "What is 2+2?")])
+
+
+@pytest.mark.parametrize(
     ("turns", "inputs", "reason"),
     [
         ([USER], TOOLS, "does not show tools"),
@@ -134,6 +167,20 @@ def test_tools_are_rendered_by_the_template_for_tools(tokenizer: PreTrainedToken
     tokenizer.chat_template = {"default": QWEN2, "tool_use": AS_JSON}  # type: ignore[assignment]
     assert "<tools>" in shown(tokenizer, [USER], TOOLS)
     assert "<tools>" not in shown(tokenizer, [USER])
+
+
+def test_a_template_that_is_not_text(tmp_path: Path) -> None:
+    directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
+    (tmp_path / "chat_template.jinja").unlink()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": 7}))
+    with pytest.raises(DataError, match="the chat template is not text"):
+        load_chat_tokenizer(directory)
+
+
+def test_no_tokenizer_names_the_key() -> None:
+    with pytest.raises(DataError, match=r"text data needs a tokenizer.*--tokenizer"):
+        load_chat_tokenizer("")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.data.chat_template import RefusedByTemplate
-from nemo_mcpo.data.rendered_record import encode_continuations, render_record
+from nemo_mcpo.data.rendered_record import check_thoughts, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer
 from nemo_mcpo.records import Message, PreferenceRecord, Response
 from tests.unit.data.chat_tokenizers import FAMILIES, QWEN2, QWEN3, save_tokenizer
 
 THOUGHT = "<think>\ntwo and two\n</think>\n\n4"
+USER = (Message("user", "2+2?"),)
 PLAIN, EMPTY = "4", "<think>\n\n</think>\n\n4"
 REASONING = json.dumps({"reasoning_content": "two and two"})
 
@@ -28,6 +29,9 @@ FROM_KEYS = OPENED.replace(
     "m.content +",
     "('<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' if m.role == 'assistant' else '') + m.content +",
 )
+SWITCH = QWEN2.replace(
+    "'<|im_start|>assistant\n'", "'<|im_start|>assistant\n' + ('<think>\n' if thinking else '</think>')"
+)
 TEMPLATES = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
@@ -35,6 +39,7 @@ TEMPLATES = {
     "short": SHORT,
     "stripping": STRIPPING,
     "keys": FROM_KEYS,
+    "switch": SWITCH,
 }
 
 
@@ -49,9 +54,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatTokenizer]:
     }
 
 
-def wholes(
-    chat: ChatTokenizer, *answers: Response, prompt: tuple[Message, ...] = (Message("user", "2+2?"),)
-) -> list[str]:
+def wholes(chat: ChatTokenizer, *answers: Response, prompt: tuple[Message, ...] = USER) -> list[str]:
     """What the model sees from the assistant's header on, for each answer."""
     rendered = render_record(chat, PreferenceRecord("x:1", prompt, answers))
     ids = encode_continuations(chat, rendered.answers)
@@ -71,7 +74,49 @@ def test_a_thought_opened_without_a_line_break(chats: dict[str, ChatTokenizer]) 
 
 
 def test_a_thought_without_end_is_not_closed_for_it(chats: dict[str, ChatTokenizer]) -> None:
-    assert wholes(chats["opened"], Response("<think>\nso far")) == ["<think>\nso far<|im_end|>"]
+    for name in ("opened", "qwen3"):
+        assert wholes(chats[name], Response("<think>\nso far")) == ["<think>\nso far<|im_end|>"]
+
+
+@pytest.mark.parametrize("name", ["opened", "stripping", "keys", "qwen3"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response("<think>\nso far"),
+        Response("<think>two</think>4</think>"),
+        Response("<think>two<think>two</think>4"),
+        Response("Well. <think>two</think>4"),
+        Response("4 <think>"),
+        Response(THOUGHT, extra=REASONING),
+        Response(PLAIN, extra=json.dumps({"reasoning_content": THOUGHT})),
+    ],
+)
+def test_thoughts_are_opened_and_closed_once(chats: dict[str, ChatTokenizer], name: str, answer: Response) -> None:
+    with pytest.raises(RefusedByTemplate, match="not opened once and closed"):
+        check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (answer,))))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_whole_thoughts_pass(chats: dict[str, ChatTokenizer], name: str) -> None:
+    answers = (Response(THOUGHT), Response(f" \n{THOUGHT}"), Response(THOUGHT.removeprefix("<think>\n")))
+    check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (*answers, Response(PLAIN)))))
+
+
+def test_a_thought_that_the_prompt_forbids_is_refused(chats: dict[str, ChatTokenizer]) -> None:
+    inputs = json.dumps({"enable_thinking": False})
+    rendered = render_record(chats["qwen3"], PreferenceRecord("x:1", USER, (Response(THOUGHT),), inputs))
+    with pytest.raises(RefusedByTemplate, match="not opened once and closed"):
+        check_thoughts(chats["qwen3"], rendered)
+
+
+def test_a_thought_that_was_opened_elsewhere_is_opened(chats: dict[str, ChatTokenizer]) -> None:
+    answer = Response(THOUGHT.removeprefix("<think>\n"))
+    assert wholes(chats["qwen3"], answer) == [f"{THOUGHT}<|im_end|>"]
+
+
+def test_a_template_that_calls_its_switch_thinking(chats: dict[str, ChatTokenizer]) -> None:
+    assert wholes(chats["switch"], Response(PLAIN)) == ["</think>4<|im_end|>"]
+    assert wholes(chats["switch"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
 
 
 def test_a_template_that_writes_the_empty_thought(chats: dict[str, ChatTokenizer]) -> None:

@@ -33,14 +33,14 @@ def test_what_the_model_sees(write_jsonl: Callable[..., str], tokenizer_dir: str
     trained = [line for line in lines if line.startswith("┃")]
     assert trained[0] == f"┃ (completion 0, preferred, trained, score 2: {len(tree.completions[0])} tokens)"
     assert trained[1] == "┃ I am fine<|eot_id|>"
-    assert lost > 0 and trained[2].endswith(f"{len(tree.completions[1])} tokens, {lost} behind it were cut)")
+    assert lost > 0 and trained[2].endswith(f"{len(tree.completions[1])} tokens, {lost} more cut off at the end)")
     assert not trained[3].endswith("<|eot_id|>")
 
 
 def test_a_cut_prompt_says_so(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
     row = {**ROW, "prompt": "Hello there! " * 40}
     dataset = prepared(write_jsonl(row), tokenizer_dir, tmp_path)
-    assert f"{dataset.lost_tokens(0)[0]} before it were cut)" in show_record(dataset, 0, tokenizer_dir)
+    assert f"{dataset.lost_tokens(0)[0]} more cut off at the beginning)" in show_record(dataset, 0, tokenizer_dir)
     assert dataset.report.truncated_prompts == 1
 
 

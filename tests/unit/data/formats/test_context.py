@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pyarrow
@@ -24,6 +25,11 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 def test_a_system_column_is_the_system_turn(write_jsonl: Callable[..., str], column: str) -> None:
     records, _ = read("jsonl", write_jsonl({**ROW, column: " Be kind. "}))
     assert records[0].prompt == (Message("system", "Be kind."), Message("user", "2+2?"))
+
+
+def test_a_system_column_may_hold_text_parts(write_jsonl: Callable[..., str]) -> None:
+    records, _ = read("jsonl", write_jsonl({**ROW, "system": [{"type": "text", "text": "Be kind."}]}))
+    assert records[0].prompt[0] == Message("system", "Be kind.")
 
 
 @pytest.mark.parametrize("empty", [None, "", " "])
@@ -48,6 +54,11 @@ def test_two_system_turns_must_agree(write_jsonl: Callable[..., str]) -> None:
         ("tools", [json.dumps(TOOL)]),
         ("functions", [TOOL["function"]]),
         ("tools", json.dumps([TOOL["function"]])),
+        ("tools", {"add": json.dumps(TOOL)}),
+        ("tools", {"add": {"parameters": TOOL["function"]["parameters"]}}),
+        ("tools", [{"type": "function", **TOOL["function"]}]),
+        ("tools", [{"name": "add", "input_schema": TOOL["function"]["parameters"]}]),
+        ("tools", [{"function": {"name": "add", "parameters": json.dumps(TOOL["function"]["parameters"])}}]),
     ],
 )
 def test_tools_in_every_form_are_openais(write_jsonl: Callable[..., str], column: str, value: Any) -> None:
@@ -71,6 +82,9 @@ def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]
     [
         ("tools", "{oops", "tools is not JSON"),
         ("tools", 7, "tools is not a list of objects"),
+        ("tools", [{"description": "adds"}], "tools: a tool has no name"),
+        ("system", {"content": "Be kind."}, "the column system is not text"),
+        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}, "a chat template of its own is not supported"),
         ("documents", ["a"], "documents is not JSON"),
         ("chat_template_kwargs", [1], "chat_template_kwargs is not an object"),
         ("images", ["a.png"], "the column images is not supported"),
@@ -91,6 +105,44 @@ def test_ignored_keys_are_as_if_they_were_not_there(write_jsonl: Callable[..., s
     rules = Rules(ignored_keys=["images", "mood"])
     assert next(read_records(FORMATS["jsonl"], path, rules, on_drop=pytest.fail)).prompt == (Message("user", "2+2?"),)
     assert len(list(read_records(FORMATS["jsonl"], path, Rules(), on_drop=lambda drop: None))) == 0
+
+
+def test_values_that_are_not_json_drop_the_record(tmp_path) -> None:
+    path = tmp_path / "data.parquet"
+    documents = [{"text": "a", "date": datetime(2024, 1, 1)}]
+    parquet.write_table(pyarrow.Table.from_pylist([{**ROW, "documents": documents}, ROW]), path)
+    records, dropped = read("jsonl", str(path))
+    assert len(records) == len(dropped) == 1 and "datetime is not JSON serializable" in dropped[0].detail
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        json.dumps([CALL]),
+        [json.dumps(CALL)],
+        CALL,
+        [CALL["function"]],
+        [{"name": "add", "input": {"a": 2}}],
+        [{"function": json.dumps(CALL["function"])}],
+    ],
+)
+def test_calls_in_every_form_are_openais(write_jsonl: Callable[..., str], given: Any) -> None:
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
+    responses = [{"text": None, "tool_calls": given}, {"text": "5"}]
+    row = {"prompt": [*turns, {"role": "tool", "content": "4"}], "responses": responses}
+    record = read("jsonl", write_jsonl(row))[0][0]
+    assert json.loads(record.prompt[1].extra) == {"tool_calls": [CALL]}
+    assert json.loads(record.responses[0].extra) == {"tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize("given", ["{oops", [{"arguments": {}}], [{"name": "add", "arguments": "{oops"}]])
+def test_calls_that_cannot_be_read_drop_the_record(write_jsonl: Callable[..., str], given: Any) -> None:
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
+    _, dropped = read("jsonl", write_jsonl({**ROW, "prompt": [*turns, {"role": "tool", "content": "4"}]}))
+    assert dropped[0].reason in ("a function call is not JSON", "a function call has no name")
 
 
 def test_keys_that_arrow_adds_to_every_object_are_not_there(tmp_path) -> None:

@@ -17,12 +17,26 @@ from tests.unit.data.formats.reading import read, texts
 USER = {"role": "user", "content": "2+2?"}
 RIGHT, WRONG = {"role": "assistant", "content": "4"}, {"role": "assistant", "content": "5"}
 HUMAN, GPT = {"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}
+LONG = "How much is two and two?"
 QUESTION = (Message("user", "2+2?"),)
 
 PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "anthropic-hh": (
         "hh",
         {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+    ),
+    "hh-with-prompt": ("jsonl", {"prompt": "\n\nHuman: 2+2?\n\nAssistant:", "chosen": " 4", "rejected": " 5"}),
+    "hh-twice": (
+        "jsonl",
+        {
+            "prompt": "\n\nHuman: 2+2?\n\nAssistant:",
+            "chosen": "\n\nHuman: 2+2?\n\nAssistant: 4",
+            "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5",
+        },
+    ),
+    "dialogue-with-responses": (
+        "jsonl",
+        {"prompt": "Human: 2+2?\n\nAssistant:", "responses": [{"text": "4"}, {"text": "5"}]},
     ),
     "sharegpt": ("sharegpt", {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "5"}}),
     "ultrafeedback": (
@@ -125,6 +139,17 @@ def test_unknown_columns_name_what_is_known(write_jsonl: Callable[..., str]) -> 
 def test_what_is_not_read_is_named(write_jsonl: Callable[..., str]) -> None:
     path = write_jsonl({**PAIRS["trl-text"][1], "source": "x", "system": "Be kind."})
     assert choose_format(path, "auto", min_answers=2).unread == ("source",)
+    path = write_jsonl({"question": "2+3?", "prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]})
+    assert choose_format(path, "auto", min_answers=2).unread == ("question",)
+
+
+def test_a_system_turn_that_only_the_prompt_has_stays(write_jsonl: Callable[..., str]) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    row = {"prompt": [system, USER], "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}
+    assert read("auto", write_jsonl(row))[0][0].prompt == (Message("system", "Be kind."), *QUESTION)
+    longer = [USER, RIGHT, {"role": "user", "content": "3+3?"}]
+    _, dropped = read("auto", write_jsonl({**row, "chosen": [*longer, RIGHT], "rejected": [*longer, WRONG]}))
+    assert dropped[0].reason == "the prompt is not the one of chosen and rejected"
 
 
 def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> None:
@@ -143,7 +168,14 @@ def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> No
         ({"prompt": "Else?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}, "the prompt is not the one of"),
         ({"chosen": [USER, RIGHT], "rejected": [{**USER, "content": "3+3?"}, WRONG]}, "different prompts"),
         ({"prompt": [USER], "chosen": [RIGHT, USER], "rejected": [WRONG]}, "does not end with an assistant turn"),
+        ({"prompt": [{**USER, "value": "3+3?"}], "completion": "4"}, "a turn has both content and value"),
+        ({"prompt": [{**USER, "from": "gpt"}], "completion": "4"}, "a turn has both role and from"),
         ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "a completion of several turns"),
+        (
+            {"prompt": "How much is two and two?", "chosen": f"{LONG} 4", "rejected": f"{LONG} 5"},
+            "chosen and rejected repeat the prompt",
+        ),
+        ({"prompt": "2+2?", "completion": "5", "label": False}, "an answer with a label (KTO) is not supported"),
     ],
 )
 def test_pairs_that_do_not_agree_are_dropped(write_jsonl: Callable[..., str], row: dict, reason: str) -> None:
