@@ -21,7 +21,6 @@ from nemo_mcpo.rollouts.client import RefusedError, Reply
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey
 
 EMPTY = "an empty answer"
-SPECIAL = "a special token inside the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +44,10 @@ class Vocabulary:
 def vocabulary_of(chat: ChatTokenizer) -> Vocabulary:
     """The vocabulary of a policy."""
     tokenizer = chat.tokenizer
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= {chat.end_of_turn, *tokenizer.all_special_ids}
     size = 1 + max(tokenizer.get_vocab().values())
-    return Vocabulary(chat, size, special_tokens(chat), tokenizer.eos_token_id, Lock())
-
-
-def special_tokens(chat: ChatTokenizer) -> frozenset[int]:
-    """Tokens that stand for no text."""
-    added = chat.tokenizer.added_tokens_decoder
-    special = {number for number, token in added.items() if token.special}
-    return frozenset({*special, chat.end_of_turn, *chat.tokenizer.all_special_ids})
+    return Vocabulary(chat, size, frozenset(special), tokenizer.eos_token_id, Lock())
 
 
 def sample_of(vocabulary: Vocabulary, key: SampleKey, prompt: Prompt, reply: Reply, max_tokens: int) -> Sample:

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Sequence
 from functools import partial
 
 from nemo_mcpo.platform.in_forks import in_forks
-from nemo_mcpo.rollouts.answers import EMPTY, SPECIAL, special_tokens
+from nemo_mcpo.rollouts.answers import EMPTY
 from nemo_mcpo.rollouts.generation import Answer, Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.sampling.seeding import seed_from
@@ -51,19 +51,13 @@ def _answers(policy: Policy, sampling: Sampling, batch: Sequence[SampleRequest])
         top_p=sampling.top_p,
         seed=batch_seed(sampling.seed, [request.key for request in batch]),
     )
-    special = special_tokens(policy.chat)
-    return [sample_of(request.key, answer, special) for request, answer in zip(batch, answers, strict=True)]
+    return [sample_of(request.key, answer) for request, answer in zip(batch, answers, strict=True)]
 
 
-def sample_of(key: SampleKey, answer: Answer, special: Container[int]) -> Sample:
-    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text.
-
-    ``special`` tokens stand for no text: a judge would not see them, and servers' answers with them are refused too.
-    """
+def sample_of(key: SampleKey, answer: Answer) -> Sample:
+    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text."""
     if not answer.text:
         return Sample(key, "", 0, False, EMPTY)
-    if any(token in special for token in answer.tokens):
-        return Sample(key, "", 0, False, SPECIAL)
     return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
-from nemo_mcpo.rollouts.answers import EMPTY, SPECIAL
+from nemo_mcpo.rollouts.answers import EMPTY
 from nemo_mcpo.rollouts.generation import Answer
 from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches, sample_of
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
@@ -44,7 +44,7 @@ def test_the_same_requests_give_the_same_samples(engine):
         for requests in (REQUESTS, REQUESTS[::-1])
     )
     assert first == again and first.keys() == {request.key for request in REQUESTS}
-    answered = [sample for sample in first.values() if not sample.problem]  # random weights draw special tokens, too
+    answered = [sample for sample in first.values() if not sample.problem]  # random weights draw empty ones, too
     assert len({sample.text for sample in answered}) > len(REQUESTS) // 2
     assert all(0 < sample.num_tokens <= SAMPLING.max_tokens for sample in answered)
     assert all(len(sample.tokens) == sample.num_tokens for sample in answered)
@@ -57,9 +57,8 @@ def test_the_same_requests_give_the_same_samples(engine):
 
 def test_samples_are_those_of_every_engine():
     key = REQUESTS[0].key
-    assert sample_of(key, Answer("red", 2, False, (20, 21)), {7}) == Sample(key, "red", 2, False, tokens=(20, 21))
-    assert sample_of(key, Answer("", 1, True, (20,)), {7}) == Sample(key, "", 0, False, EMPTY)
-    assert sample_of(key, Answer("red", 2, True, (7, 20)), {7}) == Sample(key, "", 0, False, SPECIAL)
+    assert sample_of(key, Answer("red", 2, False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
+    assert sample_of(key, Answer("", 1, True, (20,))) == Sample(key, "", 0, False, EMPTY)
 
 
 def test_a_policy_must_be_loaded():
