@@ -43,10 +43,10 @@ def test_many_requests_go_to_the_least_busy_server():
     with ExitStack() as stack:
         behaviors = []
         for _ in range(2):
-            barrier = Barrier(2, timeout=15.0)
+            barrier = Barrier(2, timeout=60.0)
             behaviors.append(Behavior(lambda body, barrier=barrier: f"{barrier.wait()}"))
         urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
-        pool = ServerPool(urls, settings(timeout_seconds=20.0))
+        pool = ServerPool(urls, settings(timeout_seconds=90.0))
         replies = [reply for some in in_threads(lambda _: pool.ask(ask_chat), range(4), 4) for reply in some]
         assert sorted(reply.text for reply in replies) == ["0", "0", "1", "1"]
         assert [len(behavior.requests) for behavior in behaviors] == [2, 2]
@@ -54,11 +54,11 @@ def test_many_requests_go_to_the_least_busy_server():
 
 def test_requests_of_a_prompt_spill_over_from_a_server_that_is_slow():
     """No server answers before all twelve requests are with one: the first takes nine, the next one the others."""
-    barrier = Barrier(12, timeout=10.0)
+    barrier = Barrier(12, timeout=60.0)
     behaviors = [Behavior(lambda body: f"{barrier.wait()}") for _ in range(4)]
     with ExitStack() as stack:
         urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
-        pool = ServerPool(urls, settings(concurrency=4, timeout_seconds=20.0))
+        pool = ServerPool(urls, settings(concurrency=4, timeout_seconds=90.0))
         replies = list(in_threads(lambda _: pool.ask(ask_chat, key="prompt"), range(12), 12))
         assert sum(map(len, replies)) == 12
         assert sorted(len(behavior.requests) for behavior in behaviors) == [0, 0, 3, 9]
