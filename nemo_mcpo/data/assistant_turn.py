@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from nemo_mcpo.data.chat_template import render, template_text
-from nemo_mcpo.data.encoding import encode_texts
+from nemo_mcpo.data.encoding import encode_texts, special_tokens
 from nemo_mcpo.data.thoughts import Tags, is_open, tags_of
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import Message
@@ -62,8 +62,7 @@ def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> A
 
 def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
     ids = encode_texts(tokenizer, [text.lstrip()], special_text=False)[0]
-    added = tokenizer.added_tokens_decoder
-    return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
+    return ids[0] if ids and ids[0] in special_tokens(tokenizer).values() else None
 
 
 def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> tuple[tuple[int, ...], str]:
@@ -71,8 +70,8 @@ def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str
 
     SentencePiece tokenizers prepend a space to every text; byte-level ones do not.
     """
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    border = max((between.rfind(token) + len(token) for token in special if token in between), default=0)
+    inside = [token for token in special_tokens(tokenizer) if token in between]
+    border = max((between.rfind(token) + len(token) for token in inside), default=0)
     lead = between[border:]
     prompt_ids, head_ids, whole_ids = encode_texts(
         tokenizer, [prompt, between[:border], prompt + between + _SENTINEL], special_text=False

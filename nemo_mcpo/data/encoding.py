@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
@@ -32,10 +32,9 @@ def encode_around(
     return [[token for one in own for token in _piece(one, next(encoded), marks)] for own in pieces]
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> dict[str, int]:
-    """Those of some texts that are special tokens, with their ids."""
-    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {text: special[text] for text in texts if text in special}
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """All special tokens: what spells them, and their ids."""
+    return {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _piece(text: str, ids: list[int], marks: Mapping[str, int]) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_mcpo.data.chat_template import RefusedByTemplate, check_shown, render, template_text
-from nemo_mcpo.data.encoding import encode_texts
+from nemo_mcpo.data.encoding import encode_texts, special_tokens
 from nemo_mcpo.data.thoughts import (
     THOUGHT_KEYS,
     closed,
@@ -131,15 +131,15 @@ def _structured(
 def _refuse_special_text(chat: ChatTokenizer, response: Response) -> None:
     """Where the template writes special tokens, those that the answer spells would count as such."""
     own = f"{response.text}{response.extra}"
-    spelled = [str(t) for t in chat.tokenizer.added_tokens_decoder.values() if t.special and str(t) in own]
+    spelled = [token for token in special_tokens(chat.tokenizer) if token in own]
     if spelled:
         raise RefusedByTemplate("an answer with further keys spells a special token", spelled[0])
 
 
 def _ended(chat: ChatTokenizer, ids: list[int]) -> list[int]:
     """With the end of the turn, or with the special token that the template ends a tool call with."""
-    added = chat.tokenizer.added_tokens_decoder
-    return ids if ids and ids[-1] in added and added[ids[-1]].special else [*ids, chat.end_of_turn]
+    ends = ids and ids[-1] in special_tokens(chat.tokenizer).values()
+    return ids if ends else [*ids, chat.end_of_turn]
 
 
 def _extra(response: Response) -> dict[str, object]:

@@ -99,9 +99,9 @@ def closed(tags: Tags) -> str:
 def renamed(template: str, turn: Mapping[str, Any]) -> dict[str, Any]:
     """A turn whose thought has the key under which this template looks for it."""
     key = next((key for key in THOUGHT_KEYS if turn.get(key)), None)
-    known = next((name for name in THOUGHT_KEYS if _reads(template, name)), None)
-    if key is None or known is None or _reads(template, key):
+    if key is None or _reads(template, key):
         return dict(turn)
+    known = next((name for name in THOUGHT_KEYS if _reads(template, name)), key)
     return {known if name == key else name: value for name, value in turn.items()}
 
 

@@ -112,7 +112,8 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
 
     An answer that spells out a special token ("</s>") keeps it as plain text: only the template ends a turn.
     """
-    marks = special_tokens(chat.tokenizer, chat.turn.tags[:2]) if chat.turn.tags else {}
+    tags = chat.turn.tags[:2] if chat.turn.tags else ()
+    marks = {text: token for text, token in special_tokens(chat.tokenizer).items() if text in tags} if tags else {}
     encoded = encode_around(chat.tokenizer, [chat.lead + text for text in texts], marks)
     return [[*chat.turn.head, *ids, chat.end_of_turn] for ids in encoded]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.errors import DataError
-from nemo_mcpo.models.huggingface.tiny import ROLES, make_tiny_model
+from nemo_mcpo.models.huggingface.tiny import ROLES
 from nemo_mcpo.platform.saved_tokenizers import TOKENIZER_CONFIG, load_tokenizer, older_spelling
+from tests.support.tiny_chat import tiny_chat_model
 
 TURNS = [{"role": "user", "content": "A question?"}]
 MARKS = [f"<|{role}|>" for role in ROLES]
@@ -19,10 +20,7 @@ MARKS = [f"<|{role}|>" for role in ROLES]
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "texts.txt").write_text("A question, and its answer.\n" * 50)
-    make_tiny_model(folder / "texts.txt", folder / "tiny", "1m", seed=1)
-    return folder / "tiny"
+    return tiny_chat_model(tmp_path_factory.mktemp("model"))
 
 
 def as_saved_by_5(saved: Path, target: Path, **changes: object) -> Path:

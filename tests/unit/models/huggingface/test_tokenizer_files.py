@@ -12,18 +12,15 @@ from transformers import AutoTokenizer
 
 from nemo_mcpo.errors import CheckpointError, DataError
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
+from tests.support.tiny_chat import tiny_chat_model
 
 SETTINGS = "generation_config.json"
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "texts.txt").write_text("A question, and its answer.\n" * 50)
-    make_tiny_model(folder / "texts.txt", folder / "tiny", "1m", seed=1)
-    return folder / "tiny"
+    return tiny_chat_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
