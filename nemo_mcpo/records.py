@@ -78,6 +78,11 @@ class PreferenceRecord:
     responses: tuple[Response, ...]
     inputs: str = ""
 
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The conversation; empty where the prompt is token ids."""
+        return tuple(turn for turn in self.prompt if isinstance(turn, Message))
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:

@@ -17,7 +17,7 @@ import numpy as np
 
 from nemo_mcpo.data.chat_template import RefusedByTemplate, render
 from nemo_mcpo.data.encoding import encode_texts
-from nemo_mcpo.data.rendered_record import answers_think, turns_of
+from nemo_mcpo.data.rendered_record import answers_think
 from nemo_mcpo.data.tokenization import ChatTokenizer
 from nemo_mcpo.records import Message, PreferenceRecord
 
@@ -69,7 +69,7 @@ def cut_prompt(chat: ChatTokenizer, record: PreferenceRecord, limit: int) -> lis
         text = render(chat.tokenizer, turns, record.inputs, add_generation_prompt=True, thinking=thinking)
         return encode_texts(chat.tokenizer, [text], special_text=False)[0]
 
-    turns = turns_of(record)
+    turns = record.turns
     for kept in _without_oldest(turns):
         ids = encoded(kept)
         if len(ids) <= limit:

@@ -36,7 +36,7 @@ def read_conversations(
 
 def _with_inputs(record: PreferenceRecord) -> tuple[Message, ...]:
     """The turns, with tools and other inputs of the template in a system turn, where judges see them."""
-    turns = tuple(turn for turn in record.prompt if isinstance(turn, Message))
+    turns = record.turns
     if not record.inputs:
         return turns
     if turns[0].role == "system":

@@ -50,7 +50,7 @@ def render_record(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedReco
     Raises:
         RefusedByTemplate: the template refuses the conversation, or would leave a part of it out.
     """
-    turns = turns_of(record)
+    turns = record.turns
     thinking = answers_think(chat, record)
     prompt = render(chat.tokenizer, turns, record.inputs, add_generation_prompt=True, thinking=thinking)
     check_shown(chat.tokenizer, turns, record.inputs, prompt, thinking=thinking)
@@ -65,11 +65,6 @@ def check_thoughts(chat: ChatTokenizer, rendered: RenderedRecord) -> None:
         if tags and not is_whole(tags, rendered.prompt, answer.text):
             what = "an answer's thought is not opened once and closed before the answer"
             raise RefusedByTemplate(what, f"{rendered.prompt[-20:]!r}, {answer.text[:120]!r}")
-
-
-def turns_of(record: PreferenceRecord) -> tuple[Message, ...]:
-    """The prompt of a record that has words."""
-    return tuple(turn for turn in record.prompt if isinstance(turn, Message))
 
 
 def answers_think(chat: ChatTokenizer, record: PreferenceRecord) -> bool:
@@ -94,7 +89,7 @@ def continuation(
     if not thinking or has_thought(tags, text, {}):
         return Continuation(text)
     # Beside an answer with a thought, one without has the empty thought that its own prompt would have had.
-    own = render(chat.tokenizer, turns_of(record), record.inputs, add_generation_prompt=True)
+    own = render(chat.tokenizer, record.turns, record.inputs, add_generation_prompt=True)
     return Continuation((own.removeprefix(prompt) if own.startswith(prompt) else closed(tags)) + text)
 
 
@@ -110,7 +105,7 @@ def _structured(
     chat: ChatTokenizer, record: PreferenceRecord, prompt: str, response: Response, thinking: bool
 ) -> Continuation:
     """An answer that is more than text, such as a tool call, as the template itself writes it after the prompt."""
-    turns, extra = turns_of(record), _extra(response)
+    turns, extra = record.turns, _extra(response)
     thought = next((extra[key] for key in THOUGHT_KEYS if extra.get(key)), None)
     tags = chat.turn.tags
     if thought is not None and not isinstance(thought, str):

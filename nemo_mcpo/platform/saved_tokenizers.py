@@ -72,6 +72,24 @@ def older_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
     return older
 
 
+def is_mislabeled(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a byte-level BPE calls itself a Llama tokenizer, as DeepSeek's distilled models and some GGUF files do.
+
+    Some releases of transformers 5 (5.19.0) then build the SentencePiece tokenizer of that name from its vocabulary,
+    which loses every blank.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = backend is not None and "ByteLevel" in f"{backend.pre_tokenizer} {backend.decoder}"
+    return byte_level and str(settings.get("tokenizer_class")).startswith("Llama")
+
+
+def own_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a tokenizer_config.json says so that the plain class loads a tokenizer without its former class's defaults."""
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    cleaned = {"clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": tokenizer.padding_side, **cleaned, **tokens}
+
+
 def _settings(path: Path) -> dict[str, Any]:
     """Of a tokenizer_config.json, which old directories do not have; anything else is left to transformers."""
     if not path.is_file():

@@ -15,7 +15,13 @@ from pathlib import Path
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.models.huggingface.checkpoint import read_json
 from nemo_mcpo.models.huggingface.generation_settings import GENERATION_CONFIG, end_tokens, neutralized
-from nemo_mcpo.platform.saved_tokenizers import TOKENIZER_CONFIG, load_tokenizer, older_spelling
+from nemo_mcpo.platform.saved_tokenizers import (
+    TOKENIZER_CONFIG,
+    is_mislabeled,
+    load_tokenizer,
+    older_spelling,
+    own_settings,
+)
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 COPIED_FILES = (
@@ -46,8 +52,11 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
     if any((directory / name).exists() for name in VOCABULARIES):
         path = directory / TOKENIZER_CONFIG
         older = older_spelling(read_json(path) if path.exists() else {})
-        write_json(path, older | {"model_input_names": MODEL_INPUTS})
         tokenizer = load_tokenizer(source_dir)
+        if is_mislabeled(older, tokenizer):
+            older |= own_settings(tokenizer)
+            tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+        write_json(path, older | {"model_input_names": MODEL_INPUTS})
         # Every token at which an answer ends: those that are declared, the tokenizer's, and the chat template's.
         end_of_turn = load_chat_tokenizer(str(source_dir)).end_of_turn if tokenizer.chat_template else None
         ends = end_tokens(source_dir, tokenizer.eos_token_id, end_of_turn)

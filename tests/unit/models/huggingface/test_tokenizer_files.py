@@ -87,3 +87,27 @@ def test_what_transformers_5_spells_anew_is_written_for_both(source):
     write_tokenizer_files(source.parent / "out", source, 300)
     found = json.loads((source.parent / "out" / path.name).read_text())
     assert found["additional_special_tokens"] == marks and "extra_special_tokens" not in found
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast"])
+def test_a_byte_level_tokenizer_that_calls_itself_llama_is_exported_under_the_plain_class(source, name):
+    path = source / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": name, "add_bos_token": True, "bos_token": "<|user|>"}
+    settings.pop("clean_up_tokenization_spaces", None)
+    path.write_text(json.dumps(settings))
+    written(source)
+    ours, exported = (AutoTokenizer.from_pretrained(where) for where in (source, source.parent / "out"))
+    assert type(ours).__name__ == "LlamaTokenizerFast" and type(exported).__name__ == "PreTrainedTokenizerFast"
+    text = "two words , <|user|> and more ."
+    ids = ours(text).input_ids
+    assert exported(text).input_ids == ids and ids[0] == ours.convert_tokens_to_ids("<|user|>")
+    assert exported.decode(ids) == ours.decode(ids) and exported.special_tokens_map == ours.special_tokens_map
+    assert exported.padding_side == ours.padding_side == "left"
+
+
+def test_another_tokenizer_keeps_its_class(source):
+    given = json.loads((source / "tokenizer_config.json").read_text())["tokenizer_class"]
+    written(source)
+    exported = source.parent / "out"
+    assert json.loads((exported / "tokenizer_config.json").read_text())["tokenizer_class"] == given
+    assert (exported / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
