@@ -84,7 +84,7 @@ def is_mislabeled(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
 
 
 def own_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a tokenizer_config.json says so that the plain class loads a tokenizer without its former class's defaults."""
+    """What a tokenizer_config.json says so that the plain class loads a tokenizer as its former class did."""
     tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     cleaned = {"clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": tokenizer.padding_side, **cleaned, **tokens}
