@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thoughts before an answer: how data sets hold them, and how chat templates write them.
 
-    <|assistant|><think>\\n           a generation prompt that opens the thought (Qwen3-Thinking-2507, QwQ, R1 distills)
+What a prompt ends with, and what an answer is then:
+
+    <|assistant|><think>\\n           a generation prompt that opens the thought (Qwen3-Thinking-2507, R1 distills)
     two and two\\n</think>\\n\\n4      an answer with a thought continues it: it must not be opened again
     \\n</think>\\n\\n4                 an answer without one closes an empty thought first
 """
