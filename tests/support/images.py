@@ -31,9 +31,10 @@ class Buildah:
         self.root = root
         for name in ("wheels", "base"):
             (root / name).mkdir(parents=True)
-        mounts = {Path("/usr"): "/usr", Path(sys.base_prefix): "/opt/python", PACKAGES: "/opt/stack"}
-        mounts[root / "wheels"] = "/opt/wheels"
-        self.mounts = [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
+        # Pairs, since a system's Python lies in /usr, too.
+        mounts = [("/usr", "/usr"), (sys.base_prefix, "/opt/python"), (PACKAGES, "/opt/stack")]
+        mounts.append((root / "wheels", "/opt/wheels"))
+        self.mounts = [f"--volume={here}:{there}:ro" for here, there in mounts]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         own = ("buildah", "--root", str(self.root / "storage"), "--runroot", str(self.root / "run"))
