@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "step": "a step of MC-PO against one of plain DPO, in turns",
     "curve": "the losses of a run in bf16, in float32, and in float32 with another seed",
     "peer": "our DPO against TRL's DPOTrainer on the same tokens, in turns",
+    "parity": "log-probs of a real file's answers against those of transformers",
     "profile": "where the time of a step of MC-PO goes, and what limits each part",
     "scaling": "what a step costs as candidates, negatives, lengths and processes grow",
     "attention": "the attention backends against each other",
@@ -35,6 +36,7 @@ SUBCOMMANDS = {
     "client": "replies of servers that a process reads in a second",
 }
 TRAINING = ("step", "profile", "peer", "scaling", "curve")
+REAL = ("step", "profile", "parity", "peer", "curve")
 ENGINE_FLAGS: dict[str, dict[str, Any]] = {
     "--recompute": {"choices": ["none", "selective", "full"], "default": "none"},
     "--reuse-scoring": {"choices": ["auto", "true", "false"], "default": "auto"},
@@ -47,17 +49,20 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("step", "profile", "attention"),
         {"action": "append", "default": [], "help": "tokens of prompt x completion, e.g. 250x250"},
     ),
-    "--data": (("step", "profile", "peer", "curve"), {"help": "a real file"}),
-    "--format": (("step", "profile", "peer", "curve"), {"default": "nectar", "help": "of --data (default: nectar)"}),
-    "--model": ((*TRAINING, "attention"), {"default": "25m", "help": "a size (25m) or a Hugging Face directory"}),
-    "--candidates": ((*TRAINING, "attention"), {"type": int, "default": 5}),
+    "--data": (REAL, {"help": "a real file"}),
+    "--format": (REAL, {"default": "nectar", "help": "of --data (default: nectar)"}),
+    "--model": (
+        (*TRAINING, "attention", "parity"),
+        {"default": "25m", "help": "a size (25m) or a Hugging Face directory"},
+    ),
+    "--candidates": ((*TRAINING, "attention", "parity"), {"type": int, "default": 5}),
     "--negatives": (TRAINING, {"type": int, "default": 1}),
-    "--prompts": (TRAINING, {"type": int, "default": 8, "help": "a step (default: 8)"}),
+    "--prompts": ((*TRAINING, "parity"), {"type": int, "default": 8, "help": "of a step, or compared (default: 8)"}),
     "--steps": (
         (*TRAINING, "attention", "client"),
         {"type": int, "default": 5, "help": "measured turns, after one to warm up; steps of a curve (default: 5)"},
     ),
-    **{flag: (TRAINING, how) for flag, how in ENGINE_FLAGS.items()},
+    **{flag: ((*TRAINING, "parity"), how) for flag, how in ENGINE_FLAGS.items()},
     "--layouts": (("scaling",), {"action": "store_true", "help": "also two processes: DP2, TP2, PP2"}),
     "--positions": (("head",), {"type": int, "default": 8192}),
     "--vocabulary": (("head",), {"type": int, "default": 128256}),

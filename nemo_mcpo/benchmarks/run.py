@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
-from nemo_mcpo.benchmarks import attention, curve, head, peer, profile, scaling, step
+from nemo_mcpo.benchmarks import attention, curve, head, parity, peer, profile, scaling, step
 from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
@@ -76,6 +76,18 @@ def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
         return [report]
 
 
+def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Subcommand ``parity``; the reports are empty on every rank but the first."""
+    _check_data(arguments)
+    with _started(config, arguments) as (config, model):
+        [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
+        directory = config.pretrained_checkpoint.restore_from_path
+        report = parity.measure_parity(model, directory, trees[: arguments.prompts])
+        if report:
+            print(parity.table(report))
+        return [report] if report else []
+
+
 def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
     """Subcommand ``curve``; the runs are processes of their own."""
     _check_data(arguments)
@@ -113,7 +125,7 @@ def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def _check_data(arguments: Namespace) -> None:
     if not arguments.data:
-        raise ConfigError("no data to train on", where="--data", cure="give a file of preferences")
+        raise ConfigError("no data", where="--data", cure="give a file of preferences")
 
 
 @contextmanager

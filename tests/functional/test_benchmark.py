@@ -42,6 +42,16 @@ def test_a_real_file_and_trl(tmp_path):
     assert "TRL DPOTrainer" in text
 
 
+def test_log_probs_in_packed_trees_are_those_of_transformers(tmp_path):
+    data = write_preferences(tmp_path / "data.jsonl", num_prompts=12)
+    tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
+    flags = ["--data", str(data), "--format", "jsonl", "--model", "1m", "--prompts", "3", *tensor_parallel]
+    [report], text = benchmark(tmp_path, "parity", *flags, processes=2)
+    assert report["prompts"] == 3 and 6 <= report["sequences"] <= 18 and "sequences of 3 prompts" in text
+    for pair in ("ours_theirs", "ours_float64", "theirs_float64"):
+        assert 0 < report[f"{pair}_mean"] <= report[f"{pair}_largest"] <= 1e-4
+
+
 def test_attention_and_head(tmp_path):
     [report], _ = benchmark(tmp_path, "attention", "--shape", "16x8", "--steps", "1", "--model", "1m")
     assert set(report["forward"]) == {"cascade", "sdpa", "dense mask"} == set(report["forward_backward"])
