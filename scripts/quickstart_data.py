@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write into")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--sft", type=int, default=20_000, help="sums to fine-tune on")
+    parser.add_argument("--sft", type=int, default=24_000, help="sums to fine-tune on")
     parser.add_argument("--preferences", type=int, default=1_280, help="sums to sample and rank answers to")
     parser.add_argument("--evaluation", type=int, default=600, help="sums held out")
     arguments = parser.parse_args(argv)
