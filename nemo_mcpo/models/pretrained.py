@@ -113,7 +113,7 @@ def _extract(archive: Path, target: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+            _extract_files(tar, temporary)
         temporary.rename(target)
     except (tarfile.TarError, OSError) as problem:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,3 +123,18 @@ def _extract(archive: Path, target: Path) -> None:
             got=problem,
             cure="copy it again, or make room",
         ) from None
+
+
+def _extract_files(tar: tarfile.TarFile, directory: Path) -> None:
+    """Regular files, none of them outside of ``directory``; Python before 3.11.4 has no ``filter="data"``."""
+    directory.mkdir()
+    root = directory.resolve()
+    for member in tar:
+        path = (root / member.name).resolve()
+        content = tar.extractfile(member) if member.isfile() else None
+        if not path.is_relative_to(root) or (content is None and not member.isdir()):
+            raise tarfile.ReadError(f"{member.name} is outside of the archive, or a link or a device")
+        if content is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with content, open(path, "wb") as file:
+                shutil.copyfileobj(content, file)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.models import pretrained
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, note_contents
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER, hash_pretrained, open_pretrained
@@ -81,19 +82,19 @@ def test_a_changed_nemo_file_is_unpacked_again(archive, llama_directory, tmp_pat
 
 def test_processes_that_open_the_same_file_at_once_unpack_it_once(archive, tmp_path, monkeypatch):
     """Every process of a launch opens the archive before they can talk to each other."""
-    extract = tarfile.TarFile.extractall
+    extract = pretrained._extract
     calls = []
 
-    def slow(tar, path, **kwargs):
-        calls.append(path)
+    def slow(archive, target):
+        calls.append(target)
         time.sleep(0.2)
-        extract(tar, path, **kwargs)
+        extract(archive, target)
 
-    monkeypatch.setattr(tarfile.TarFile, "extractall", slow)
+    monkeypatch.setattr(pretrained, "_extract", slow)
     with ThreadPoolExecutor(3) as pool:
         opened = list(pool.map(lambda _: open_pretrained(str(archive), str(tmp_path / "cache")), range(3)))
     assert len(calls) == 1
-    assert len({pretrained.files for pretrained in opened}) == 1
+    assert len({one.files for one in opened}) == 1
     assert (opened[0].files / "config.json").is_file()
 
 
@@ -172,3 +173,10 @@ def test_a_nemo_file_cannot_write_outside(tmp_path):
         tar.add(tmp_path / "evil", arcname="../../escaped")
     assert "cannot be unpacked" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
     assert not list(tmp_path.rglob("escaped"))
+
+
+def test_a_nemo_file_with_a_link(tmp_path):
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with tarfile.open(tmp_path / "model.nemo", "w") as tar:
+        tar.add(tmp_path / "link", arcname=f"{NEMO_FOLDER}/config.json")
+    assert "a link or a device" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
