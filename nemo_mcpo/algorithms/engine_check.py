@@ -31,7 +31,8 @@ def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[Pro
     if not branching:
         return
     tree = min(branching, key=lambda tree: tree.num_tokens)
-    shared_K, separate_K = model.score([tree])[0].tolist(), model.score([tree], share_prompts=False)[0].tolist()
+    shared_K = model.log_probs([tree])[0].tolist()
+    separate_K = model.log_probs([tree], share_prompts=False)[0].tolist()
     for column, completion in enumerate(tree.completions):
         shared, separate = shared_K[column], separate_K[column]
         differ = abs(shared - separate) > TOLERANCES[precision] * len(completion)

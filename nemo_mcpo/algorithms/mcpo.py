@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,64 +21,36 @@ from torch import Tensor
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
 from nemo_mcpo.algorithms.engine_check import check_shared_prefixes
-from nemo_mcpo.algorithms.negatives import (
-    NegativeSampling,
-    NotFiniteError,
-    ReferencedTrees,
-    kernel_metrics,
-    prune,
-)
+from nemo_mcpo.algorithms.negatives import Drawn, NegativeSampling, NotFiniteError, ReferencedTrees, draw
 from nemo_mcpo.algorithms.progress import Progress
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import validate
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
+from nemo_mcpo.objectives import bind_objective
 from nemo_mcpo.platform.distributed import agreed_reason, leave_together
 from nemo_mcpo.platform.stopping import StopRequest
-from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
+from nemo_mcpo.records import PromptTree
 from nemo_mcpo.sampling import total_variation
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnPart:
-    """Some of a step's prompts with their negatives.
-
-    Attributes:
-        rows: the prompts' numbers in the step.
-        batch: what is trained.
-        rewards_b: the sum of each prompt's rewards, nats: to see whether all are finite.
-        kernel: the kernel's metrics, each ``[b]``.
-    """
-
-    rows: list[int]
-    batch: PreferenceBatch
-    rewards_b: torch.Tensor
-    kernel: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step.
-
-    Attributes:
-        trees: its prompts, the same on every rank.
-        parts: this replica's share, scored and drawn when it is asked for, once.
-    """
+    """The prompts of one optimizer step, the same on every rank, and the epoch of each."""
 
     trees: list[PromptTree]
-    parts: Iterator[DrawnPart]
+    epochs: list[int]
 
 
 class MCPOTrainer:
     """Runs MC-PO, and every objective and sampler of the tables, on a model that takes trees in.
 
     Args:
-        config: the checked configuration.
+        config: the checked configuration; it names the objective and the sampler.
         model: weights loaded, optimizer built.
-        objective, sampling: the algorithm.
         train: training trees.
         validation: validation trees or None.
         num_steps: optimizer steps of the whole run.
@@ -92,8 +63,6 @@ class MCPOTrainer:
         self,
         config: RunConfig,
         model: SupportsPreferenceTraining,
-        objective: Objective,
-        sampling: NegativeSampling,
         train: ReferencedTrees,
         validation: ReferencedTrees | None,
         num_steps: int,
@@ -102,7 +71,9 @@ class MCPOTrainer:
         identity: dict[str, object],
         stop: StopRequest | None = None,
     ) -> None:
-        self.config, self.model, self.objective, self.sampling = config, model, objective, sampling
+        self.config, self.model = config, model
+        self.objective = bind_objective(config.model.mcpo.objective, config.model.mcpo.model_dump())
+        self.sampling = NegativeSampling.from_config(config.model)
         self.train, self.validation, self.num_steps = train, validation, num_steps
         self.checkpoints, self.log, self.identity = checkpoints, log, identity
         self.stop = stop or StopRequest()
@@ -118,12 +89,11 @@ class MCPOTrainer:
         """
         settings = self.config.trainer.mcpo
         if self.step < self.num_steps:
-            first = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
-            trees = [self.train.dataset[index] for _, index in first]
-            check_shared_prefixes(self.model, trees, self.config.trainer.precision)
+            check_shared_prefixes(self.model, self.next_step().trees, self.config.trainer.precision)
         save_seconds = 0.0  # of the last checkpoint: the next one takes as long
         with Progress(self.num_steps, self.step) as progress:
-            for step in self.augment_dataloader():
+            while self.step < self.num_steps:
+                step = self.next_step()
                 started = time.perf_counter()
                 self.log.heartbeat.beat("train", self.step, self.num_steps)
                 metrics = self._train_or_save_prompts(step)
@@ -150,56 +120,19 @@ class MCPOTrainer:
                 logger.error("the prompts of step %d are in %s", self.step + 1, path)
             raise
 
-    def augment_dataloader(self) -> Iterator[Step]:
-        """The steps that are left: each its prompts, and parts that are scored and drawn when they are asked for."""
-        while self.step < self.num_steps:
-            places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
-            trees = [self.train.dataset[index] for _, index in places]
-            yield Step(trees, self.draw_parts(trees, [epoch for epoch, _ in places]))
-
-    def draw_parts(self, trees: list[PromptTree], epochs: list[int]) -> Iterator[DrawnPart]:
-        """This replica's prompts with their negatives, part after part."""
-        for rows in self.model.parts(trees) if self.sampling.reads_weights else [self.model.share(trees)]:
-            yield self.draw(rows, [trees[row] for row in rows], [epochs[row] for row in rows])
-
-    def draw(self, rows: list[int], trees: list[PromptTree], epochs: list[int]) -> DrawnPart:
-        """Score the candidates under the current weights; keep y0 and M drawn negatives of every prompt."""
-        sampling, reference_bK = self.sampling, self.train.ref_logps_BK(trees)
-        rewards_bK = torch.zeros_like(reference_bK)
-        if sampling.reads_weights:
-            rewards_bK = self.model.score_candidates(trees, sampling.first_column).cpu() - reference_bK
-            rewards_bK[:, : sampling.first_column] = 0.0
-        log_weights_bK = sampling.log_weights_BK(rewards_bK, trees)
-        columns_bM = sampling.columns_BM(log_weights_bK, trees, epochs)
-        kernel = kernel_metrics(log_weights_bK)
-        if sampling.reads_weights and self.config.model.mcpo.scoring_fp8:
-            kernel["kernel/fp8_total_variation"] = self._off_by_fp8(trees, reference_bK, log_weights_bK)
-        if not sampling.reads_weights:  # nothing was scored, so the kernel is not known
-            kernel = {name: torch.full_like(values_b, math.nan) for name, values_b in kernel.items()}
-        return DrawnPart(rows, prune(trees, columns_bM, reference_bK), rewards_bK.sum(1), kernel)
-
-    def _off_by_fp8(self, trees: list[PromptTree], reference_bK: Tensor, log_weights_bK: Tensor) -> Tensor:
-        """Total variation ``[b]`` between the weights at hand and exact ones: of the first prompt, NaN elsewhere."""
-        sample, off_b = trees[:1], torch.full((len(trees),), math.nan)
-        width = len(sample[0].completions)
-        scores_1K = self.model.score_candidates(sample, self.sampling.first_column, exactly=True).cpu()
-        exact_1K = self.sampling.log_weights_BK(scores_1K - reference_bK[:1, :width], sample)
-        off_b[:1] = total_variation(log_weights_bK[:1, :width], exact_1K)
-        return off_b
+    def next_step(self) -> Step:
+        """The prompts of the next optimizer step."""
+        places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
+        return Step([self.train.dataset[index] for _, index in places], [epoch for epoch, _ in places])
 
     def train_single_step(self, step: Step) -> dict[str, float]:
-        """One optimizer step over all its parts; returns its metrics."""
+        """One optimizer step: this replica's prompts part after part, then the update; returns the step's metrics."""
         trees = step.trees
         self.model.prepare_for_training_step()
-        rows: list[int] = []
-        tables: list[dict[str, torch.Tensor]] = []
-        for part in step.parts:
-            loss_b, metrics = self.model.get_loss_and_metrics(part.batch)
-            tokens_b = torch.tensor([float(tree.num_tokens) for tree in part.batch.trees])
-            tables.append({"rewards": part.rewards_b, "loss": loss_b, "tokens": tokens_b} | metrics | part.kernel)
-            rows += part.rows
+        parts = self.model.parts(trees) if self.sampling.reads_weights else [self.model.share(trees)]
+        tables = [self.train_part([trees[n] for n in part], [step.epochs[n] for n in part]) for part in parts]
         columns = {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
-        metrics_B = self.model.collect(columns, rows, len(trees))
+        metrics_B = self.model.collect(columns, [n for part in parts for n in part], len(trees))
         for name, what in (("rewards", "a reward"), ("loss", "the loss")):
             self.train.check_finite(metrics_B[name], trees, f"{what} at step {self.step + 1}")
         lr, grad_norm = self.model.finish_training_step(len(trees))
@@ -221,6 +154,32 @@ class MCPOTrainer:
             "tokens": int(metrics_B.pop("tokens").double().sum().item()),
             **{name: values.nanmean().item() for name, values in metrics_B.items()},
         }
+
+    def train_part(self, trees: list[PromptTree], epochs: list[int]) -> dict[str, Tensor]:
+        """Score some prompts under the current weights, draw their negatives, add their gradients.
+
+        Returns:
+            Tables ``[b]``: loss, tokens, metrics, and the sum of each prompt's rewards, to see whether all are finite.
+        """
+        sampling, reference_bK = self.sampling, self.train.ref_logps_BK(trees)
+        scored = self.model.score(trees, sampling.first_column) if sampling.reads_weights else None
+        drawn = draw(sampling, trees, epochs, reference_bK, None if scored is None else scored.logps_bK)
+        fp8 = {}
+        if scored is not None and self.config.model.mcpo.scoring_fp8:
+            fp8["kernel/fp8_total_variation"] = self._off_by_fp8(trees, reference_bK, drawn)
+        loss_b, metrics = self.model.get_loss_and_metrics(drawn.batch, self.objective, scored)
+        tokens_b = torch.tensor([float(tree.num_tokens) for tree in drawn.batch.trees])
+        own = {"rewards": drawn.rewards_bK.sum(1), "loss": loss_b, "tokens": tokens_b}
+        return own | metrics | drawn.kernel | fp8
+
+    def _off_by_fp8(self, trees: list[PromptTree], reference_bK: Tensor, drawn: Drawn) -> Tensor:
+        """Total variation ``[b]`` between the weights at hand and exact ones: of the first prompt, NaN elsewhere."""
+        sample, off_b = trees[:1], torch.full((len(trees),), math.nan)
+        width = len(sample[0].completions)
+        logps_1K = self.model.score(sample, self.sampling.first_column, exactly=True).logps_bK.cpu()
+        exact_1K = self.sampling.log_weights_BK(logps_1K - reference_bK[:1, :width], sample)
+        off_b[:1] = total_variation(drawn.log_weights_bK[:1, :width], exact_1K)
+        return off_b
 
     def run_validation(self) -> dict[str, float]:
         """``val_*`` metrics; none without validation data."""

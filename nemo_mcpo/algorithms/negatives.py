@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From scored trees to a training batch: rewards, kernel weights, drawn columns, pruned trees.
+"""The draw: from scored trees to a training batch by rewards, kernel weights, drawn columns, pruned trees.
 
 r(x, y) = log π_θ(y|x) − log π_ref(y|x),    w_i ∝ exp(β r(x, y_i)),    y_1 … y_M ~ w    (arXiv 2502.04567, Alg. 1)
 """
@@ -119,6 +119,49 @@ class NegativeSampling:
             epochs=epochs,
             prompt_ids=prompt_ids,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Some prompts with their negatives.
+
+    Attributes:
+        batch: y0 and the drawn negatives of each prompt.
+        columns_bM: the drawn columns, -1 where a prompt has too few.
+        rewards_bK: nats, 0 in columns that were not scored.
+        log_weights_bK: normalized log-weights of the kernel.
+        kernel: the kernel's metrics, each ``[b]``; NaN where nothing was scored, so that the kernel is not known.
+    """
+
+    batch: PreferenceBatch
+    columns_bM: Tensor
+    rewards_bK: Tensor
+    log_weights_bK: Tensor
+    kernel: dict[str, Tensor]
+
+
+def draw(
+    sampling: NegativeSampling,
+    trees: Sequence[PromptTree],
+    epochs: Sequence[int],
+    ref_logps_bK: Tensor,
+    logps_bK: Tensor | None,
+) -> Drawn:
+    """Keep y0 and M drawn negatives of every prompt.
+
+    Args:
+        epochs: of each prompt; with its id and the seed it decides the draw.
+        ref_logps_bK: reference log-probs, nats.
+        logps_bK: the policy's, of which those before ``first_column`` are not read; None where nothing was scored.
+    """
+    rewards_bK = torch.zeros_like(ref_logps_bK) if logps_bK is None else logps_bK.cpu() - ref_logps_bK
+    rewards_bK[:, : sampling.first_column] = 0.0
+    log_weights_bK = sampling.log_weights_BK(rewards_bK, trees)
+    columns_bM = sampling.columns_BM(log_weights_bK, trees, epochs)
+    kernel = kernel_metrics(log_weights_bK)
+    if logps_bK is None:
+        kernel = {name: torch.full_like(values_b, math.nan) for name, values_b in kernel.items()}
+    return Drawn(prune(trees, columns_bM, ref_logps_bK), columns_bM, rewards_bK, log_weights_bK, kernel)
 
 
 def kernel_metrics(log_weights_BK: Tensor) -> dict[str, Tensor]:

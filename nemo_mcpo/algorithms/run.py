@@ -28,7 +28,7 @@ from nemo_mcpo.errors import CheckpointError, ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
 from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
-from nemo_mcpo.objectives import REFERENCE_FREE, bind_objective
+from nemo_mcpo.objectives import REFERENCE_FREE
 from nemo_mcpo.platform.distributed import (
     agreed_reason,
     initialize_parallel,
@@ -65,8 +65,7 @@ def run_mcpo(
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     start_processes(config)
     on_rank_zero(lambda: lock_for_this_process(config.exp_manager.directory / ".lock"))
-    objective = bind_objective(settings.mcpo.objective, settings.mcpo.model_dump())
-    sampling = NegativeSampling.from_config(settings)
+    NegativeSampling.from_config(settings)  # refuses parameters that the sampler does not have, before data are read
     data = open_data(config, pretrained)
     validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
     if validation is not None:
@@ -92,13 +91,11 @@ def run_mcpo(
             validation, reference_of(config, model, validation, weights_hash, used, stop, beat)
         )
     seconds = {"reference": time.monotonic() - started}
-    model.setup_training(config, objective, data.num_steps)
+    model.setup_training(config, data.num_steps)
 
     trainer = MCPOTrainer(
         config,
         model,
-        objective,
-        sampling,
         train_trees,
         validation_trees,
         data.last_step,
@@ -181,7 +178,7 @@ def reference_of(
                 if reason := agreed_reason(stop):
                     leave_together(f"{reason}, while computing reference log-probs")
 
-            cache.fill(used, dataset.__getitem__, model.score, tokens, chunk_done)
+            cache.fill(used, dataset.__getitem__, model.log_probs, tokens, chunk_done)
         model.finish_validation_step()
     return cache
 

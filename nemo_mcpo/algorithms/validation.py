@@ -16,9 +16,8 @@ from nemo_mcpo.algorithms.negatives import (
     NegativeSampling,
     ReferencedTrees,
     completion_lengths,
-    kernel_metrics,
+    draw,
     padded_table,
-    prune,
     valid_columns,
 )
 from nemo_mcpo.config import RunConfig
@@ -46,7 +45,7 @@ def validate(
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for trees in _batches(source, config):
-        for name, values_B in _metrics(model.score(trees).cpu(), trees, source, sampling, objective).items():
+        for name, values_B in _metrics(model.log_probs(trees).cpu(), trees, source, sampling, objective).items():
             sums[name] = sums.get(name, 0.0) + values_B.nansum().item()
             counts[name] = counts.get(name, 0) + int((~values_B.isnan()).sum())
     model.finish_validation_step()
@@ -70,13 +69,10 @@ def _metrics(
     reference_BK = source.ref_logps_BK(trees)
     lengths_BK = padded_table([completion_lengths(tree) for tree in trees], padding=1.0)
     metrics = objective(ObjectiveInputs(policy_BK, reference_BK, lengths_BK, valid_columns(trees, first=0))).metrics
-    log_weights_BK = sampling.log_weights_BK(policy_BK - reference_BK, trees)
-    columns_BM = sampling.columns_BM(log_weights_BK, trees, epochs=[0] * len(trees))
-    batch = prune(trees, columns_BM, reference_BK)
+    has_rewards = source.reference is not None
+    drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
     zeros_B1 = torch.zeros(len(trees), 1, dtype=torch.long)
-    drawn_policy_BK = policy_BK.gather(1, torch.cat([zeros_B1, columns_BM.clamp_min(0)], dim=1))
-    drawn = objective(ObjectiveInputs(drawn_policy_BK, batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK))
-    kernel = kernel_metrics(log_weights_BK)
-    if source.reference is None:  # without rewards there is no kernel
-        kernel = {name: torch.full_like(values, math.nan) for name, values in kernel.items()}
-    return {**metrics, **kernel, "loss": drawn.loss}
+    policy_BD = policy_BK.gather(1, torch.cat([zeros_B1, drawn.columns_bM.clamp_min(0)], dim=1))
+    batch = drawn.batch
+    outputs = objective(ObjectiveInputs(policy_BD, batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK))
+    return {**metrics, **drawn.kernel, "loss": outputs.loss}

@@ -28,7 +28,7 @@ PAIRS = {
 
 def measure_parity(model: MegatronGPTMCPOModel, directory: str, trees: Sequence[PromptTree]) -> dict[str, float]:
     """Absolute differences in nats per sequence; empty on every rank but the first."""
-    rows = zip(model.score(trees).tolist(), trees, strict=True)
+    rows = zip(model.log_probs(trees).tolist(), trees, strict=True)
     ours = [value for row, tree in rows for value in row[: len(tree.completions)]]
     if not is_rank_zero():
         return {}

@@ -10,15 +10,17 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from nemo_mcpo.algorithms import mcpo
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.benchmarks.measure import device_name, peak_bytes, reset_peak, synchronize
 from nemo_mcpo.benchmarks.workload import build_trainer, mean_lengths, step_cost, train_step
@@ -27,8 +29,8 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.planning.gpus import peak_flops
 from nemo_mcpo.records import PromptTree
 
-PHASES = {"scoring": "score_candidates", "training": "get_loss_and_metrics", "optimizer": "finish_training_step"}
-"""Phase -> the model's method; ``drawing`` is the trainer's, less the scoring in it; what is left is ``between``."""
+PHASES = {"scoring": "score", "training": "get_loss_and_metrics", "optimizer": "finish_training_step"}
+"""Phase -> the model's method; ``drawing`` is the trainer's ``draw``; what is left is ``between``."""
 
 KERNELS = {
     "communication": r"nccl|gloo|c10d",
@@ -117,15 +119,12 @@ def profile_steps(
 def _run(trainer: MCPOTrainer) -> dict[str, float]:
     """One step; seconds by phase."""
     phases = Phases()
-    owners = {"drawing": (trainer, "draw")} | {name: (trainer.model, method) for name, method in PHASES.items()}
-    for name, (owner, method) in owners.items():
-        object.__setattr__(owner, method, phases.timed(name, getattr(owner, method)))
-    try:
+    with ExitStack() as patches:
+        owners = {"drawing": (mcpo, "draw")} | {name: (trainer.model, method) for name, method in PHASES.items()}
+        for name, (owner, method) in owners.items():
+            patches.enter_context(patch.object(owner, method, phases.timed(name, getattr(owner, method))))
         with phases.phase("between"):
             train_step(trainer)
-    finally:
-        for owner, method in owners.values():
-            object.__delattr__(owner, method)
     return dict(phases.seconds)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from megatron.core import parallel_state
 
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.algorithms.negatives import ReferencedTrees
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.objectives.dpo import dpo
 from nemo_mcpo.planning.cost_model import StepCost
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
@@ -88,13 +88,8 @@ def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
         check_architecture(config, architecture)
         model = MegatronGPTMCPOModel(model_config(config, architecture))
         _fill_at_random(model, seed=config.model.seed)
-    model.setup_training(config, objective_of(config), num_steps=1_000_000)
+    model.setup_training(config, num_steps=1_000_000)
     return model
-
-
-def objective_of(config: RunConfig, name: str | None = None) -> Any:
-    """The configured objective, or another one with the same hyper-parameters."""
-    return bind_objective(name or config.model.mcpo.objective, config.model.mcpo.model_dump())
 
 
 def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree]) -> MCPOTrainer:
@@ -102,8 +97,6 @@ def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequenc
     return MCPOTrainer(
         config,
         model,
-        model.objective,
-        NegativeSampling.from_config(config.model),
         ReferencedTrees(trees, None),  # type: ignore[arg-type]  # a list in the place of a prepared dataset
         validation=None,
         num_steps=1_000_000,
@@ -115,7 +108,7 @@ def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequenc
 
 def train_step(trainer: MCPOTrainer) -> dict[str, float]:
     """The trainer's next step."""
-    return trainer.train_single_step(next(trainer.augment_dataloader()))
+    return trainer.train_single_step(trainer.next_step())
 
 
 def dpo_step(
@@ -127,7 +120,8 @@ def dpo_step(
 ) -> None:
     """One optimizer step of DPO on this replica's batch; ``num_prompts`` of all replicas, if there are several."""
     model.prepare_for_training_step()
-    model.get_loss_and_metrics(batch, objective=objective_of(config, "dpo"), share_prompts=share_prompts)
+    objective = partial(dpo, beta=config.model.mcpo.beta)
+    model.get_loss_and_metrics(batch, objective, share_prompts=share_prompts)
     model.finish_training_step(num_prompts or len(batch.trees))
 
 

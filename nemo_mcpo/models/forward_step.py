@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_mcpo.models.pipeline import run_schedule
-from nemo_mcpo.models.rows import Row, packed_rows, replay_rows
+from nemo_mcpo.models.rows import Row, Scored, packed_rows, replay_rows
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.transfer import on_device
@@ -46,17 +46,14 @@ def score_trees(
     first_column: int = 0,
     share_prompts: bool = True,
     recording: Callable[[], Recording] | None = None,
-) -> tuple[Tensor, list[Row]]:
-    """Summed log-prob of every completion, forward only, no gradient.
+) -> Scored:
+    """Summed log-prob of every completion, forward only, no gradient; on every rank of the replica.
 
     Args:
         budget: tokens a row.
         first_column: 1 does not score the preferred completion; its layers run only where they are recorded.
         share_prompts: see ``packed_rows``.
         recording: makes the tape of every row, for ``train_trees``.
-
-    Returns:
-        float32 ``[b, K]`` on every rank of the replica, nats, 0 in columns that were left out or do not exist; rows.
     """
     left_out = 0 if recording else first_column
     placed = [
@@ -81,7 +78,7 @@ def score_trees(
             share_prompts=share_prompts,
         )
         run_rows(chunks, rows, collect, forward_only=True)
-    return _on_all_stages(table), rows
+    return Scored(_on_all_stages(table), tuple(rows))
 
 
 def train_trees(
@@ -90,14 +87,14 @@ def train_trees(
     objective: Objective,
     budget: int,
     *,
-    scored: Sequence[Row] | None = None,
+    scored: Scored | None = None,
     share_prompts: bool = True,
 ) -> tuple[Tensor, list[str]]:
     """Forward and backward over a batch; the gradients of the summed losses are added to those in the model.
 
     Args:
         budget: tokens a row.
-        scored: the recorded rows that the batch was drawn from, to replay.
+        scored: the trees that the batch was drawn from; what the pass recorded is replayed.
         share_prompts: see ``packed_rows``.
 
     Returns:
@@ -121,8 +118,8 @@ def train_trees(
         return outputs.loss.sum(), _no_count(), {}
 
     config = chunks[0].config
-    if scored:
-        rows = replay_rows(scored, placed, batch.columns, budget, config)
+    if scored is not None and scored.recorded:
+        rows = replay_rows(scored.recorded, placed, batch.columns, budget, config)
     else:
         rows = packed_rows(placed, budget, config, share_prompts=share_prompts)
     run_rows(chunks, rows, loss, forward_only=False)
@@ -130,8 +127,8 @@ def train_trees(
 
 
 def _no_count() -> Tensor:
-    """With a count in the result megatron-core sums losses instead of averaging over micro-batches; who finishes the
-    step divides by the prompts."""
+    """With a count in the result megatron-core sums losses instead of averaging over micro-batches; the optimizer step
+    divides by the number of prompts."""
     return torch.zeros((), dtype=torch.int, device=local_device())
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nemo_mcpo.records import PreferenceBatch, PromptTree
+from nemo_mcpo.models.rows import Scored
+from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 
 class SupportsPreferenceTraining(Protocol):
@@ -20,14 +21,14 @@ class SupportsPreferenceTraining(Protocol):
     def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
         """This replica's share, cut into parts that are scored, drawn and trained one after the other."""
 
-    def score(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
-        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank.
+    def log_probs(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
+        """Summed log-probs of a batch without gradient, float32 ``[B, K]``, nats, the same on every rank.
 
         ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
         """
 
-    def score_candidates(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Tensor:
-        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned.
+    def score(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Scored:
+        """The candidates of a part, from column ``first_column`` on, for the draw.
 
         ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
         """
@@ -35,9 +36,12 @@ class SupportsPreferenceTraining(Protocol):
     def prepare_for_training_step(self) -> None:
         """Clear gradients before the step's first part."""
 
-    def get_loss_and_metrics(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def get_loss_and_metrics(
+        self, batch: PreferenceBatch, objective: Objective, scored: Scored | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, for ``collect``. Gradients add up.
 
+        ``scored`` is what the batch was drawn from, if anything was scored: what it recorded is not computed again.
         Nothing is read on the host, so that the GPU has work while the host prepares the next part.
         """
 

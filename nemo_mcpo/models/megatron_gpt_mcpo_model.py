@@ -25,7 +25,7 @@ from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
 from nemo_mcpo.models.product_replay import ProductRecording
-from nemo_mcpo.models.rows import Row, share_of_replica
+from nemo_mcpo.models.rows import Scored, share_of_replica
 from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
@@ -103,8 +103,6 @@ class MegatronGPTMCPOModel(ModelPT):
         self.wrapped: list = self.chunks
         self.optimizer: Any = None
         self.schedule: Any = None
-        self.objective: Any = None
-        self._scored: list[Row] | None = None  # recorded rows of the part that is being trained
         self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
 
     @memory_of("the model's weights")
@@ -114,11 +112,10 @@ class MegatronGPTMCPOModel(ModelPT):
         self.source_files = pretrained.files
 
     @memory_of("gradients and optimizer")
-    def setup_training(self, config: RunConfig, objective: Objective, num_steps: int) -> None:
+    def setup_training(self, config: RunConfig, num_steps: int) -> None:
         """Gradient buffers, optimizer and schedule; the weights must be loaded before."""
         bf16 = self.layout.dtype == torch.bfloat16
         optim, clip = config.model.optim, config.trainer.mcpo.gradient_clip_val
-        self.objective = objective
         self.wrapped = wrap_for_training(self.chunks, bf16=bf16)
         self.optimizer = build_optimizer(optim, self.wrapped, bf16=bf16, clip=clip)
         self.schedule = build_schedule(optim, self.optimizer, num_steps)
@@ -143,31 +140,29 @@ class MegatronGPTMCPOModel(ModelPT):
         return [[share[item] for item in part] for part in packed]
 
     @memory_of("scoring")
-    def score(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
-        """Summed log-probs without gradient, float32 ``[B, K]``, nats, the same on every rank.
+    def log_probs(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
+        """Summed log-probs of a batch without gradient, float32 ``[B, K]``, nats, the same on every rank.
 
         ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
         """
         share = self.share(trees)
         mine = [trees[index] for index in share]
-        table, _ = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, share_prompts=share_prompts)
+        table = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, share_prompts=share_prompts).logps_bK
         num_columns = max(len(tree.completions) for tree in trees)
         table = torch.nn.functional.pad(table, (0, num_columns - table.shape[1]))
         return collect(table, share, len(trees))
 
     @memory_of("scoring")
-    def score_candidates(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Tensor:
-        """Scores of a part, ``[b, K]``, for the draw: the next ``get_loss_and_metrics`` must be of it, pruned.
+    def score(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Scored:
+        """The candidates of a part, from column ``first_column`` on, for the draw.
 
         ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
         """
         in_fp8 = self.layout.scoring_fp8 and not exactly
         with fp8_scoring(self.chunks[0].config) if in_fp8 else nullcontext():
-            table, rows = score_trees(
+            return score_trees(
                 self.wrapped, trees, self.cfg.scoring_tokens, first_column=first_column, recording=self.recording
             )
-        self._scored = rows if self.recording else None
-        return table
 
     def collect(self, columns: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
         """See ``models.interface``; of a step, this alone waits for the GPU, and gradient clipping."""
@@ -179,25 +174,23 @@ class MegatronGPTMCPOModel(ModelPT):
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        self._scored = None
 
     @memory_of("training")
     def get_loss_and_metrics(
-        self, batch: PreferenceBatch, *, objective: Objective | None = None, share_prompts: bool = True
+        self,
+        batch: PreferenceBatch,
+        objective: Objective,
+        scored: Scored | None = None,
+        *,
+        share_prompts: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, still on the GPU if there is one.
 
-        ``objective`` and ``share_prompts`` are for comparisons: another loss, and every completion on its own.
+        ``scored`` is what the batch was drawn from, if anything was scored: what it recorded is not computed again.
+        ``share_prompts=False``, for comparisons, computes every completion as a plain sequence with its prompt.
         """
-        scored, self._scored = self._scored, None
-        table, names = train_trees(
-            self.wrapped,
-            batch,
-            objective or self.objective,
-            self.cfg.micro_batch_tokens,
-            scored=scored,
-            share_prompts=share_prompts,
-        )
+        budget = self.cfg.micro_batch_tokens
+        table, names = train_trees(self.wrapped, batch, objective, budget, scored=scored, share_prompts=share_prompts)
         loss, *metrics = table.unbind(1)
         return loss, dict(zip(names, metrics, strict=True))
 

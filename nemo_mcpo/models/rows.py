@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 from megatron.core.fp8_utils import get_fp8_align_size
+from torch import Tensor
 
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
 from nemo_mcpo.models.tape import Recording, Tape, kept_positions
@@ -33,6 +34,24 @@ class Row:
     batch: TreeBatch
     placed: tuple[PlacedTree, ...]
     tape: Tape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the scoring pass found for some trees.
+
+    Attributes:
+        logps_bK: summed log-probs, nats, float32, 0 in columns that were left out or do not exist.
+        rows: the rows that it ran; training on the same trees, pruned, replays those that have a tape.
+    """
+
+    logps_bK: Tensor
+    rows: tuple[Row, ...]
+
+    @property
+    def recorded(self) -> tuple[Row, ...]:
+        """The rows to replay; none where the layers recorded nothing."""
+        return tuple(row for row in self.rows if row.tape is not None)
 
 
 def share_of_replica(trees: Sequence[PromptTree]) -> list[int]:

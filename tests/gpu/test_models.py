@@ -32,14 +32,14 @@ def precision(request) -> str:
 
 
 def test_equal_to_transformers(device, llama_directory, precision):
-    ours = small_model(llama_directory, trainer__precision=precision).score(TREES)
+    ours = small_model(llama_directory, trainer__precision=precision).log_probs(TREES)
     for row, expected in enumerate(transformers_logps(llama_directory, TREES)):
         assert ours[row, : len(expected)].tolist() == pytest.approx(expected, abs=NATS_OFF[precision])
 
 
 def test_trees_equal_separate_sequences(device, llama_directory, precision):
     model = small_model(llama_directory, trainer__precision=precision)
-    packed, separate = model.score(TREES), model.score(TREES, share_prompts=False)
+    packed, separate = model.log_probs(TREES), model.log_probs(TREES, share_prompts=False)
     torch.testing.assert_close(packed, separate, rtol=0, atol=NATS_OFF[precision])
 
 
@@ -129,8 +129,8 @@ def test_fp8_is_near_bf16(one_process, tmp_path, recipe):
 
     save_model(tmp_path, "llama", hidden_size=256, intermediate_size=512)
     changes = {"trainer__precision": "bf16", "model__transformer_impl": "transformer_engine"}
-    exact = small_model(tmp_path, **changes).score(TREES)
-    found = small_model(tmp_path, model__fp8="hybrid", model__fp8_recipe=recipe, **changes).score(TREES)
+    exact = small_model(tmp_path, **changes).log_probs(TREES)
+    found = small_model(tmp_path, model__fp8="hybrid", model__fp8_recipe=recipe, **changes).log_probs(TREES)
     lengths = torch.tensor([[len(c) for c in tree.completions] + [1] * (5 - len(tree.completions)) for tree in TREES])
     assert found.isfinite().all()
     assert ((found - exact).abs() / lengths.to(found)).max() < 0.3

@@ -29,16 +29,15 @@ SMALL = {
     "model__micro_batch_tokens": 80,
     "model__mcpo__scoring_tokens": 120,
 }
-DRAW, METRICS = "nemo_mcpo/algorithms/mcpo.py", "nemo_mcpo/models/megatron_gpt_mcpo_model.py"
+DRAW, METRICS = "nemo_mcpo/algorithms/negatives.py", "nemo_mcpo/models/megatron_gpt_mcpo_model.py"
 NORM, STATES = "megatron/core/optimizer/clip_grads.py", "nemo_mcpo/models/adam.py"
 
 
 @pytest.mark.parametrize("way", STEPS)
 def test_a_step_waits_once_a_part_and_twice_at_its_end(one_process, llama_directory, tmp_path, way):
     trainer = small_trainer(tmp_path, llama_directory, **SMALL, **STEPS[way])
-    steps = trainer.augment_dataloader()
-    trainer.train_single_step(next(steps))  # what is made once, is made here
-    step = next(steps)
+    trainer.train_single_step(trainer.next_step())  # what is made once, is made here
+    step = trainer.next_step()
     num_parts = len(trainer.model.parts(step.trees)) if trainer.sampling.reads_weights else 0
     assert num_parts == 0 if "nothing" in way else (num_parts > 1) == ("replayed" in way)
     with Waits() as waits:

@@ -22,7 +22,6 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model
 from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.models.state_exchange import STATES, gather_states
-from nemo_mcpo.objectives import bind_objective
 from nemo_mcpo.platform.distributed import is_rank_zero
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -45,7 +44,7 @@ def main(directory: str, *names: str) -> None:
             architecture = replace(ARCHITECTURES["tied"], **UNEVEN)
             model = MegatronGPTMCPOModel(OmegaConf.create(model_config(config, architecture)))
             fill([parameter for chunk in model.chunks for parameter in chunk.parameters()])
-            model.setup_training(config, bind_objective("dpo", config.model.mcpo.model_dump()), num_steps=10)
+            model.setup_training(config, num_steps=10)
             check(model, Path(directory) / f"{name}-{precision}")
 
 

@@ -75,11 +75,12 @@ def measure(out: Path, name: str, layout: ParallelLayout, precision: str, moment
     model = MegatronGPTMCPOModel(OmegaConf.create(cfg))
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
     fill(parameters)
-    model.setup_training(config, bind_objective("dpo", config.model.mcpo.model_dump()), num_steps=10)
+    model.setup_training(config, num_steps=10)
+    objective = bind_objective("dpo", config.model.mcpo.model_dump())
     model.prepare_for_training_step()
     live = LiveBytes(parameters)
     batch = preferences()
-    live.during(lambda: train_trees(model.wrapped, batch, model.objective, ROW_TOKENS))
+    live.during(lambda: train_trees(model.wrapped, batch, objective, ROW_TOKENS))
     model.finish_training_step(len(batch.trees))
     buffers = [buffer for chunk in model.wrapped for buffer in chunk.buffers]
     gathered: list[int] = []

@@ -57,13 +57,11 @@ def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
     return model
 
 
-def trainable_model(
-    directory: Path, objective: Objective = MCPO, num_steps: int = 10, **changes: object
-) -> MegatronGPTMCPOModel:
+def trainable_model(directory: Path, num_steps: int = 10, **changes: object) -> MegatronGPTMCPOModel:
     """The same with optimizer and schedule."""
     model = small_model(directory, **changes)
     config = checked({key.replace("__", "."): value for key, value in changes.items()})
-    model.setup_training(config, objective, num_steps)
+    model.setup_training(config, num_steps)
     return model
 
 
@@ -72,7 +70,7 @@ def train(model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int) 
     found = []
     for _ in range(steps):
         model.prepare_for_training_step()
-        loss, _ = model.get_loss_and_metrics(preference_batch(trees))
+        loss, _ = model.get_loss_and_metrics(preference_batch(trees), MCPO)
         _, grad_norm = model.finish_training_step(len(trees))
         found.append((loss.tolist(), grad_norm))
     return found
@@ -106,10 +104,11 @@ def one_step(
     scores_BK, losses_B = torch.zeros(len(trees), widest), torch.zeros(len(trees))
     for part in model.parts(trees):
         mine = [trees[row] for row in part]
-        table = model.score_candidates(mine, first_column=1)[:, 1:].cpu()
+        scored = model.score(mine, first_column=1)
+        table = scored.logps_bK[:, 1:].cpu()
         scores_BK[part, : table.shape[1]] = table
         references = padded_table([[-20.0] * len(tree.completions) for tree in mine])
-        loss_b, _ = model.get_loss_and_metrics(prune(mine, columns_BM[part], references))
+        loss_b, _ = model.get_loss_and_metrics(prune(mine, columns_BM[part], references), MCPO, scored)
         losses_B[part] = loss_b.cpu()
     finish_gradients(model.wrapped, len(trees))
     return scores_BK, losses_B, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}

@@ -10,13 +10,12 @@ import numpy as np
 
 from nemo_mcpo.algorithms.checkpointing import TrainerState
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.algorithms.negatives import ReferencedTrees
 from nemo_mcpo.algorithms.run import reference_of
 from nemo_mcpo.algorithms.run_data import open_dataset, whole_run
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.objectives import bind_objective
 from nemo_mcpo.platform.stopping import StopRequest
 from tests.support.configs import checked
 
@@ -87,7 +86,6 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
     if not (directory / "data.jsonl").exists():
         write_tokens(directory / "data.jsonl")
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
-    objective = bind_objective(config.model.mcpo.objective, config.model.mcpo.model_dump())
     data = whole_run(config, pretrained)
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
@@ -100,13 +98,11 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
         validation = ReferencedTrees(
             held_out, reference_of(config, model, held_out, "weights", range(len(held_out)), StopRequest())
         )
-    model.setup_training(config, objective, data.num_steps)
+    model.setup_training(config, data.num_steps)
     records = Records()
     return MCPOTrainer(
         config,
         model,
-        objective,
-        NegativeSampling.from_config(config.model),
         referenced,
         validation,
         data.num_steps,

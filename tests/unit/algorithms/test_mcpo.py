@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from nemo_mcpo.algorithms.mcpo import Step
-from nemo_mcpo.algorithms.negatives import NotFiniteError
+from nemo_mcpo.algorithms.negatives import NotFiniteError, draw
 from nemo_mcpo.algorithms.run_data import num_training_steps
+from nemo_mcpo.models.rows import Scored
 from tests.support.configs import checked
 from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
 
@@ -49,14 +49,20 @@ def test_every_line_has_the_promised_metrics(tmp_path, llama_directory):
     assert [line["consumed_prompts"] for line in trainer.log.lines] == [4, 8, 12]
 
 
-def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory):
+def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory, monkeypatch):
     trainer = small_trainer(tmp_path, llama_directory)
-    step = next(trainer.augment_dataloader())
-    [part] = step.parts
-    assert [step.trees[row].prompt_id for row in part.rows] == [tree.prompt_id for tree in part.batch.trees]
-    assert [len(tree.completions) for tree in part.batch.trees] == [2] * 4
-    expected = sum(tree.num_tokens for tree in part.batch.trees)
-    assert trainer.train_single_step(Step(step.trees, iter([part])))["tokens"] == expected
+    step = trainer.next_step()
+    trained = []
+    compute = trainer.model.get_loss_and_metrics
+    monkeypatch.setattr(
+        trainer.model,
+        "get_loss_and_metrics",
+        lambda batch, *args: trained.extend(batch.trees) or compute(batch, *args),
+    )
+    found = trainer.train_single_step(step)
+    assert sorted(tree.prompt_id for tree in trained) == sorted(tree.prompt_id for tree in step.trees)
+    assert [len(tree.completions) for tree in trained] == [2] * 4
+    assert found["tokens"] == sum(tree.num_tokens for tree in trained)
 
 
 def test_one_negative_is_dpo(tmp_path, llama_directory):
@@ -74,29 +80,29 @@ def test_a_draw_does_not_depend_on_the_batch(tmp_path, llama_directory):
     epochs = [0, 1, 0, 2, 0, 1]
 
     def drawn(order: list[int]) -> dict[int, list[list[int]]]:
-        part = trainer.draw(order, [trees[place] for place in order], [epochs[place] for place in order])
-        return {tree.prompt_id: [c.tolist() for c in tree.completions] for tree in part.batch.trees}
+        mine = [trees[place] for place in order]
+        logps, references = trainer.model.score(mine, first_column=1).logps_bK, trainer.train.ref_logps_BK(mine)
+        found = draw(trainer.sampling, mine, [epochs[place] for place in order], references, logps)
+        return {tree.prompt_id: [c.tolist() for c in tree.completions] for tree in found.batch.trees}
 
     expected = drawn([0, 1, 2, 3, 4, 5])
     assert drawn([5, 3, 1, 0, 2, 4]) == expected
     assert drawn([2, 4]) | drawn([0, 5, 1]) | drawn([3]) == expected
 
 
-def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory, monkeypatch):
+def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory):
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=10.0)
     trees = [trainer.train.dataset[index] for index in range(4)]
     favorites = [1, 4, 2, 3]
     rewards = torch.zeros(4, NUM_COMPLETIONS)
     rewards[range(4), favorites] = 100.0
     rewards[:, 0] = 1e6  # the preferred answer takes no part
-    monkeypatch.setattr(
-        trainer.model, "score_candidates", lambda trees, first: trainer.train.ref_logps_BK(trees) + rewards
-    )
-    part = trainer.draw([0, 1, 2, 3], trees, [0] * 4)
-    for tree, pruned, favorite in zip(trees, part.batch.trees, favorites, strict=True):
+    references = trainer.train.ref_logps_BK(trees)
+    drawn = draw(trainer.sampling, trees, [0] * 4, references, references + rewards)
+    for tree, pruned, favorite in zip(trees, drawn.batch.trees, favorites, strict=True):
         assert pruned.completions[0].tolist() == tree.completions[0].tolist()
         assert pruned.completions[1].tolist() == tree.completions[favorite].tolist()
-    assert part.kernel["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
+    assert drawn.kernel["kernel/ess"].tolist() == pytest.approx([1.0] * 4)
 
 
 def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypatch):
@@ -109,11 +115,12 @@ def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypa
     off = torch.tensor([[0.0, 0.0, 2.0, 0.0, 0.0]])
 
     def score(trees, first_column, exactly=False):
-        return trainer.train.ref_logps_BK(trees) + (0.0 if exactly else off)
+        return Scored(trainer.train.ref_logps_BK(trees) + (0.0 if exactly else off), ())
 
-    monkeypatch.setattr(trainer.model, "score_candidates", score)
+    monkeypatch.setattr(trainer.model, "score", score)
     trees = [trainer.train.dataset[index] for index in range(4)]
-    found = trainer.draw([0, 1, 2, 3], trees, [0] * 4).kernel["kernel/fp8_total_variation"]
+    trainer.model.prepare_for_training_step()
+    found = trainer.train_part(trees, [0] * 4)["kernel/fp8_total_variation"]
     drawn, exact = torch.tensor([1.0, math.e, 1.0, 1.0]), torch.full((4,), 0.25)
     assert found[0].item() == pytest.approx((drawn / drawn.sum() - exact).abs().sum().item() / 2, rel=1e-5)
     assert found[1:].isnan().all()
@@ -123,8 +130,8 @@ def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypa
 def test_only_samplers_that_read_weights_are_scored(tmp_path, llama_directory, monkeypatch, sampler, scored):
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__sampler=sampler)
     calls = []
-    score = trainer.model.score_candidates
-    monkeypatch.setattr(trainer.model, "score_candidates", lambda *args: calls.append(1) or score(*args))
+    score = trainer.model.score
+    monkeypatch.setattr(trainer.model, "score", lambda *args: calls.append(1) or score(*args))
     trainer.fit()
     assert len(calls) == scored
     assert all(math.isnan(line["kernel/ess"]) == (scored == 0) for line in trainer.log.lines)
@@ -168,8 +175,8 @@ def test_a_loss_that_is_not_finite_names_its_prompts(tmp_path, llama_directory, 
     compute = trainer.model.get_loss_and_metrics
     seen = []
 
-    def broken(batch):
-        loss, metrics = compute(batch)
+    def broken(batch, *args):
+        loss, metrics = compute(batch, *args)
         seen.append(batch.trees[2])
         loss[2] = math.nan
         return loss, metrics
@@ -216,10 +223,8 @@ def test_when_it_validates_and_saves(tmp_path, llama_directory):
 def test_the_state_continues_a_run(tmp_path, llama_directory):
     whole = lines(tmp_path, llama_directory)
     first = small_trainer(tmp_path, llama_directory)
-    for step in first.augment_dataloader():
-        first.train_single_step(step)
-        if first.step == 2:
-            break
+    for _ in range(2):
+        first.train_single_step(first.next_step())
     second = small_trainer(tmp_path, llama_directory)
     second.load_state_dict(first.state_dict(metrics={}))
     assert (second.step, second.consumed_prompts) == (2, 8)

@@ -53,7 +53,7 @@ def expected_metrics(trainer, num_prompts: int) -> dict[str, float]:
     trees = [source.dataset[index] for index in range(num_prompts)]
     totals: dict[str, list[float]] = {}
     for tree in trees:
-        rewards = (trainer.model.score([tree]) - source.ref_logps_BK([tree]))[0]
+        rewards = (trainer.model.log_probs([tree]) - source.ref_logps_BK([tree]))[0]
         sampling = trainer.sampling
         columns = sampling.columns_BM(sampling.log_weights_BK(rewards[None], [tree]), [tree], epochs=[0])[0].tolist()
         chosen, candidates = rewards[0].item(), rewards[1:].tolist()
@@ -112,7 +112,7 @@ def test_sft(tmp_path, llama_directory):
         model__data__validation=str(tmp_path / "validation.jsonl"),
     )
     trees = [trainer.validation.dataset[index] for index in range(3)]
-    logps = trainer.model.score(trees)[:, 0]
+    logps = trainer.model.log_probs(trees)[:, 0]
     expected = sum(-logps[row].item() / len(tree.completions[0]) for row, tree in enumerate(trees)) / 3
     found = trainer.run_validation()
     assert found["val_loss"] == pytest.approx(expected, rel=1e-5)

@@ -11,7 +11,7 @@ import torch
 
 from nemo_mcpo.models.optimizer import finish_gradients
 from nemo_mcpo.records import PromptTree
-from tests.support.small_gpt import BETA, float64_gpt, separate_logps, small_model, trainable_model
+from tests.support.small_gpt import BETA, MCPO, float64_gpt, separate_logps, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
 TREES = random_trees([3, 2, 4, 2, 3, 5], seed=7)
@@ -49,13 +49,13 @@ def expected_losses(directory) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def train(directory, trees, **changes):
     model = trainable_model(directory, **changes)
     model.prepare_for_training_step()
-    loss, metrics = model.get_loss_and_metrics(batch_of(trees))
+    loss, metrics = model.get_loss_and_metrics(batch_of(trees), MCPO)
     finish_gradients(model.wrapped, len(trees))
     return loss, metrics, {name: p.main_grad.clone() for name, p in model.chunks[0].named_parameters()}
 
 
 def test_scores_are_a_table(llama_directory):
-    table = small_model(llama_directory).score(TREES)
+    table = small_model(llama_directory).log_probs(TREES)
     expected = separate_logps(float64_gpt(llama_directory), TREES)
     assert table.shape == (len(TREES), 5) and table.dtype == torch.float32
     assert not table.requires_grad
@@ -67,30 +67,32 @@ def test_scores_are_a_table(llama_directory):
 
 @pytest.mark.parametrize("tokens", BUDGETS)
 def test_scores_do_not_depend_on_packing(llama_directory, tokens):
-    expected = small_model(llama_directory).score(TREES)
-    found = small_model(llama_directory, **budget(tokens)).score(TREES)
+    expected = small_model(llama_directory).log_probs(TREES)
+    found = small_model(llama_directory, **budget(tokens)).log_probs(TREES)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_without_the_first_column(llama_directory):
     model = small_model(llama_directory, **TWO_PASSES)
-    whole, found = model.score(TREES), model.score_candidates(TREES, first_column=1)
+    whole, found = model.log_probs(TREES), model.score(TREES, first_column=1).logps_bK
     torch.testing.assert_close(found[:, 1:], whole[:, 1:], rtol=1e-5, atol=1e-5)
     assert found[:, 0].tolist() == [0.0] * len(TREES)
 
 
 def test_scores_of_plain_sequences(llama_directory):
     model = small_model(llama_directory)
-    torch.testing.assert_close(model.score(TREES, share_prompts=False), model.score(TREES), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        model.log_probs(TREES, share_prompts=False), model.log_probs(TREES), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_tree_of_one_completion_has_no_candidate_to_score(llama_directory):
     single = dataclasses.replace(TREES[0], completions=TREES[0].completions[:1])
     model = small_model(llama_directory, **TWO_PASSES)
-    found = model.score_candidates([single, TREES[1]], first_column=1)
+    found = model.score([single, TREES[1]], first_column=1).logps_bK
     assert found[0].tolist() == [0.0, 0.0]
     assert found[1, 1] < 0
-    assert model.score_candidates([single], first_column=1).tolist() == [[0.0]]
+    assert model.score([single], first_column=1).logps_bK.tolist() == [[0.0]]
 
 
 def test_losses_and_gradients_are_those_by_hand(llama_directory):

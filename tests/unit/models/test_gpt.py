@@ -61,7 +61,7 @@ def test_padding_at_the_end_changes_nothing(llama_directory):
 @pytest.mark.parametrize("name", ["llama", "llama-tied-llama3-rope", "mistral", "qwen2", "qwen3"])
 def test_equal_to_transformers(tmp_path, name):
     save_model(tmp_path, name)
-    ours = small_model(tmp_path).score(TREES)
+    ours = small_model(tmp_path).log_probs(TREES)
     for row, expected in enumerate(transformers_logps(tmp_path, TREES)):
         assert ours[row, : len(expected)].tolist() == pytest.approx(expected, abs=1e-4)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import math
@@ -14,7 +13,7 @@ import torch
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.objectives import OBJECTIVES
-from tests.support.small_gpt import BETA, small_model, trainable_model
+from tests.support.small_gpt import BETA, MCPO, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
 TREES = random_trees([3, 2, 4], seed=11)
@@ -22,9 +21,9 @@ TREES = random_trees([3, 2, 4], seed=11)
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def step(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
+def step(model, batch, objective=MCPO) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
     model.prepare_for_training_step()
-    loss, metrics = model.get_loss_and_metrics(batch)
+    loss, metrics = model.get_loss_and_metrics(batch, objective)
     _, grad_norm = model.finish_training_step(len(batch.trees))
     return loss, metrics, grad_norm
 
@@ -42,9 +41,9 @@ def test_it_has_the_methods_of_the_interface():
 @pytest.mark.parametrize(("precision", "tolerance"), [("32", 1e-5), ("bf16", 1e-5)])
 def test_at_the_first_step_every_reward_is_zero(llama_directory, precision, tolerance):
     """The reference is scored before the optimizer exists, training after it: both must be the same computation."""
-    reference = small_model(llama_directory, trainer__precision=precision).score(TREES).tolist()
+    reference = small_model(llama_directory, trainer__precision=precision).log_probs(TREES).tolist()
     model = trainable_model(llama_directory, trainer__precision=precision)
-    torch.testing.assert_close(model.score(TREES), torch.tensor(reference), rtol=0, atol=tolerance)
+    torch.testing.assert_close(model.log_probs(TREES), torch.tensor(reference), rtol=0, atol=tolerance)
     loss, metrics, grad_norm = step(model, preference_batch(TREES, reference))
     expected = [math.log(len(tree.completions)) for tree in TREES]
     assert loss.tolist() == pytest.approx(expected, abs=BETA * tolerance * 2)
@@ -57,7 +56,7 @@ def test_bf16_takes_the_step_of_fp32(llama_directory):
     found = {}
     for precision in ("32", "bf16"):
         model = trainable_model(llama_directory, trainer__precision=precision, model__optim__lr=1e-2)
-        before = model.score(TREES)
+        before = model.log_probs(TREES)
         batch = preference_batch(TREES, before.tolist())
         step(model, batch)
         loss, _, grad_norm = step(model, batch)
@@ -71,20 +70,20 @@ def test_bf16_takes_the_step_of_fp32(llama_directory):
 
 def test_a_step_lowers_the_loss(llama_directory):
     model = trainable_model(llama_directory, model__optim__lr=1e-3)
-    batch = preference_batch(TREES, model.score(TREES).tolist())
+    batch = preference_batch(TREES, model.log_probs(TREES).tolist())
     losses = [step(model, batch)[0].mean().item() for _ in range(4)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1] + 0.01
 
 
 def test_sft_learns_the_preferred_answer(llama_directory):
-    model = trainable_model(llama_directory, objective=functools.partial(OBJECTIVES["sft"]), model__optim__lr=1e-3)
-    before = model.score(TREES)
+    model = trainable_model(llama_directory, model__optim__lr=1e-3)
+    before = model.log_probs(TREES)
     lengths = torch.tensor([len(tree.completions[0]) for tree in TREES])
-    loss, metrics, _ = step(model, preference_batch(TREES))
+    loss, metrics, _ = step(model, preference_batch(TREES), OBJECTIVES["sft"])
     torch.testing.assert_close(loss, -before[:, 0] / lengths, rtol=1e-5, atol=1e-5)
     assert metrics["rewards/margin"].isnan().all()
-    assert (model.score(TREES)[:, 0] > before[:, 0]).all()
+    assert (model.log_probs(TREES)[:, 0] > before[:, 0]).all()
 
 
 def test_validation_switches_to_evaluation_and_back(llama_directory):

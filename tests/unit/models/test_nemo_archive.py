@@ -34,7 +34,7 @@ def test_round_trip(archive, llama_directory):
     assert OmegaConf.to_container(restored.cfg)["architecture"] == OmegaConf.to_container(model.cfg)["architecture"]
     weights = parameters_of(model)
     assert all(torch.equal(value, weights[name]) for name, value in parameters_of(restored).items())
-    assert torch.equal(restored.score(TREES), model.score(TREES))
+    assert torch.equal(restored.log_probs(TREES), model.log_probs(TREES))
 
 
 def test_only_the_archive_is_left(archive):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_mcpo.models.optimizer import fuse_torch_adam, optimizer_parts
-from tests.support.small_gpt import parameters_of, trainable_model
+from tests.support.small_gpt import MCPO, parameters_of, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
 LR, MIN_LR, WARMUP, STEPS = 1e-3, 1e-4, 3, 10
@@ -78,7 +78,7 @@ def test_one_update_of_adamw(llama_directory, clip):
     )
     before = parameters_of(model)
     model.prepare_for_training_step()
-    model.get_loss_and_metrics(preference_batch(TREES))
+    model.get_loss_and_metrics(preference_batch(TREES), MCPO)
     gradients = {name: p.main_grad / len(TREES) for name, p in model.chunks[0].named_parameters()}
     lr, grad_norm = model.finish_training_step(len(TREES))
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients.values()))
@@ -98,7 +98,7 @@ def test_gradients_are_cleared(llama_directory):
     norms = []
     for _ in range(2):
         model.prepare_for_training_step()
-        model.get_loss_and_metrics(preference_batch(TREES))
+        model.get_loss_and_metrics(preference_batch(TREES), MCPO)
         norms.append(torch.cat([p.main_grad.flatten() for p in model.chunks[0].parameters()]).norm().item())
     assert norms[0] == norms[1]
 
@@ -112,7 +112,7 @@ def test_torch_s_adam_in_one_kernel_makes_the_same_update(llama_directory):
             fuse_torch_adam(model.optimizer)
         for _ in range(2):
             model.prepare_for_training_step()
-            model.get_loss_and_metrics(preference_batch(TREES))
+            model.get_loss_and_metrics(preference_batch(TREES), MCPO)
             model.finish_training_step(len(TREES))
         groups = [group for part in optimizer_parts(model.optimizer) for group in part.optimizer.param_groups]
         assert all(bool(group["fused"]) == fused for group in groups)

@@ -19,7 +19,7 @@ from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, note_contents
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER, hash_pretrained, open_pretrained
 from nemo_mcpo.models.sharded_state import save_sharded_state
-from tests.support.small_gpt import parameters_of, small_model, trainable_model
+from tests.support.small_gpt import MCPO, parameters_of, small_model, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
 
@@ -37,7 +37,7 @@ def checkpoint(one_process, llama_directory, tmp_path: Path) -> Path:
     directory = tmp_path / "step-00000001"
     directory.mkdir()
     model = trainable_model(llama_directory)
-    model.get_loss_and_metrics(preference_batch(random_trees([3, 2])))
+    model.get_loss_and_metrics(preference_batch(random_trees([3, 2])), MCPO)
     model.finish_training_step(2)
     save_sharded_state(model, directory)
     torch.save(parameters_of(model), tmp_path / "weights.pt")

@@ -14,7 +14,7 @@ from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.megatron_gpt_mcpo_model import scoring_recording
 from nemo_mcpo.models.product_replay import ProductRecording
 from nemo_mcpo.models.tape import TapedTransformerLayer
-from tests.support.small_gpt import one_step, trainable_model
+from tests.support.small_gpt import MCPO, one_step, trainable_model
 from tests.support.trees import random_trees
 
 TREES = random_trees([4, 3, 5, 2, 4, 1], seed=3)
@@ -99,12 +99,10 @@ def test_other_prompts_than_the_scored_ones_are_refused(llama_directory):
     model = trainable_model(llama_directory)
     batch = prune(TREES[:2], COLUMNS_BM[:2], torch.zeros(2, 5))
     model.prepare_for_training_step()
-    model.score_candidates(TREES[2:4], first_column=1)
+    scored = model.score(TREES[2:4], first_column=1)
     with pytest.raises(ValueError, match="not those that were scored"):
-        model.get_loss_and_metrics(batch)
-    model.score_candidates(TREES[2:4], first_column=1)
-    model.prepare_for_training_step()  # a new step forgets what was scored before it
-    assert model.get_loss_and_metrics(batch)[0].isfinite().all()
+        model.get_loss_and_metrics(batch, MCPO, scored)
+    assert model.get_loss_and_metrics(batch, MCPO)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
