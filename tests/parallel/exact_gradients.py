@@ -87,7 +87,7 @@ def write_gradients(directory: Path, out: Path, layout: ParallelLayout, way: str
     scored = None
     if reuse:
         recording = scoring_recording(True, layout)
-        scored = score_trees(wrapped, mine, SCORING_TOKENS, first_column=1, recording=recording)[1]
+        scored = score_trees(wrapped, mine, SCORING_TOKENS, first_column=1, recording=recording)
     train_trees(
         wrapped,
         prune(mine, columns_BM[rows], reference_BK[rows]),

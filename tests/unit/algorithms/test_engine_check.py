@@ -24,14 +24,14 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 def watched(model, monkeypatch) -> list[tuple[PromptTree, bool, torch.Tensor]]:
     """What the model scores from now on: the tree, whether its prompt is shared, the log-probs."""
-    scored, score = [], model.score
+    scored, score = [], model.log_probs
 
     def watch(trees, share_prompts=True):
         (found,) = score(trees, share_prompts=share_prompts)
         scored.append((*trees, share_prompts, found))
         return [found]
 
-    monkeypatch.setattr(model, "score", watch)
+    monkeypatch.setattr(model, "log_probs", watch)
     return scored
 
 

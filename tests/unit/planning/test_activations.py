@@ -96,7 +96,7 @@ def test_what_scoring_keeps_for_training(reuse, recording):
     architecture = ARCHITECTURES["llama"]
     [chunk] = build_gpt(architecture, ParallelLayout())
     fill(chunk.parameters())
-    _, rows = score_trees([chunk], trees(4), budget=1000, recording=recording)
+    rows = score_trees([chunk], trees(4), budget=1000, recording=recording).rows
     if reuse == "layers":
         kept = [(output,) for output in rows[0].tape.outputs.values()]
     else:
