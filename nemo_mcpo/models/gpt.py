@@ -25,13 +25,13 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.norm import RMSNorm
-from nemo_mcpo.models.tape import Tape, TapedTransformerLayer
+from nemo_mcpo.models.tape import TapedTransformerLayer
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.packages import is_installed
 from nemo_mcpo.records import TreeBatch
 from nemo_mcpo.trees.attention import TreeAttention
 from nemo_mcpo.trees.backends import BACKENDS, choose_backend
-from nemo_mcpo.trees.params import TreeParams
+from nemo_mcpo.trees.params import Tape, TreeParams
 from nemo_mcpo.trees.rotary import inverse_frequencies, rotation_by_position
 
 

@@ -16,7 +16,8 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor
 
-from nemo_mcpo.models.tape import Result, as_tuple, select
+from nemo_mcpo.models.tape import as_tuple, select
+from nemo_mcpo.trees.params import Result
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nemo_mcpo.models.tape import Result, as_tuple, select
+from nemo_mcpo.models.tape import as_tuple, select
+from nemo_mcpo.trees.params import Result
 
 Results = list[tuple[Tensor, ...]]
 

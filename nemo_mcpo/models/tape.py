@@ -16,26 +16,15 @@ every layout and schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from nemo_mcpo.records import TreeSpan
-
-Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
-
-
-class Tape(Protocol):
-    """What a layer asks while it runs."""
-
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
-        """The output of a layer, ``[S, 1, H]``, or this rank's part of S with sequence parallelism."""
-
-    def kernel(self, compute: Callable[[], Result]) -> Result:
-        """The output of an attention kernel in the layer that runs: tensors whose first dimension is S."""
+from nemo_mcpo.trees.params import Result, Tape
 
 
 class Recording(Tape, Protocol):
