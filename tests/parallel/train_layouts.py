@@ -14,8 +14,7 @@ from pathlib import Path
 
 from megatron.core import parallel_state
 
-from nemo_mcpo.algorithms import run
-from nemo_mcpo.algorithms.mcpo import MCPOTrainer
+from nemo_mcpo.algorithms import mcpo, run
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
@@ -24,14 +23,14 @@ CONF = Path(__file__).parents[2] / "examples" / "conf"
 
 def main(argv: list[str]) -> None:
     draws: list = []
-    draw = MCPOTrainer.draw
+    draw = mcpo.draw
 
-    def recorded(self, rows, trees, epochs):
-        part = draw(self, rows, trees, epochs)
-        draws.extend([tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in part.batch.trees)
-        return part
+    def recorded(*args):
+        drawn = draw(*args)
+        draws.extend([tree.prompt_id, [c.tolist() for c in tree.completions]] for tree in drawn.batch.trees)
+        return drawn
 
-    MCPOTrainer.draw = recorded
+    mcpo.draw = recorded
     run.shut_down = parallel_state.destroy_model_parallel  # the next layout needs the processes
     for directory, overrides in json.loads(Path(argv[0]).read_text()):
         draws.clear()
