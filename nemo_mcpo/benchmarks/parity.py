@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nemo_mcpo.benchmarks.workload import mean_lengths
+from nemo_mcpo.models.huggingface.loading import load_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.platform.distributed import is_rank_zero
 from nemo_mcpo.records import PromptTree
@@ -32,7 +33,7 @@ def measure_parity(model: MegatronGPTMCPOModel, directory: str, trees: Sequence[
     ours = [value for row, tree in rows for value in row[: len(tree.completions)]]
     if not is_rank_zero():
         return {}
-    peer = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
+    peer = load_model(AutoModelForCausalLM, directory, where="--model")
     theirs = [value for tree in trees for value in transformers_log_probs(peer, tree)]
     peer.double()
     exact = [value for tree in trees for value in transformers_log_probs(peer, tree)]

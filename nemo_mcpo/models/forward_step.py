@@ -78,7 +78,7 @@ def score_trees(
             share_prompts=share_prompts,
         )
         run_rows(chunks, rows, collect, forward_only=True)
-    return Scored(_on_all_stages(table), tuple(rows))
+    return Scored(_on_all_stages(table), tuple(rows) if recording else ())
 
 
 def train_trees(
@@ -118,8 +118,8 @@ def train_trees(
         return outputs.loss.sum(), _no_count(), {}
 
     config = chunks[0].config
-    if scored is not None and scored.recorded:
-        rows = replay_rows(scored.recorded, placed, batch.columns, budget, config)
+    if scored is not None and scored.rows:
+        rows = replay_rows(scored.rows, placed, batch.columns, budget, config)
     else:
         rows = packed_rows(placed, budget, config, share_prompts=share_prompts)
     run_rows(chunks, rows, loss, forward_only=False)

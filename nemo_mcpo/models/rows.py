@@ -43,16 +43,11 @@ class Scored:
 
     Attributes:
         logps_bK: summed log-probs, nats, float32, 0 in columns that were left out or do not exist.
-        rows: the rows that it ran; training on the same trees, pruned, replays those that have a tape.
+        rows: those that it recorded; training on the same trees, pruned, replays them.
     """
 
     logps_bK: Tensor
     rows: tuple[Row, ...]
-
-    @property
-    def recorded(self) -> tuple[Row, ...]:
-        """The rows to replay; none where the layers recorded nothing."""
-        return tuple(row for row in self.rows if row.tape is not None)
 
 
 def share_of_replica(trees: Sequence[PromptTree]) -> list[int]:

@@ -7,11 +7,11 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 from nemo_mcpo.algorithms.negatives import padded_table, prune
+from nemo_mcpo.benchmarks.parity import transformers_log_probs
 from nemo_mcpo.models.forward_step import Objective
 from nemo_mcpo.models.gpt import ParallelLayout, TreeGPTModel, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
@@ -84,14 +84,7 @@ def parameters_of(model: MegatronGPTMCPOModel) -> dict[str, torch.Tensor]:
 def transformers_logps(directory: Path, trees: Sequence[PromptTree]) -> list[list[float]]:
     """The log-prob of every completion of every tree, nats, by transformers in float32 on a CPU."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-
-    def logp(prompt: np.ndarray, completion: np.ndarray) -> float:
-        ids = torch.tensor([*prompt, *completion])[None].long()
-        with torch.no_grad():
-            logps = model(ids).logits[0].double().log_softmax(-1)
-        return sum(logps[place - 1, ids[0, place]].item() for place in range(len(prompt), ids.shape[1]))
-
-    return [[logp(tree.prompt_tokens, completion) for completion in tree.completions] for tree in trees]
+    return [list(transformers_log_probs(model, tree)) for tree in trees]
 
 
 def one_step(
