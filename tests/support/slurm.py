@@ -143,10 +143,16 @@ class Slurm:
         wait_for(lambda: self.job(number)["JobState"] in ENDED, seconds)
         return self.job(number)
 
-    def stop(self) -> None:
-        """Cancel what runs, then end the daemons."""
+    def clear(self) -> None:
+        """Cancel every job and put drained nodes back."""
         self.call("scancel", "--full", f"--user={os.environ.get('USER') or 'root'}")
         wait_for(lambda: not self.call("squeue", "-h", "-t", "R,CG"), 20.0)
+        for node in self.call("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():
+            self.call("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def stop(self) -> None:
+        """Cancel what runs, then end the daemons."""
+        self.clear()
         for pid in [*self.root.glob("slurmd.*.pid"), self.root / "slurmctld.pid", self.root / "munged.pid"]:
             number = int(pid.read_text())
             os.kill(number, signal.SIGTERM)

@@ -78,7 +78,8 @@ def test_a_killed_parent_takes_its_processes_along():
         "torch.set_num_threads(1)\n"
         "from nemo_mcpo.platform.in_forks import in_forks\n"
         "os.sched_getaffinity = lambda _: {0, 1}\n"
-        "for _ in in_forks(lambda item: (print(os.getpid(), flush=True), time.sleep(60)), [1, 2]): pass\n"
+        "report = lambda: os.write(1, b'%d\\n' % os.getpid())  # print writes twice where Python is unbuffered\n"
+        "for _ in in_forks(lambda item: (report(), time.sleep(60)), [1, 2]): pass\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
