@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.algorithms.configuration import load_run_config
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
 from nemo_mcpo.platform.accelerator import select_accelerator
-from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+from nemo_mcpo.platform.command import run_command, world_size_from_environment
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         _write(arguments, [_client(arguments)])
         return
     arguments.keys, arguments.train = _overrides(arguments), CONF.parent / "train_gpt_mcpo.py"
-    config = load_run_config(
+    config: RunConfig = load_run_config(
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)

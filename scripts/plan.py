@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nemo_mcpo.config import OnlineRunConfig, RunConfig, parse_config
+from nemo_mcpo.algorithms.configuration import checked_config
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.planning.data_shape import DataShape, check_data
@@ -74,7 +75,7 @@ def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
     if schema is OnlineRunConfig and raw["judge"]["server"]["model"] is None:
         raw["judge"]["server"]["model"] = "planned"
     try:
-        return parse_config(raw, None, schema)
+        return checked_config(raw, None, schema, serves=False)
     except ConfigError as error:
         if error.where != MODEL_KEY or model is not None:
             raise

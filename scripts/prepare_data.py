@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.report import render_facts
 
-FORMAT_NAMES = ("auto", "tokens", "nectar", "hh", "sharegpt", "jsonl", "ultrafeedback")
-
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
@@ -59,9 +57,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    from nemo_mcpo.data.formats import AUTO, FORMATS
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="file, save_to_disk directory, or hub name")
-    parser.add_argument("--format", default="auto", choices=FORMAT_NAMES, help="default: auto, by the columns")
+    parser.add_argument("--format", default=AUTO, choices=[AUTO, *FORMATS], help="default: auto, by the columns")
     parser.add_argument("--tokenizer", help="directory of the model; not needed for the format tokens")
     parser.add_argument("--vocab-size", type=int, help="of the model; by default read from the tokenizer directory")
     parser.add_argument("--max-prompt-length", type=int, required=True, help="tokens kept of a prompt")

@@ -72,7 +72,8 @@ class MCPOTrainer:
         stop: StopRequest | None = None,
     ) -> None:
         self.config, self.model = config, model
-        self.objective = bind_objective(config.model.mcpo.objective, config.model.mcpo.model_dump())
+        chosen = config.model.mcpo.objective
+        self.objective = bind_objective(chosen.name, chosen.parameters, config.model.mcpo.beta)
         self.sampling = NegativeSampling.from_config(config.model)
         self.train, self.validation, self.num_steps = train, validation, num_steps
         self.checkpoints, self.log, self.identity = checkpoints, log, identity

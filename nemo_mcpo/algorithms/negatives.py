@@ -18,8 +18,10 @@ from torch import Tensor
 from nemo_mcpo.config import Model
 from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
+from nemo_mcpo.objectives import run_needs
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
+from nemo_mcpo.variant import Need
 
 _NAMED = 8
 """Prompts that an error names."""
@@ -92,14 +94,13 @@ class NegativeSampling:
     def from_config(cls, model: Model) -> NegativeSampling:
         """Bind the configured sampler; ConfigError for a parameter that it does not have."""
         mcpo = model.mcpo
-        params = mcpo.model_dump(include={"chain_steps", "chain_candidates", "replacement"})
         return cls(
-            draw=bind_sampler(mcpo.sampler, params),
+            draw=bind_sampler(mcpo.sampler.name, mcpo.sampler.parameters, mcpo.sampler_keys),
             num_negatives=mcpo.num_negatives,
             beta=mcpo.beta,
             first_column=0 if mcpo.include_preferred else 1,
             seed=model.seed,
-            reads_weights=mcpo.reads_weights,
+            reads_weights=Need.SCORING in run_needs(mcpo),
         )
 
     def log_weights_BK(self, rewards_BK: Tensor, trees: Sequence[PromptTree]) -> Tensor:

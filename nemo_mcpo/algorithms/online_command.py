@@ -7,9 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
-from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
+from nemo_mcpo.platform.command import world_size_from_environment
 from nemo_mcpo.platform.report import render_facts
 from nemo_mcpo.platform.stopping import StopRequest
 

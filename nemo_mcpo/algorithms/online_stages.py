@@ -13,16 +13,17 @@ from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, prompts_
 from nemo_mcpo.config import OnlineRunConfig, check_architecture
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.errors import CheckpointError, RolloutError
-from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Judge
+from nemo_mcpo.judging.judges import JUDGES
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
-from nemo_mcpo.judging.rule import RuleJudge, load_rule
 from nemo_mcpo.models.checkpoint_files import newest_checkpoint, saved_step
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
+from nemo_mcpo.rollouts.engine import Engine
+from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
-from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, Sampling
+from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
 
 PROMPTS = "prompts"
@@ -73,7 +74,7 @@ def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
 def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     """Samples of the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
-    fingerprint, prompts = segment_prompts(run, segment, with_words=rollouts.engine == "openai")
+    fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine].needs_words)
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
     store = SampleStore(files.samples, manifest_of(files.policy, fingerprint, plan, sampling))
@@ -162,14 +163,7 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
 
 def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
     """``rollouts.engine``; servers that it starts write to ``logs``."""
-    rollouts = config.rollouts
-    if rollouts.engine == "hf":
-        from nemo_mcpo.rollouts.hf import HuggingFaceEngine
-
-        return HuggingFaceEngine(sampling, rollouts.batch_size)
-    from nemo_mcpo.rollouts.openai_engine import OpenAIEngine
-
-    return OpenAIEngine(sampling, rollouts.server, logs)
+    return ENGINES[config.rollouts.engine].build(config.rollouts, sampling, logs)
 
 
 def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:
@@ -177,14 +171,5 @@ def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judg
 
     Verdicts go to the cache of all runs, or to ``own_verdicts`` where nothing identifies the judge's weights.
     """
-    settings = config.judge
-    if settings.kind == "rule":
-        return RuleJudge(load_rule(settings.rule or ""))
     shared = Path(config.model.data.cache_dir).expanduser() / "verdicts"
-    if settings.kind == "reward_model":
-        from nemo_mcpo.judging.reward_model import RewardModelJudge
-
-        return RewardModelJudge(settings.reward_model or "", settings.batch_size, VerdictCache(shared))
-    from nemo_mcpo.judging.language_model import LanguageModelJudge
-
-    return LanguageModelJudge(settings, shared, own_verdicts, logs)
+    return JUDGES[config.judge.kind].build(config.judge, shared, own_verdicts, logs)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, check_identity
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees
+from nemo_mcpo.algorithms.negatives import ReferencedTrees
 from nemo_mcpo.algorithms.run_data import OpenData, check_budgets, open_dataset, show_first, whole_run
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import num_validation_prompts
@@ -28,7 +28,7 @@ from nemo_mcpo.errors import CheckpointError, ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import Pretrained, hash_pretrained
 from nemo_mcpo.models.reference_cache import ReferenceCache, reference_key
-from nemo_mcpo.objectives import REFERENCE_FREE
+from nemo_mcpo.objectives import run_needs
 from nemo_mcpo.platform.distributed import (
     agreed_reason,
     initialize_parallel,
@@ -39,6 +39,7 @@ from nemo_mcpo.platform.distributed import (
 )
 from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.platform.stopping import StopRequest, job_deadline
+from nemo_mcpo.variant import Need
 
 ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
 """Keys of ``model.mcpo`` that decide how fast, not what is computed."""
@@ -65,7 +66,6 @@ def run_mcpo(
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     start_processes(config)
     on_rank_zero(lambda: lock_for_this_process(config.exp_manager.directory / ".lock"))
-    NegativeSampling.from_config(settings)  # refuses parameters that the sampler does not have, before data are read
     data = open_data(config, pretrained)
     validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
     if validation is not None:
@@ -159,7 +159,7 @@ def reference_of(
     Raises:
         StoppedEarly: asked for between two chunks; those that are done stay in the cache.
     """
-    if config.model.mcpo.objective in REFERENCE_FREE:
+    if Need.REFERENCE not in run_needs(config.model.mcpo):
         return None
     numerics = f"{config.trainer.precision}{model.layout.fp8 or ''}-{model.layout.transformer_impl}"
     key = reference_key(weights_hash, model.architecture, numerics)

@@ -20,9 +20,11 @@ from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.data.shown import show_record
 from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.pretrained import Pretrained
+from nemo_mcpo.objectives import run_needs
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero
 from nemo_mcpo.platform.private_files import open_private
 from nemo_mcpo.sampling import check_chain
+from nemo_mcpo.variant import Need
 
 FIRST_RECORD = "first_record.txt"
 
@@ -90,7 +92,7 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes
         "drop_ranks": data.drop_ranks,
         "max_candidates": data.max_candidates,
         "ignored_keys": data.ignored_keys,
-        "min_answers": 1 if config.model.mcpo.objective == "sft" else 2,
+        "min_answers": 2 if Need.NEGATIVES in run_needs(config.model.mcpo) else 1,
         "cache_dir": data.cache_dir,
         "progress": True,
     } | changes

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
-from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
+from nemo_mcpo.platform.command import world_size_from_environment
 
 if TYPE_CHECKING:
     from nemo_mcpo.models.pretrained import Pretrained

@@ -7,10 +7,9 @@ Checking imports neither torch nor megatron, so a wrong key is reported within a
 from nemo_mcpo.config.online import Judge, OnlineRunConfig, Rollouts, Server
 from nemo_mcpo.config.parsing import parse_config
 from nemo_mcpo.config.rules import check_architecture
-from nemo_mcpo.config.schema import SCORE_FREE_SAMPLERS, ExpManager, Model, Optim, RunConfig
+from nemo_mcpo.config.schema import ExpManager, Model, Optim, RunConfig
 
 __all__ = [
-    "SCORE_FREE_SAMPLERS",
     "ExpManager",
     "Judge",
     "Model",

@@ -47,14 +47,6 @@ def check_fp8(config: RunConfig) -> None:
             expected="false with model.fp8",
             cure="set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16",
         )
-    if model.mcpo.scoring_fp8 and not model.mcpo.reads_weights:
-        raise ConfigError(
-            "there is no scoring pass",
-            where="model.mcpo.scoring_fp8",
-            got=True,
-            expected=f"false with sampler {model.mcpo.sampler} and objective {model.mcpo.objective}",
-            cure="set model.mcpo.scoring_fp8=false",
-        )
     if model.mcpo.scoring_fp8 and model.mcpo.reuse_scoring is True:
         raise ConfigError(
             "what was scored in FP8 is not what training in bf16 would compute",

@@ -31,7 +31,7 @@ class Server(Section):
     concurrency: Positive
     timeout_seconds: Seconds
     retry_seconds: Seconds
-    launcher: Literal["trtllm", "vllm", "transformers"]
+    launcher: str
     prefix: list[str]
     command: Annotated[list[str], Field(min_length=1)]
     arguments: list[str]
@@ -61,7 +61,7 @@ def api_key(server: Server, section: str) -> str:
 class Rollouts(Section):
     """``rollouts``: how the policy's answers are drawn."""
 
-    engine: Literal["hf", "openai"]
+    engine: str
     temperatures: Annotated[list[Temperature], Field(min_length=1)]
     samples: Positive
     redraws: NonNegative
@@ -74,7 +74,7 @@ class Rollouts(Section):
 class Judge(Section):
     """``judge``: what finds the best answer."""
 
-    kind: Literal["openai", "rule", "reward_model"]
+    kind: str
     identity: str | None
     rule: str | None
     reward_model: str | None
@@ -110,7 +110,6 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             expected=f"at most {room}, model.data.max_length less model.data.max_prompt_length",
             cure="lower it or raise model.data.max_length",
         )
-    _check_policy_server(config)
     if len(set(rollouts.temperatures)) < len(rollouts.temperatures):
         raise ConfigError(
             "the same temperature twice",
@@ -126,67 +125,6 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             got=f"{len(rollouts.temperatures)} temperatures x {rollouts.samples}",
             expected=f"at least {needed} in all: the preferred one and model.mcpo.num_negatives",
             cure="raise rollouts.samples or lower model.mcpo.num_negatives",
-        )
-    if config.model.mcpo.sampler == "given":
-        raise ConfigError(
-            "a policy's own answers have no given rejected one",
-            where="model.mcpo.sampler",
-            got="given",
-            expected="mc_kernel, random, max or min",
-            cure="set model.mcpo.sampler=mc_kernel",
-        )
-
-
-def _check_policy_server(config: OnlineRunConfig) -> None:
-    """The servers that are started for the policy serve it, and have room for its answers."""
-    server = config.rollouts.server
-    if config.rollouts.engine != "openai" or server.urls:
-        return
-    needed = config.model.data.max_prompt_length + config.rollouts.max_tokens
-    if server.max_seq_len < needed:
-        raise ConfigError(
-            "a prompt and its answer would not fit",
-            where="rollouts.server.max_seq_len",
-            got=server.max_seq_len,
-            expected=f"at least {needed}: model.data.max_prompt_length and rollouts.max_tokens",
-            cure="raise it, or lower one of the two",
-        )
-    if server.model is not None:
-        raise ConfigError(
-            "servers that are started serve the policy of the segment",
-            where="rollouts.server.model",
-            got=server.model,
-            cure="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
-        )
-
-
-def check_judge(config: OnlineRunConfig) -> None:
-    """Raise ConfigError where the kind of judge lacks what it needs."""
-    judge = config.judge
-    needed = {
-        "rule": ("judge.rule", judge.rule, "judge.rule=my_package.rules:score"),
-        "reward_model": ("judge.reward_model", judge.reward_model, "judge.reward_model=DIR"),
-        "openai": ("judge.server.model", judge.server.model, "judge.server.model=DIR, or the name that servers know"),
-    }
-    key, value, example = needed[judge.kind]
-    if value is None:
-        raise ConfigError(f"the {judge.kind} judge is missing", where=key, cure=f"set {example}")
-    if judge.rule is not None and judge.rule.count(":") != 1:
-        raise ConfigError(
-            "not the name of a function",
-            where="judge.rule",
-            got=judge.rule,
-            expected="module:function",
-            cure="write it like my_package.rules:score",
-        )
-    needed_length = longest_question(config)
-    if judge.kind == "openai" and judge.server.max_seq_len < needed_length:
-        raise ConfigError(
-            "a question to the judge would not fit",
-            where="judge.server.max_seq_len",
-            got=judge.server.max_seq_len,
-            expected=f"at least {needed_length}: instructions, a prompt, two answers, the judge's reply",
-            cure="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
         )
 
 
@@ -209,11 +147,10 @@ def check_online(config: OnlineRunConfig) -> None:
             not config.exp_manager.resume_if_exists,
             "a segment continues the one before",
         ),
-        ("model.mcpo.objective", config.model.mcpo.objective == "sft", "a policy learns nothing from its own answers"),
     )
     for key, is_wrong, reason in refused:
         if is_wrong:
             raise ConfigError(f"not in an online run: {reason}", where=key, cure=f"change {key}")
 
 
-ONLINE_RULES = (check_rollouts, check_judge, check_online)
+ONLINE_RULES = (check_rollouts, check_online)

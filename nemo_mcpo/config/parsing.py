@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nemo_mcpo.config.online import ONLINE_RULES, OnlineRunConfig
 from nemo_mcpo.config.rules import RULES, check_processes
@@ -35,7 +35,7 @@ def parse_config(
     try:
         config = schema.model_validate(raw)
     except ValidationError as problem:
-        raise _as_config_error(problem, schema) from None
+        raise config_error(problem, schema) from None
     for rule in RULES:
         rule(config)
     if isinstance(config, OnlineRunConfig):
@@ -46,7 +46,8 @@ def parse_config(
     return config
 
 
-def _as_config_error(problem: ValidationError, schema: type[RunConfig]) -> ConfigError:
+def config_error(problem: ValidationError, schema: type[BaseModel], section: str = "") -> ConfigError:
+    """The first of pydantic's errors as one line; ``section``: where in the configuration the model's keys are."""
     # Of an unknown and a missing key, the unknown one is the mistake: it is usually the missing one misspelt.
     errors = sorted(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
     error = errors[0]
@@ -54,15 +55,17 @@ def _as_config_error(problem: ValidationError, schema: type[RunConfig]) -> Confi
     names = [str(part) for part in error["loc"] if str(part).replace("_", "").isalnum() and not str(part)[0].isupper()]
     if error["type"] not in ("extra_forbidden", "missing"):
         names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
-    key = ".".join(names)
+    prefix = [section] if section else []
+    key = ".".join([*prefix, *names])
     if error["type"] == "extra_forbidden":
-        section: Any = schema
+        owner: Any = schema
         for name in names[:-1]:
-            section = section.model_fields[name].annotation
-        close = difflib.get_close_matches(names[-1], section.model_fields, n=1)
-        cure = f"did you mean {'.'.join([*names[:-1], close[0]])}?" if close else "remove it"
-        known = ", ".join(section.model_fields)
-        return ConfigError("unknown key", where=key, got=error["input"], expected=f"one of: {known}", cure=cure)
+            owner = owner.model_fields[name].annotation
+        close = difflib.get_close_matches(names[-1], owner.model_fields, n=1)
+        cure = f"did you mean {'.'.join([*prefix, *names[:-1], close[0]])}?" if close else "remove it"
+        known = ", ".join(owner.model_fields)
+        expected = f"one of: {known}" if known else "no parameters"
+        return ConfigError("unknown key", where=key, got=error["input"], expected=expected, cure=cure)
     if error["type"] == "missing":
         return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
     # pydantic reports one error for each branch of a union.

@@ -22,57 +22,6 @@ def _check_lengths(config: RunConfig) -> None:
         )
 
 
-def _check_negatives(config: RunConfig) -> None:
-    mcpo, pool = config.model.mcpo, config.model.data.max_candidates
-    if mcpo.objective == "sft":
-        if mcpo.num_negatives:
-            raise ConfigError(
-                "the sft objective has no negatives",
-                where="model.mcpo.num_negatives",
-                got=mcpo.num_negatives,
-                expected=0,
-                cure="set model.mcpo.num_negatives=0",
-            )
-        return
-    if mcpo.num_negatives < 1:
-        raise ConfigError(
-            f"the {mcpo.objective} objective needs negatives",
-            where="model.mcpo.num_negatives",
-            got=mcpo.num_negatives,
-            expected="at least 1",
-            cure="set model.mcpo.num_negatives=1",
-        )
-    if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
-        raise ConfigError(
-            "more negatives than candidates",
-            where="model.mcpo.num_negatives",
-            got=mcpo.num_negatives,
-            expected=f"at most model.data.max_candidates={pool}",
-            cure="lower num_negatives, raise max_candidates, or set model.mcpo.replacement=true",
-        )
-
-
-def _check_chain(config: RunConfig) -> None:
-    mcpo, pool = config.model.mcpo, config.model.data.max_candidates
-    chained = mcpo.chain_steps > 1 or mcpo.chain_candidates is not None
-    if chained and mcpo.sampler != "mc_kernel":
-        raise ConfigError(
-            "only the mc_kernel sampler runs chains",
-            where="model.mcpo.chain_steps",
-            got=mcpo.chain_steps,
-            expected=f"1 with sampler {mcpo.sampler}",
-            cure="set model.mcpo.sampler=mc_kernel, or chain_steps=1 and chain_candidates=null",
-        )
-    if mcpo.chain_steps > 1 and (mcpo.chain_candidates is None or (pool and mcpo.chain_candidates >= pool)):
-        raise ConfigError(
-            "one step over the whole pool is already exact, a second changes nothing",
-            where="model.mcpo.chain_candidates",
-            got=mcpo.chain_candidates,
-            expected="fewer than the candidates of a prompt",
-            cure="set chain_candidates below the pool's size, or chain_steps=1",
-        )
-
-
 def _check_layout(config: RunConfig) -> None:
     model = config.model
     if model.sequence_parallel and model.tensor_model_parallel_size == 1:
@@ -112,20 +61,6 @@ def _check_schedule(config: RunConfig) -> None:
         )
 
 
-def _check_reuse(config: RunConfig) -> None:
-    model = config.model
-    if model.mcpo.reuse_scoring is not True:
-        return
-    if not model.mcpo.reads_weights:
-        raise ConfigError(
-            "there is no scoring pass to reuse",
-            where="model.mcpo.reuse_scoring",
-            got=True,
-            expected=f"auto or false with sampler {model.mcpo.sampler} and objective {model.mcpo.objective}",
-            cure="set model.mcpo.reuse_scoring=auto",
-        )
-
-
 def reused_scoring(
     requested: bool | str, *, recompute: str, fp8: str | None, local: bool, scoring_fp8: bool = False
 ) -> Literal["layers", "products"] | None:
@@ -160,11 +95,8 @@ def reused_scoring(
 RULES = (
     _check_schedule,
     _check_lengths,
-    _check_negatives,
-    _check_chain,
     _check_layout,
     check_fp8,
-    _check_reuse,
 )
 
 

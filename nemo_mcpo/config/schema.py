@@ -6,16 +6,14 @@ Default values live in ``examples/conf/*.yaml`` only: every key below is require
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
-SCORE_FREE_SAMPLERS = frozenset({"random", "given"})
-"""Samplers that read no weights: with them the scoring pass is left out of training."""
-
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -29,6 +27,26 @@ class Section(BaseModel):
     """Keys that belong together; an unknown one is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Choice(BaseModel):
+    """A variant of a table: ``dpo``, or with parameters of its own, ``{name: dpo, beta: 0.1}``."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but the name, which the table checks."""
+        return dict(self.model_extra or {})
+
+
+Chosen = Annotated[
+    Choice,
+    BeforeValidator(lambda value: value if isinstance(value, Mapping | Choice) else {"name": value}),
+    PlainSerializer(lambda choice: {"name": choice.name} | choice.parameters if choice.parameters else choice.name),
+]
 
 
 class TrainerMCPO(Section):
@@ -95,9 +113,9 @@ class PretrainedCheckpoint(Section):
 class MCPO(Section):
     """``model.mcpo``: the algorithm."""
 
-    objective: Literal["mcpo", "dpo", "sft"]
+    objective: Chosen
     beta: Annotated[float, Field(gt=0.0)]
-    sampler: Literal["mc_kernel", "random", "max", "min", "given"]
+    sampler: Chosen
     num_negatives: NonNegative
     chain_steps: Positive
     chain_candidates: Positive | None
@@ -108,9 +126,9 @@ class MCPO(Section):
     reuse_scoring: bool | Literal["auto"]
 
     @property
-    def reads_weights(self) -> bool:
-        """Whether the draw depends on rewards, so that there is a scoring pass."""
-        return self.sampler not in SCORE_FREE_SAMPLERS and self.num_negatives > 0
+    def sampler_keys(self) -> dict[str, object]:
+        """The keys that are parameters of some samplers."""
+        return self.model_dump(include={"replacement", "chain_steps", "chain_candidates"})
 
 
 class Schedule(Section):
@@ -144,7 +162,7 @@ class Data(Section):
 
     train: str
     validation: str | None
-    format: Literal["auto", "tokens", "nectar", "hh", "sharegpt", "jsonl", "ultrafeedback"]
+    format: str
     shuffle: bool
     max_prompt_length: Positive
     max_length: Positive

@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_mcpo.data.chat_template import RECIPE
-from nemo_mcpo.data.formats import AUTO, DROP_RANKS, FORMATS, Dropped, Rules, choose_format, read_records
+from nemo_mcpo.data.formats import AUTO, FORMATS, Dropped, Rules, check_name, choose_format, read_records
 from nemo_mcpo.data.formats.rows import check_exists, content_hash, count_rows
 from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter, fingerprint_of
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer, tokenizer_hash
@@ -76,7 +76,7 @@ def prepare_dataset(
     limits = Limits(
         vocab_size or _vocab_size(tokenizer_dir, chat), max_prompt_length, max_length, min_answers, keep_repeated
     )
-    dropped_ranks = DROP_RANKS.get(choice.name, ()) if drop_ranks is None else drop_ranks
+    dropped_ranks = FORMATS[choice.name].drop_ranks if drop_ranks is None else drop_ranks
     rules = Rules(sorted(set(dropped_ranks)), max_candidates, min_answers, sorted(set(ignored_keys)))
     recipe = {
         "data": content_hash(data),
@@ -203,9 +203,7 @@ def _vocab_size(tokenizer_dir: str | None, chat: ChatTokenizer | None) -> int | 
 
 
 def _check_limits(data_format: str, max_prompt_length: int, max_length: int, max_candidates: int | None) -> None:
-    if data_format not in (AUTO, *FORMATS):
-        expected = f"one of {[AUTO, *FORMATS]}"
-        raise ConfigError("unknown format", where="model.data.format", got=data_format, expected=expected)
+    check_name(data_format)
     if max_prompt_length < 1:
         raise ConfigError(
             "too short", where="model.data.max_prompt_length", got=max_prompt_length, expected="at least 1"

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from nemo_mcpo.config import Judge as JudgeSettings, OnlineRunConfig
+from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.records import Message
+from nemo_mcpo.rollouts.fit import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,29 @@ class Judge(Protocol):
 
     def close(self) -> None:
         """Give back what it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeKind:
+    """One kind of judge.
+
+    Attributes:
+        build: from the section ``judge``, the directory of verdicts that every run may use, that of verdicts that are
+            of this run alone, and a directory for logs.
+        check: raises ConfigError where a key is missing or does not fit the others.
+        preflight: lines for the user; raises ConfigError where something on this machine is missing or does not fit.
+    """
+
+    build: Callable[[JudgeSettings, Path, Path, Path], Judge]
+    check: Callable[[OnlineRunConfig], None]
+    preflight: Callable[[OnlineRunConfig, Machine], Sequence[str]]
+
+
+def require_key(value: str | None, key: str, example: str) -> str:
+    """The value of a key that this kind of judge cannot do without."""
+    if value is None:
+        raise ConfigError("the judge is missing", where=key, cure=f"set {key}={example}")
+    return value
 
 
 def by_scores(scores: Sequence[float]) -> Judgement:

@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nemo_mcpo.config import Judge as JudgeSettings
-from nemo_mcpo.config.online import INSTRUCTION_TOKENS
-from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.config import Judge as JudgeSettings, OnlineRunConfig
+from nemo_mcpo.config.online import INSTRUCTION_TOKENS, longest_question
+from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.comparison import comparison_messages, read_verdict
 from nemo_mcpo.judging.excerpt import Shown, fit
 from nemo_mcpo.judging.fence import inert
 from nemo_mcpo.judging.identity import identity_of, listed_model
-from nemo_mcpo.judging.judgement import Judgement, Question
+from nemo_mcpo.judging.judgement import JudgeKind, Judgement, Question, require_key
 from nemo_mcpo.judging.ranking import Verdict, best_of, both_orders, exchanged
 from nemo_mcpo.judging.tokens import tokens_of
 from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, Reply
 from nemo_mcpo.rollouts.completions import converse
+from nemo_mcpo.rollouts.fit import Machine
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.preflight import check_own_servers
 from nemo_mcpo.rollouts.probe import check_models
+from nemo_mcpo.rollouts.running_servers import check_urls
+from nemo_mcpo.rollouts.served_model import read_served_model
 from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
@@ -186,3 +190,29 @@ def _room(settings: JudgeSettings, listed_window: int | None) -> int:
             cure="lower judge.max_tokens, or serve the judge with a larger window",
         )
     return room
+
+
+def _check(config: OnlineRunConfig) -> None:
+    server = config.judge.server
+    require_key(server.model, "judge.server.model", "DIR, or the name that servers know")
+    needed = longest_question(config)
+    if server.max_seq_len < needed:
+        raise ConfigError(
+            "a question to the judge would not fit",
+            where="judge.server.max_seq_len",
+            got=server.max_seq_len,
+            expected=f"at least {needed}: instructions, a prompt, two answers, the judge's reply",
+            cure="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
+        )
+
+
+def _preflight(config: OnlineRunConfig, machine: Machine) -> Sequence[str]:
+    settings, section = config.judge.server, "judge.server"
+    if settings.urls:
+        return check_urls(settings, section, settings.model, must_run=machine.is_here)
+    model = read_served_model(settings.model or "", f"{section}.model", needs_template=True)
+    question = longest_question(config) - config.judge.max_tokens
+    return check_own_servers(settings, [model], question, section, machine)
+
+
+OPENAI = JudgeKind(LanguageModelJudge, _check, _preflight)

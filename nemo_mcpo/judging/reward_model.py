@@ -14,18 +14,21 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 
+from nemo_mcpo.config import Judge as JudgeSettings, OnlineRunConfig
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.excerpt import fit
 from nemo_mcpo.judging.fence import inert, with_tokens
 from nemo_mcpo.judging.identity import hash_directory
-from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
+from nemo_mcpo.judging.judgement import JudgeKind, Judgement, Question, by_scores, require_key
 from nemo_mcpo.judging.turns import turn_text
 from nemo_mcpo.models.huggingface.loading import load_model
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
+from nemo_mcpo.rollouts.fit import Machine
 from nemo_mcpo.rollouts.generation import batches_by_length
+from nemo_mcpo.rollouts.served_model import read_served_model
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = "[… {} characters left out …]"
@@ -167,3 +170,19 @@ def _window(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int
     """Tokens that the model was made for; tokenizers that do not know give an astronomic number."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+
+
+def _build(settings: JudgeSettings, shared: Path, own: Path, logs: Path) -> RewardModelJudge:
+    return RewardModelJudge(settings.reward_model or "", settings.batch_size, VerdictCache(shared))
+
+
+def _check(config: OnlineRunConfig) -> None:
+    require_key(config.judge.reward_model, "judge.reward_model", "DIR")
+
+
+def _preflight(config: OnlineRunConfig, machine: Machine) -> tuple[str, ...]:
+    read_served_model(config.judge.reward_model or "", "judge.reward_model", needs_template=True)
+    return ()
+
+
+REWARD_MODEL = JudgeKind(_build, _check, _preflight)

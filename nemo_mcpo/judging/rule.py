@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
-from nemo_mcpo.judging.judgement import Judgement, Question, by_scores
+from nemo_mcpo.judging.judgement import JudgeKind, Judgement, Question, by_scores, require_key
 from nemo_mcpo.records import Message
+from nemo_mcpo.rollouts.fit import Machine
 
 Rule = Callable[[tuple[Message, ...], str], float]
 
@@ -87,3 +89,27 @@ def _check_callable(rule: object, name: str) -> None:
             expected="(conversation, answer) -> score",
             cure="write it with these two arguments",
         )
+
+
+def _check(config: OnlineRunConfig) -> None:
+    name = require_key(config.judge.rule, "judge.rule", "my_package.rules:score")
+    if name.count(":") != 1:
+        raise ConfigError(
+            "not the name of a function",
+            where="judge.rule",
+            got=name,
+            expected="module:function",
+            cure="write it like my_package.rules:score",
+        )
+
+
+def _preflight(config: OnlineRunConfig, machine: Machine) -> tuple[str, ...]:
+    load_rule(config.judge.rule or "")
+    return ()
+
+
+RULE = JudgeKind(
+    build=lambda settings, shared, own, logs: RuleJudge(load_rule(settings.rule or "")),
+    check=_check,
+    preflight=_preflight,
+)

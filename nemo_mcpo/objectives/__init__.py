@@ -1,61 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training minimizes: one file per objective, each a pure function from log-probs to one loss per prompt.
 
-An objective is ``objective(inputs: ObjectiveInputs, **hyper_parameters) -> ObjectiveOutputs``. A new one is such a
-function in a file of its own, and a line in ``OBJECTIVES``.
+An objective is ``objective(inputs: ObjectiveInputs, *, parameters) -> ObjectiveOutputs``, with what it needs of a run.
+A new one is such a function in a file of its own, and a line in ``OBJECTIVES``.
 
 >>> import math, torch
 >>> zeros, valid = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
 >>> inputs = ObjectiveInputs(policy_logps=zeros, ref_logps=zeros, lengths=zeros + 5, valid=valid)
 >>> OBJECTIVES["mcpo"](inputs, beta=0.01).loss, round(math.log(1 + 3), 4)
 (tensor([1.3863]), 1.3863)
->>> bind_objective("dpo", {"beta": 0.01, "sampler": "max"})(inputs).loss, round(math.log(2), 4)
+>>> bind_objective("dpo", {}, beta=0.01)(inputs).loss, round(math.log(2), 4)
 (tensor([0.6931]), 0.6931)
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.config.schema import MCPO
 from nemo_mcpo.objectives.dpo import dpo
 from nemo_mcpo.objectives.mcpo import mcpo
 from nemo_mcpo.objectives.sft import sft
-from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
+from nemo_mcpo.records import Objective, ObjectiveInputs
+from nemo_mcpo.sampling import find_sampler
+from nemo_mcpo.variant import Need, Variant, entry
 
-__all__ = ["OBJECTIVES", "REFERENCE_FREE", "bind_objective"]
+__all__ = ["OBJECTIVES", "ObjectiveInputs", "bind_objective", "find_objective", "run_needs"]
 
-OBJECTIVES: dict[str, Callable[..., ObjectiveOutputs]] = {
+KEY = "model.mcpo.objective"
+
+OBJECTIVES: dict[str, Variant] = {
     "mcpo": mcpo,
     "dpo": dpo,
     "sft": sft,
 }
 
-# Objectives that never read ref_logps: with them a run needs no reference pass.
-REFERENCE_FREE: frozenset[str] = frozenset({"sft"})
+
+def find_objective(name: str) -> Variant:
+    """The objective of this name; ConfigError where there is none."""
+    return entry(OBJECTIVES, name, "objective", KEY)
 
 
-def bind_objective(name: str, params: Mapping[str, Any]) -> Callable[[ObjectiveInputs], ObjectiveOutputs]:
-    """The objective ``name`` with those of the hyper-parameters ``params`` that its signature declares."""
-    if name not in OBJECTIVES:
-        raise ConfigError(
-            "unknown objective",
-            where="model.mcpo.objective",
-            got=name,
-            expected=f"one of {', '.join(sorted(OBJECTIVES))}",
-            cure="choose one of these names",
-        )
-    _, *declared = inspect.signature(OBJECTIVES[name]).parameters.values()
-    for parameter in declared:
-        if parameter.name not in params and parameter.default is parameter.empty:
-            raise ConfigError(
-                f"objective {name} needs a hyper-parameter that is missing",
-                where=f"model.mcpo.{parameter.name}",
-                expected="a value",
-                cure=f"set model.mcpo.{parameter.name}",
-            )
-    chosen = {parameter.name: params[parameter.name] for parameter in declared if parameter.name in params}
-    return functools.partial(OBJECTIVES[name], **chosen)
+def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objective:
+    """The objective ``name`` with parameters; one that has a beta and no value of its own for it takes the kernel's.
+
+    Raises:
+        ConfigError: an unknown name; a parameter that is unknown, missing, or not a valid value.
+    """
+    objective = find_objective(name)
+    shared = {"beta": beta} if "beta" in objective.required else {}
+    return objective.bind({**shared, **given}, KEY)
+
+
+def run_needs(mcpo: MCPO) -> frozenset[Need]:
+    """What a run with this objective and this sampler needs; an objective without negatives draws none."""
+    needs = find_objective(mcpo.objective.name).needs
+    return needs | find_sampler(mcpo.sampler.name).needs if Need.NEGATIVES in needs else needs

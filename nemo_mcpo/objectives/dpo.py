@@ -20,12 +20,15 @@ first update whatever M is, and a prompt with many answers weighs no more than o
 from __future__ import annotations
 
 import torch
+from pydantic import PositiveFloat
 
 from nemo_mcpo.objectives.metrics import implicit_rewards, mean_over_valid, reward_metrics
 from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
+from nemo_mcpo.variant import Need, variant
 
 
-def dpo(inputs: ObjectiveInputs, beta: float) -> ObjectiveOutputs:
+@variant(Need.NEGATIVES, Need.REFERENCE)
+def dpo(inputs: ObjectiveInputs, *, beta: PositiveFloat) -> ObjectiveOutputs:
     """Loss ``[B]`` in nats, the mean over a prompt's valid pairs; 0 where no rejected completion is valid."""
     rewards_BK = implicit_rewards(inputs)
     valid_BM = inputs.valid[:, 1:]

@@ -22,12 +22,15 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import PositiveFloat
 
 from nemo_mcpo.objectives.metrics import implicit_rewards, reward_metrics
 from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
+from nemo_mcpo.variant import Need, variant
 
 
-def mcpo(inputs: ObjectiveInputs, beta: float) -> ObjectiveOutputs:
+@variant(Need.NEGATIVES, Need.REFERENCE)
+def mcpo(inputs: ObjectiveInputs, *, beta: PositiveFloat) -> ObjectiveOutputs:
     """Loss ``[B]`` in nats; ``log(1 + M)`` where all rewards are equal, 0 where no negative is valid."""
     rewards_BK = implicit_rewards(inputs)
     excess_BM = beta * (rewards_BK[:, 1:] - rewards_BK[:, :1])

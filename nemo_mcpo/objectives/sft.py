@@ -19,8 +19,10 @@ import math
 
 from nemo_mcpo.objectives.metrics import undefined_reward_metrics
 from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs
+from nemo_mcpo.variant import variant
 
 
+@variant()
 def sft(inputs: ObjectiveInputs) -> ObjectiveOutputs:
     """Loss ``[B]`` in nats per token, 0 in a padding row; neither the negatives nor ``ref_logps`` are read."""
     padding_B = ~inputs.valid[:, 0]

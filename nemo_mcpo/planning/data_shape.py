@@ -17,6 +17,7 @@ from nemo_mcpo.config import OnlineRunConfig, RunConfig
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.variant import Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,20 @@ class DataShape:
         return self.prompt_length + num_completions * self.completion_length
 
 
+def needs_of(config: RunConfig) -> frozenset[Need]:
+    """What the chosen objective and sampler need."""
+    # Their tables import torch, which takes seconds that a wrong flag need not wait for.
+    from nemo_mcpo.objectives import run_needs
+
+    return run_needs(config.model.mcpo)
+
+
 def check_data(data: DataShape, config: RunConfig) -> None:
     """Raise ConfigError for data that training would refuse or could not have."""
     model, mcpo = config.model, config.model.mcpo
     length, limit = data.prompt_length + data.completion_length, model.data.max_length
     most = data.most_candidates or data.candidates
-    needed = 0 if mcpo.objective == "sft" else 1
+    needed = int(Need.NEGATIVES in needs_of(config))
     smallest = min(model.micro_batch_tokens, mcpo.scoring_tokens)
     rules = (
         (data.prompts >= model.global_batch_size, "--prompts", "fewer prompts than one global batch", data.prompts,

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.budgets import LOGITS_KEPT
 from nemo_mcpo.planning.cost_model import StepCost
+from nemo_mcpo.planning.data_shape import needs_of
 from nemo_mcpo.planning.memory import offloaded_bytes
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.planning.workload import Layout, Question, rows_of
+from nemo_mcpo.variant import Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     step_seconds = step_flops * imbalance * bubble / flops_per_second + offload_seconds
     steps = trainer.max_epochs * data.prompts // batch
     steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
-    has_reference = mcpo.objective != "sft"
+    has_reference = Need.REFERENCE in needs_of(config)
     referenced = min(data.prompts, steps * batch) if has_reference else 0
     size = checkpoint_bytes(a.num_parameters, layout.itemsize)
     interval = trainer.save_interval

@@ -14,8 +14,9 @@ from nemo_mcpo.config import RunConfig
 from nemo_mcpo.config.rules import reused_scoring
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
-from nemo_mcpo.planning.data_shape import DataShape
+from nemo_mcpo.planning.data_shape import DataShape, needs_of
 from nemo_mcpo.planning.gpus import Gpu
+from nemo_mcpo.variant import Need
 
 BYTES = {"32": 4, "bf16": 2}
 """Of a weight or an activation, by ``trainer.precision``."""
@@ -79,6 +80,7 @@ class Layout:
         reuse = reused_scoring(
             mcpo.reuse_scoring, recompute=recompute, fp8=model.fp8, local=local, scoring_fp8=mcpo.scoring_fp8
         )
+        scores = Need.SCORING in needs_of(config)
         return cls(
             tensor=model.tensor_model_parallel_size,
             pipeline=model.pipeline_model_parallel_size,
@@ -88,8 +90,8 @@ class Layout:
             recompute=recompute,
             micro_batch_tokens=model.micro_batch_tokens,
             scoring_tokens=mcpo.scoring_tokens,
-            reuse=reuse if mcpo.reads_weights else None,
-            scores=mcpo.reads_weights,
+            reuse=reuse if scores else None,
+            scores=scores,
             itemsize=BYTES[config.trainer.precision],
             moment_itemsize=MOMENT_BYTES[model.optim.moments_dtype],
             offload=model.optim.cpu_offload,

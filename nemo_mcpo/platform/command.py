@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mcpo.config import RunConfig, parse_config
-from nemo_mcpo.config.parsing import Config
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.platform.quiet import quiet_dependencies
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly
@@ -134,28 +132,6 @@ def world_size_from_environment() -> int:
             os.environ[name] = os.environ[slurm_name]
         os.environ["WORLD_SIZE"] = str(tasks)
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def load_run_config(
-    argv: Sequence[str],
-    *,
-    config_dir: Path,
-    config_name: str,
-    world_size: int | None,
-    schema: type[Config] = RunConfig,  # type: ignore[assignment]
-) -> Config:
-    """Compose the YAML with the overrides and check it, without importing torch.
-
-    Args:
-        argv, config_dir, config_name: as for ``compose_config``.
-        world_size: number of processes that the launcher started; None for a command that does not train.
-        schema: what the keys are.
-
-    Raises:
-        ConfigError: a file that is not there, an override or a key that is wrong.
-    """
-    composed = compose_config(argv, config_dir=config_dir, config_name=config_name)
-    return parse_config(composed, world_size, schema)
 
 
 def compose_config(argv: Sequence[str], *, config_dir: Path, config_name: str) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
 
 
 def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
-    """Raise ConfigError where ``trtllm-serve`` would refuse a prompt: one that is not chunked must fit into a step."""
-    if settings.launcher != "trtllm" or "--enable_chunked_prefill" in settings.arguments:
+    """Raise ConfigError where the server would refuse a prompt: one that is not split must fit into a step."""
+    flag = LAUNCHERS[settings.launcher].chunks_prompts_with
+    if not flag or flag in settings.arguments:
         return
     if longest_prompt > settings.max_num_tokens:
         raise ConfigError(
@@ -76,7 +77,7 @@ def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
             where=f"{section}.max_num_tokens",
             got=settings.max_num_tokens,
             expected=f"at least {longest_prompt}",
-            cure=f"raise it, or add --enable_chunked_prefill to {section}.arguments",
+            cure=f"raise it, or add {flag} to {section}.arguments",
         )
 
 
@@ -97,9 +98,9 @@ def check_memory(settings: Server, model: ServedModel, gibibytes: float, section
 
 
 def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
-    """GiB of a GPU for the KV cache; ``kv_cache_fraction`` is of all memory (vLLM), or of what weights leave."""
+    """GiB of a GPU for the KV cache."""
     weights = model.weights / gpus_of(settings) / GIB
-    if settings.launcher == "vllm":
+    if LAUNCHERS[settings.launcher].fraction_of_all_memory:
         return gibibytes * settings.kv_cache_fraction - weights - RESERVED_GIB
     return (gibibytes - weights - RESERVED_GIB) * settings.kv_cache_fraction
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.answers import EMPTY, tokens_differ
 from nemo_mcpo.rollouts.duplicates import Choice, attempt, choose, slots_of
-from nemo_mcpo.rollouts.samples import Engine, Prompt, Sample, SampleKey, SampleRequest
+from nemo_mcpo.rollouts.engine import Engine
+from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest
 from nemo_mcpo.rollouts.store import SampleStore
 
 MAX_FAILED = 0.05

@@ -12,24 +12,25 @@ from functools import partial
 
 from nemo_mcpo.platform.in_forks import in_forks
 from nemo_mcpo.rollouts.answers import EMPTY
+from nemo_mcpo.rollouts.engine import EngineKind
 from nemo_mcpo.rollouts.generation import Answer, Policy, batches_by_length, generate_batch, load_policy
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.sampling.seeding import seed_from
 
 
 class HuggingFaceEngine:
-    """See ``samples.Engine``; ``batch_size`` counts samples."""
+    """See ``engine.Engine``; ``batch_size`` counts samples."""
 
     def __init__(self, sampling: Sampling, batch_size: int) -> None:
         self.sampling, self.batch_size = sampling, batch_size
         self._policy: Policy | None = None
 
     def load(self, directory: str) -> None:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         self._policy = load_policy(directory)
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         if self._policy is None:
             raise ValueError("load a policy before generating")
         batches = cut_batches(requests, self.batch_size)
@@ -38,7 +39,7 @@ class HuggingFaceEngine:
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         self._policy = None
 
 
@@ -73,3 +74,6 @@ def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[
 def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:
     """A 63-bit number, the same on every machine: of the run and of what is in the batch."""
     return seed_from(repr((run_seed, [tuple(key) for key in keys])))
+
+
+HF = EngineKind(build=lambda rollouts, sampling, logs: HuggingFaceEngine(sampling, rollouts.batch_size))

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+import json
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nemo_mcpo.config import Server
+from nemo_mcpo.config import OnlineRunConfig, Server
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
-from nemo_mcpo.errors import RolloutError
+from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.answers import Vocabulary, sample_of, vocabulary_of
 from nemo_mcpo.rollouts.client import RefusedError
+from nemo_mcpo.rollouts.engine import EngineKind
+from nemo_mcpo.rollouts.fit import Machine
+from nemo_mcpo.rollouts.preflight import check_own_servers
 from nemo_mcpo.rollouts.probe import Ask, check_models, find_way
+from nemo_mcpo.rollouts.running_servers import check_urls
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.rollouts.sampling_check import check_sampling
+from nemo_mcpo.rollouts.served_model import BYTES, CONFIG, ServedModel, read_served_model, sizes_of
 from nemo_mcpo.rollouts.serving import Serving, open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
@@ -24,7 +31,7 @@ ATTEMPTS = 3
 
 
 class OpenAIEngine:
-    """See ``samples.Engine``; ``logs`` is the directory of the logs of servers that it starts."""
+    """See ``engine.Engine``; ``logs`` is the directory of the logs of servers that it starts."""
 
     def __init__(self, sampling: Sampling, settings: Server, logs: Path) -> None:
         self.sampling, self.settings, self.logs = sampling, settings, logs
@@ -33,13 +40,13 @@ class OpenAIEngine:
         self._ask: Ask | None = None
 
     def load(self, directory: str) -> None:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         self._vocabulary = vocabulary_of(load_chat_tokenizer(directory))
         self._serving = open_serving(self.settings, self.settings.model or directory, self.logs)
         check_models(self._serving)
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         serving = self._serving
         if serving is None:
             raise ValueError("load a policy before generating")
@@ -89,7 +96,56 @@ class OpenAIEngine:
         return Sample(key, "", 0, False, problem)
 
     def close(self) -> None:
-        """See ``samples.Engine``."""
+        """See ``engine.Engine``."""
         if self._serving is not None:
             self._serving.close()
         self._serving = self._ask = None
+
+
+def _check(config: OnlineRunConfig) -> None:
+    """The servers that are started for the policy serve it, and have room for its answers."""
+    server = config.rollouts.server
+    if server.urls:
+        return
+    needed = config.model.data.max_prompt_length + config.rollouts.max_tokens
+    if server.max_seq_len < needed:
+        raise ConfigError(
+            "a prompt and its answer would not fit",
+            where="rollouts.server.max_seq_len",
+            got=server.max_seq_len,
+            expected=f"at least {needed}: model.data.max_prompt_length and rollouts.max_tokens",
+            cure="raise it, or lower one of the two",
+        )
+    if server.model is not None:
+        raise ConfigError(
+            "servers that are started serve the policy of the segment",
+            where="rollouts.server.model",
+            got=server.model,
+            cure="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
+        )
+
+
+def _preflight(config: OnlineRunConfig, machine: Machine, policies: Mapping[str, str] | None) -> Sequence[str]:
+    settings, section = config.rollouts.server, "rollouts.server"
+    if settings.urls:
+        return check_urls(settings, section, settings.model, must_run=False)
+    longest = config.model.data.max_prompt_length
+    return check_own_servers(settings, _policies(config, policies), longest, section, machine)
+
+
+def _policies(config: OnlineRunConfig, policies: Mapping[str, str] | None) -> list[ServedModel]:
+    """The models that servers for ``rollouts`` will load."""
+    if policies is not None:
+        return [read_served_model(directory, name) for name, directory in policies.items()]
+    start = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+    shape = start.architecture
+    file = start.files / CONFIG
+    return [sizes_of(json.loads(file.read_text()), shape.num_parameters * BYTES[shape.dtype], str(file))]
+
+
+OPENAI = EngineKind(
+    build=lambda rollouts, sampling, logs: OpenAIEngine(sampling, rollouts.server, logs),
+    needs_words=True,
+    check=_check,
+    preflight=_preflight,
+)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from nemo_mcpo.records import Message
 
@@ -70,20 +69,3 @@ class Sampling:
     max_tokens: int
     top_p: float
     seed: int
-
-
-class Engine(Protocol):
-    """What generates."""
-
-    def load(self, directory: str) -> None:
-        """Take the policy of a Hugging Face directory."""
-
-    def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """Samples as they finish; what is ``done`` is not generated again.
-
-        ``requests`` are all of a round, done or not, so that an engine which works in batches cuts the same ones
-        after an interruption.
-        """
-
-    def close(self) -> None:
-        """Give back what ``load`` took."""

@@ -8,17 +8,14 @@ filled hold -1. A new one is a function with this signature in a file of its own
 >>> log_weights = kernel_log_weights(rewards, beta=1.0, valid=valid)
 >>> SAMPLERS["mc_kernel"](log_weights, valid, 1, torch.Generator().manual_seed(0))
 tensor([[2]])
->>> draw = bind_sampler("max", {"replacement": False, "chain_steps": 1, "chain_candidates": None})
+>>> draw = bind_sampler("max", {}, {"replacement": False, "chain_steps": 1, "chain_candidates": None})
 >>> draw(log_weights, valid, 1, torch.Generator())
 tensor([[2]])
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -30,6 +27,7 @@ from nemo_mcpo.sampling.kernel import effective_sample_size, entropy, kernel_log
 from nemo_mcpo.sampling.mc_kernel import draw_kernel
 from nemo_mcpo.sampling.seeding import draw_for_prompts, draw_generator, draw_seed
 from nemo_mcpo.sampling.uniform import draw_uniform
+from nemo_mcpo.variant import Variant, entry
 
 __all__ = [
     "SAMPLERS",
@@ -40,11 +38,14 @@ __all__ = [
     "draw_seed",
     "effective_sample_size",
     "entropy",
+    "find_sampler",
     "kernel_log_weights",
     "total_variation",
 ]
 
-SAMPLERS: dict[str, Callable[..., torch.Tensor]] = {
+KEY = "model.mcpo.sampler"
+
+SAMPLERS: dict[str, Variant] = {
     "mc_kernel": draw_kernel,
     "random": draw_uniform,
     "max": draw_max,
@@ -53,35 +54,34 @@ SAMPLERS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def bind_sampler(name: str, params: Mapping[str, Any]) -> Callable[..., torch.Tensor]:
-    """The sampler ``name`` with those of ``params`` that it declares.
+def find_sampler(name: str) -> Variant:
+    """The sampler of this name; ConfigError where there is none."""
+    return entry(SAMPLERS, name, "sampler", KEY)
 
-    A parameter that it does not declare has to be switched off, that is, equal to the default of another sampler's:
-    ``chain_steps=3`` with ``max`` would otherwise be a setting without effect.
+
+def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, object]) -> Callable[..., torch.Tensor]:
+    """The sampler ``name`` with parameters.
+
+    Args:
+        given: its own, by name.
+        shared: keys of ``model.mcpo`` that are parameters of some samplers. One that this sampler does not have must
+            be switched off, that is, equal to its default in another: ``chain_steps=3`` with ``max`` would otherwise
+            be a setting without effect.
+
+    Raises:
+        ConfigError: an unknown name; a parameter that is unknown, missing, or not a valid value.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(
-            "unknown sampler",
-            where="model.mcpo.sampler",
-            got=name,
-            expected=f"one of {', '.join(sorted(SAMPLERS))}",
-            cure="choose one of these names",
-        )
-    switched_off = {key: value for sampler in SAMPLERS.values() for key, value in _declared(sampler).items()}
-    sampler = SAMPLERS[name]
-    for key in params.keys() - _declared(sampler).keys():
-        if key not in switched_off or params[key] != switched_off[key]:
+    sampler = find_sampler(name)
+    own = sampler.parameters.model_fields
+    every = [one.parameters.model_fields for one in SAMPLERS.values()]
+    switched_off = {key: field.default for fields in every for key, field in fields.items()}
+    for key in shared.keys() - own.keys():
+        if key not in switched_off or shared[key] != switched_off[key]:
             raise ConfigError(
                 f"sampler {name} has no parameter {key}",
                 where=f"model.mcpo.{key}",
-                got=params[key],
+                got=shared[key],
                 expected=switched_off.get(key, "no such parameter"),
                 cure=f"leave {key} at its default, or choose a sampler that uses it",
             )
-    return functools.partial(sampler, **{key: params[key] for key in params.keys() & _declared(sampler).keys()})
-
-
-def _declared(sampler: Callable[..., torch.Tensor]) -> dict[str, Any]:
-    """The sampler's own parameters and their defaults."""
-    parameters = inspect.signature(sampler).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return sampler.bind({**{key: shared[key] for key in shared.keys() & own.keys()}, **given}, KEY)

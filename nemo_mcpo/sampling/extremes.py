@@ -23,10 +23,12 @@ import torch
 
 from nemo_mcpo.sampling.columns import check_num_negatives, finite_log_weights, first_columns
 from nemo_mcpo.sampling.noise import Generators, uniform_noise
+from nemo_mcpo.variant import Need, variant
 
 TIE_NATS = 1e-6
 
 
+@variant(Need.SCORING)
 def draw_max(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:
@@ -35,6 +37,7 @@ def draw_max(
     return columns_BM.to(log_weights.device)
 
 
+@variant(Need.SCORING)
 def draw_min(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:

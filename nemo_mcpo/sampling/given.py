@@ -16,8 +16,10 @@ import torch
 
 from nemo_mcpo.sampling.columns import check_num_negatives, first_columns
 from nemo_mcpo.sampling.noise import Generators
+from nemo_mcpo.variant import Need, variant
 
 
+@variant(Need.GIVEN)
 def draw_given(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:

@@ -23,12 +23,15 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import PositiveInt
 
 from nemo_mcpo.sampling.chain import check_chain, draw_chains
 from nemo_mcpo.sampling.columns import check_num_negatives, finite_log_weights, first_columns
 from nemo_mcpo.sampling.noise import Generators, to_gumbel, uniform_noise
+from nemo_mcpo.variant import Need, variant
 
 
+@variant(Need.SCORING)
 def draw_kernel(
     log_weights: torch.Tensor,
     valid: torch.Tensor,
@@ -36,8 +39,8 @@ def draw_kernel(
     generator: Generators,
     *,
     replacement: bool = False,
-    chain_steps: int = 1,
-    chain_candidates: int | None = None,
+    chain_steps: PositiveInt = 1,
+    chain_candidates: PositiveInt | None = None,
 ) -> torch.Tensor:
     """Draw column numbers ``[B, M]`` by weight; -1 in slots that cannot be filled.
 

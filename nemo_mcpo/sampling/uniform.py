@@ -19,8 +19,10 @@ import torch
 
 from nemo_mcpo.sampling.mc_kernel import draw_kernel
 from nemo_mcpo.sampling.noise import Generators
+from nemo_mcpo.variant import variant
 
 
+@variant()
 def draw_uniform(
     log_weights: torch.Tensor,
     valid: torch.Tensor,

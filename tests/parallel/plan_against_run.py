@@ -19,13 +19,13 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from omegaconf import OmegaConf
 
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.forward_step import train_trees
 from nemo_mcpo.models.gpt import ParallelLayout
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.sharded_state import save_sharded_state
 from nemo_mcpo.objectives import bind_objective
-from nemo_mcpo.platform.command import load_run_config
 from nemo_mcpo.platform.distributed import is_rank_zero
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

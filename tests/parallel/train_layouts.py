@@ -15,8 +15,9 @@ from pathlib import Path
 from megatron.core import parallel_state
 
 from nemo_mcpo.algorithms import mcpo, run
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
+from nemo_mcpo.platform.command import run_command, world_size_from_environment
 
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from nemo_mcpo.config import OnlineRunConfig, RunConfig
+from nemo_mcpo.config import OnlineRunConfig, RunConfig, schema
 from tests.support.configs import CONF, MANDATORY, ROOT, compose, compose_online
 
 BASE = "gpt_mcpo"
@@ -34,7 +34,7 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The dotted key of every leaf of the schema."""
     for name, field in section.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if isinstance(annotation, type) and issubclass(annotation, schema.Section):
             yield from keys(annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -148,7 +148,7 @@ except SystemExit as done:
 
 
 @pytest.mark.parametrize(
-    "override", ["model.data.trainx=x", "model.mcpo.beta=-1", "model.mcpo.num_negatives=0", "trainer.devices=7"]
+    "override", ["model.data.trainx=x", "model.mcpo.beta=-1", "model.optim.sched.min_lr=1.0", "trainer.devices=7"]
 )
 def test_a_wrong_key_is_reported_before_torch_is_imported(override):
     script = str(ROOT / "examples" / "train_gpt_mcpo.py")

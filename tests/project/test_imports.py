@@ -16,6 +16,7 @@ ROOMS = (
     "records",
     "errors",
     "config",
+    "variant",
     "platform",
     "data",
     "trees",

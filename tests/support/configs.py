@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nemo_mcpo.config import OnlineRunConfig, RunConfig, parse_config
-from nemo_mcpo.platform.command import load_run_config
+from nemo_mcpo.algorithms.configuration import checked_config, load_run_config
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "examples" / "conf"
@@ -41,7 +41,7 @@ def _online() -> dict[str, Any]:
 
 def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
     """``quickstart_onmcpo`` with dotted keys changed."""
-    return parse_config(_changed(_online(), changes), None, OnlineRunConfig)
+    return checked_config(_changed(_online(), changes), None, OnlineRunConfig)
 
 
 def mapping(changes: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -62,4 +62,4 @@ def _changed(raw: dict[str, Any], changes: Mapping[str, object] | None) -> dict[
 
 def checked(changes: Mapping[str, object] | None = None, world_size: int = 1) -> RunConfig:
     """``tiny_cpu`` with dotted keys changed."""
-    return parse_config(mapping(changes), world_size)
+    return checked_config(mapping(changes), world_size)

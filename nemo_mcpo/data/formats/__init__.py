@@ -18,8 +18,9 @@ from nemo_mcpo.data.formats.reader import Format, Rules, read_records, without_k
 from nemo_mcpo.data.formats.records import Dropped
 from nemo_mcpo.data.formats.rows import read_rows
 from nemo_mcpo.errors import DataError
+from nemo_mcpo.variant import entry
 
-__all__ = ["AUTO", "DROP_RANKS", "FORMATS", "Choice", "Dropped", "Rules", "choose_format", "read_records"]
+__all__ = ["AUTO", "FORMATS", "Choice", "Dropped", "Rules", "check_name", "choose_format", "read_records"]
 
 AUTO = "auto"
 _LOOKED_AT = 20  # rows: the first may be one of those that cannot be used
@@ -34,8 +35,10 @@ FORMATS: dict[str, Format] = {
 }
 """By name; ``auto`` takes the first that one of the first rows fits."""
 
-DROP_RANKS: dict[str, tuple[int, ...]] = {"nectar": (2,)}
-"""Ranks that are left out unless the user says otherwise: arXiv 2502.04567 (5.1) drops Nectar's second answer."""
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless it is a key of ``FORMATS`` or ``auto``."""
+    entry({AUTO: None, **FORMATS}, name, "format", "model.data.format")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,4 +41,5 @@ FORMAT = Format(
     columns=(frozenset({"prompt", "answers"}),),
     prompt_columns=(frozenset({"prompt"}),),
     looks_right=lambda row: is_dialogue(row["prompt"]),
+    drop_ranks=(2,),  # arXiv 2502.04567, section 5.1
 )

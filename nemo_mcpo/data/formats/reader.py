@@ -29,6 +29,7 @@ class Format:
         optional: further columns that are read.
         looks_right: whether what a row's columns hold can be of this format.
         has_words: whether prompts and answers are text, or token ids.
+        drop_ranks: ranks (1 = best) that are left out unless the user says otherwise.
     """
 
     prompt: Callable[[Row], Prompt]
@@ -38,6 +39,7 @@ class Format:
     optional: frozenset[str] = frozenset()
     looks_right: Callable[[Row], bool] = lambda row: True
     has_words: bool = True
+    drop_ranks: tuple[int, ...] = ()
 
     def has_columns(self, row: Row, min_answers: int) -> bool:
         """Whether a row has the columns that it takes to read ``min_answers`` answers, or a prompt alone."""

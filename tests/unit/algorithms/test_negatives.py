@@ -20,7 +20,6 @@ from nemo_mcpo.algorithms.negatives import (
     prune,
     valid_columns,
 )
-from nemo_mcpo.config import SCORE_FREE_SAMPLERS
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.sampling import SAMPLERS
 from tests.support.configs import checked
@@ -139,7 +138,7 @@ def test_another_seed_draws_anew():
 
 
 def test_which_samplers_are_scored():
-    assert {name for name in SAMPLERS if not sampling(sampler=name).reads_weights} == SCORE_FREE_SAMPLERS
+    assert {name for name in SAMPLERS if not sampling(sampler=name).reads_weights} == {"random", "given"}
     sft = NegativeSampling.from_config(checked({"model.mcpo.objective": "sft", "model.mcpo.num_negatives": 0}).model)
     assert sft.reads_weights is False
 

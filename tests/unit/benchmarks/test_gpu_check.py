@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.benchmarks.gpu_check import (
     GPU,
     GPU_TESTS,
@@ -20,7 +21,6 @@ from nemo_mcpo.benchmarks.gpu_check import (
     run_checks,
 )
 from nemo_mcpo.benchmarks.gpu_targets import KINDS, measurements, table
-from nemo_mcpo.platform.command import load_run_config
 from tests.support.configs import CONF, ROOT
 
 SPREAD = {"median": 1.2, "low": 1.1, "high": 1.3}

@@ -1,63 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of an online run's keys, with the key, the value and the cure that the message names."""
+"""The rules of an online run's keys, by the key that the message names."""
 
 from __future__ import annotations
-
-from typing import get_args
 
 import pytest
 
 from nemo_mcpo.algorithms import online_stages
 from nemo_mcpo.algorithms.onmcpo import STAGES
-from nemo_mcpo.config import OnlineRunConfig, online as schema
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from tests.support.configs import compose_online, online
 
 SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99}
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "where"),
     [
-        ({"rollouts.max_tokens": 129}, "rollouts.max_tokens: answers would be cut"),
-        ({"rollouts.temperatures": [0.6, 0.6]}, "rollouts.temperatures: the same temperature twice"),
-        ({"rollouts.temperatures": [0.0]}, "rollouts.temperatures.0: not a valid value"),
-        ({"rollouts.temperatures": [1.0]}, "rollouts.samples: fewer answers than the objective needs"),
-        ({"rollouts.samples": 0}, "rollouts.samples: not a valid value"),
-        ({"rollouts.engine": "vllm"}, "rollouts.engine: not a valid value"),
-        ({"model.mcpo.sampler": "given"}, "model.mcpo.sampler: a policy's own answers have no given"),
-        ({"judge.rule": None}, "judge.rule: the rule judge is missing"),
-        ({"judge.rule": "rules.score"}, "judge.rule: not the name of a function"),
-        ({"judge.kind": "reward_model"}, "judge.reward_model: the reward_model judge is missing"),
-        ({"judge.kind": "openai"}, "judge.server.model: the openai judge is missing"),
-        (
-            {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99},
-            "judge.server.max_seq_len: a q",
-        ),
-        (
-            {"rollouts.engine": "openai", "rollouts.server.max_seq_len": 99},
-            "rollouts.server.max_seq_len: a prompt and",
-        ),
-        (
-            {"rollouts.engine": "openai", "rollouts.server.model": "m"},
-            "rollouts.server.model: servers that are started",
-        ),
-        ({"model.data.format": "tokens"}, "model.data.format: not in an online run"),
-        ({"exp_manager.resume_if_exists": False}, "exp_manager.resume_if_exists: not in an online run"),
-        ({"onmcpo.segments": 0}, "onmcpo.segments: not a valid value"),
+        ({"rollouts.max_tokens": 129}, "rollouts.max_tokens"),
+        ({"rollouts.temperatures": [0.6, 0.6]}, "rollouts.temperatures"),
+        ({"rollouts.temperatures": [0.0]}, "rollouts.temperatures.0"),
+        ({"rollouts.temperatures": [1.0]}, "rollouts.samples"),
+        ({"rollouts.samples": 0}, "rollouts.samples"),
+        ({"rollouts.engine": "vllm"}, "rollouts.engine"),
+        ({"rollouts.server.launcher": "sglang"}, "rollouts.server.launcher"),
+        ({"judge.server.launcher": "sglang"}, "judge.server.launcher"),
+        ({"model.mcpo.sampler": "given"}, "model.mcpo.sampler"),
+        ({"model.mcpo.objective": "sft", "model.mcpo.num_negatives": 0}, "model.mcpo.objective"),
+        ({"judge.kind": "oracle"}, "judge.kind"),
+        ({"judge.rule": None}, "judge.rule"),
+        ({"judge.rule": "rules.score"}, "judge.rule"),
+        ({"judge.kind": "reward_model"}, "judge.reward_model"),
+        ({"judge.kind": "openai"}, "judge.server.model"),
+        (SMALL_JUDGE, "judge.server.max_seq_len"),
+        ({"rollouts.engine": "openai", "rollouts.server.max_seq_len": 99}, "rollouts.server.max_seq_len"),
+        ({"rollouts.engine": "openai", "rollouts.server.model": "m"}, "rollouts.server.model"),
+        ({"model.data.format": "tokens"}, "model.data.format"),
+        ({"exp_manager.resume_if_exists": False}, "exp_manager.resume_if_exists"),
+        ({"onmcpo.segments": 0}, "onmcpo.segments"),
     ],
 )
-def test_refusals(changes, message):
+def test_refusals(changes, where):
     with pytest.raises(ConfigError) as caught:
         online(changes)
-    assert str(caught.value).startswith(message)
-    assert ". Cure: " in str(caught.value)
+    assert caught.value.where == where and caught.value.cure
 
 
 def test_an_unknown_key_of_a_section_of_its_own():
-    with pytest.raises(ConfigError, match=r"rollouts\.temperature: unknown key.*did you mean rollouts\.temperatures"):
+    with pytest.raises(ConfigError) as caught:
         compose_online("rollouts.temperature=1")
+    assert (caught.value.where, caught.value.cure) == ("rollouts.temperature", "did you mean rollouts.temperatures?")
 
 
 def test_servers_are_chosen_by_name():
@@ -73,8 +65,7 @@ def test_as_many_requests_as_a_server_takes_at_once():
     assert compose_online("server@judge.server=transformers").judge.server.concurrency == 4
 
 
-def test_names_are_those_of_the_tables():
-    assert set(get_args(schema.Server.model_fields["launcher"].annotation)) == set(LAUNCHERS)
+def test_every_stage_has_its_work():
     assert (*online_stages.WORK, "train") == STAGES
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.objectives import OBJECTIVES, REFERENCE_FREE, bind_objective
+from nemo_mcpo.objectives import OBJECTIVES, bind_objective
 from nemo_mcpo.records import ObjectiveInputs
+from nemo_mcpo.variant import Need
 from tests.unit.objectives.batches import random_inputs
 
-# Every hyper-parameter that some objective has; bind_objective hands each one its own.
-PARAMS = {"beta": 0.1}
+BETA = 0.1
 every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
 
 
 @every_objective
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shapes_and_dtypes(name, dtype):
-    outputs = bind_objective(name, PARAMS)(random_inputs(5, 4, dtype))
+    outputs = bind_objective(name, {}, BETA)(random_inputs(5, 4, dtype))
     assert outputs.loss.shape == (5,)
     assert outputs.loss.dtype == dtype
     assert outputs.loss.requires_grad
@@ -36,7 +36,7 @@ def test_gradient(name):
     inputs.valid[1, 2] = inputs.valid[2, 1:] = False
 
     def loss(policy_logps: torch.Tensor) -> torch.Tensor:
-        return bind_objective(name, PARAMS)(dataclasses.replace(inputs, policy_logps=policy_logps)).loss
+        return bind_objective(name, {}, BETA)(dataclasses.replace(inputs, policy_logps=policy_logps)).loss
 
     assert torch.autograd.gradcheck(loss, inputs.policy_logps)
 
@@ -50,7 +50,7 @@ def test_columns_not_valid_change_nothing_whatever_stands_there(name):
         lengths=torch.nn.functional.pad(clean.lengths, (0, 2)),
         valid=torch.nn.functional.pad(clean.valid, (0, 2)),
     )
-    outputs = [bind_objective(name, PARAMS)(inputs) for inputs in (clean, padded)]
+    outputs = [bind_objective(name, {}, BETA)(inputs) for inputs in (clean, padded)]
     assert torch.equal(outputs[0].loss, outputs[1].loss)
     for metric, value in outputs[0].metrics.items():
         torch.testing.assert_close(outputs[1].metrics[metric], value, equal_nan=True)
@@ -67,7 +67,7 @@ def test_padding_row_has_loss_and_gradient_zero(name, garbage):
     logps = torch.full((1, 3), garbage, requires_grad=True)
     none = torch.zeros(1, 3, dtype=torch.bool)
     inputs = ObjectiveInputs(policy_logps=logps, ref_logps=torch.zeros(1, 3), lengths=none.long(), valid=none)
-    outputs = bind_objective(name, PARAMS)(inputs)
+    outputs = bind_objective(name, {}, BETA)(inputs)
     outputs.loss.sum().backward()
     assert outputs.loss.item() == 0
     assert torch.equal(logps.grad, torch.zeros(1, 3))
@@ -84,7 +84,7 @@ def test_extreme_rewards(name, dtype, nats):
     inputs = dataclasses.replace(
         random_inputs(4, 3, dtype), policy_logps=rewards.requires_grad_(), ref_logps=torch.zeros_like(rewards)
     )
-    loss = bind_objective(name, {"beta": beta})(inputs).loss
+    loss = bind_objective(name, {}, beta)(inputs).loss
     loss.sum().backward()
     assert loss.isfinite().all()
     assert rewards.grad.isfinite().all()
@@ -99,30 +99,40 @@ def test_order_of_negatives_does_not_matter(name):
         *(getattr(inputs, field)[:, order] for field in ("policy_logps", "ref_logps", "lengths", "valid"))
     )
     torch.testing.assert_close(
-        bind_objective(name, PARAMS)(shuffled).loss, bind_objective(name, PARAMS)(inputs).loss, rtol=1e-14, atol=0
+        bind_objective(name, {}, BETA)(shuffled).loss, bind_objective(name, {}, BETA)(inputs).loss, rtol=1e-14, atol=0
     )
 
 
 @every_objective
-def test_reference_free_means_that_the_reference_is_not_read(name):
+def test_the_reference_is_read_only_where_it_is_needed(name):
     inputs = random_inputs(3, 3, torch.float64)
     without = dataclasses.replace(inputs, ref_logps=None)
-    if name in REFERENCE_FREE:
-        assert torch.equal(bind_objective(name, PARAMS)(without).loss, bind_objective(name, PARAMS)(inputs).loss)
+    if Need.REFERENCE not in OBJECTIVES[name].needs:
+        assert torch.equal(bind_objective(name, {}, BETA)(without).loss, bind_objective(name, {}, BETA)(inputs).loss)
     else:
         with pytest.raises(TypeError):
-            bind_objective(name, PARAMS)(without)
+            bind_objective(name, {}, BETA)(without)
 
 
-def test_bind_objective_hands_over_what_the_signature_declares():
+def test_a_beta_of_its_own_goes_before_the_kernels():
     inputs = random_inputs(3, 3, torch.float64)
-    params = {"beta": 0.3, "gamma": 1.0}
-    assert torch.equal(bind_objective("mcpo", params)(inputs).loss, OBJECTIVES["mcpo"](inputs, beta=0.3).loss)
-    assert torch.equal(bind_objective("sft", params)(inputs).loss, OBJECTIVES["sft"](inputs).loss)
+    expected = OBJECTIVES["mcpo"](inputs, beta=0.3).loss
+    assert torch.equal(bind_objective("mcpo", {}, 0.3)(inputs).loss, expected)
+    assert torch.equal(bind_objective("mcpo", {"beta": 0.3}, 0.1)(inputs).loss, expected)
+    assert torch.equal(bind_objective("sft", {}, 0.3)(inputs).loss, OBJECTIVES["sft"](inputs).loss)
 
 
-def test_bind_objective_refuses():
-    with pytest.raises(ConfigError, match=r"model.mcpo.objective: unknown.*got ppo, expected one of dpo, mcpo, sft"):
-        bind_objective("ppo", PARAMS)
-    with pytest.raises(ConfigError, match=r"model.mcpo.beta: objective mcpo needs"):
-        bind_objective("mcpo", {})
+@pytest.mark.parametrize(
+    ("name", "given", "where", "got"),
+    [
+        ("dpoo", {}, "model.mcpo.objective", "dpoo"),
+        ("dpo", {"gamma": 1.0}, "model.mcpo.objective.gamma", 1.0),
+        ("dpo", {"beta": "high"}, "model.mcpo.objective.beta", "'high'"),
+        ("dpo", {"beta": 0.0}, "model.mcpo.objective.beta", "0.0"),
+        ("sft", {"beta": 0.1}, "model.mcpo.objective.beta", 0.1),
+    ],
+)
+def test_bind_objective_refuses(name, given, where, got):
+    with pytest.raises(ConfigError) as caught:
+        bind_objective(name, given, BETA)
+    assert (caught.value.where, caught.value.got) == (where, got)

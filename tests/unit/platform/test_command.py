@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.command import load_run_config, world_size_from_environment
+from nemo_mcpo.platform.command import world_size_from_environment
 from tests.support.configs import CONF, MANDATORY, ROOT
 
 PROGRAM = """

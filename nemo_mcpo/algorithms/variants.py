@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration chooses from the tables: names and parameters that exist, other keys that fit their needs."""
+
+from __future__ import annotations
+
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
+from nemo_mcpo.config.schema import MCPO, Data
+from nemo_mcpo.data.formats import check_name
+from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.objectives import bind_objective, run_needs
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.sampling import bind_sampler, check_chain
+from nemo_mcpo.variant import Need, entry
+
+
+def check_variants(config: RunConfig) -> None:
+    """Raise ConfigError where a run cannot do what its objective, sampler or data format asks for."""
+    mcpo, data = config.model.mcpo, config.model.data
+    bind_objective(mcpo.objective.name, mcpo.objective.parameters, mcpo.beta)
+    bind_sampler(mcpo.sampler.name, mcpo.sampler.parameters, mcpo.sampler_keys)
+    check_name(data.format)
+    needs = run_needs(mcpo)
+    _check_negatives(mcpo, data, needs)
+    check_chain(mcpo.chain_steps, mcpo.chain_candidates, data.max_candidates)
+    if Need.SCORING not in needs:
+        _check_no_scoring(mcpo)
+
+
+def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
+    name, pool = mcpo.objective.name, data.max_candidates
+    if Need.NEGATIVES not in needs:
+        if mcpo.num_negatives:
+            raise ConfigError(
+                f"the {name} objective has no negatives",
+                where="model.mcpo.num_negatives",
+                got=mcpo.num_negatives,
+                expected=0,
+                cure="set model.mcpo.num_negatives=0",
+            )
+        return
+    if mcpo.num_negatives < 1:
+        raise ConfigError(
+            f"the {name} objective needs negatives",
+            where="model.mcpo.num_negatives",
+            got=mcpo.num_negatives,
+            expected="at least 1",
+            cure="set model.mcpo.num_negatives=1",
+        )
+    if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
+        raise ConfigError(
+            "more negatives than candidates",
+            where="model.mcpo.num_negatives",
+            got=mcpo.num_negatives,
+            expected=f"at most model.data.max_candidates={pool}",
+            cure="lower num_negatives, raise max_candidates, or set model.mcpo.replacement=true",
+        )
+
+
+def _check_no_scoring(mcpo: MCPO) -> None:
+    """Refuse keys of a scoring pass that does not exist."""
+    for key, off in (("scoring_fp8", "false"), ("reuse_scoring", "auto")):
+        if getattr(mcpo, key) is True:
+            raise ConfigError(
+                "there is no scoring pass",
+                where=f"model.mcpo.{key}",
+                got=True,
+                expected=f"{off} with sampler {mcpo.sampler.name} and objective {mcpo.objective.name}",
+                cure=f"set model.mcpo.{key}={off}",
+            )
+
+
+def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
+    """Raise ConfigError where an online run cannot do what its choices ask for."""
+    mcpo = config.model.mcpo
+    needs = run_needs(mcpo)
+    if Need.NEGATIVES not in needs:
+        raise ConfigError(
+            "not in an online run: a policy learns nothing from its own answers",
+            where="model.mcpo.objective",
+            got=mcpo.objective.name,
+            expected="an objective with negatives",
+            cure="change model.mcpo.objective",
+        )
+    if Need.GIVEN in needs:
+        raise ConfigError(
+            "a policy's own answers have no given rejected one",
+            where="model.mcpo.sampler",
+            got=mcpo.sampler.name,
+            expected="mc_kernel, random, max or min",
+            cure="set model.mcpo.sampler=mc_kernel",
+        )
+    if serves:
+        _check_serving(config)
+
+
+def _check_serving(config: OnlineRunConfig) -> None:
+    # They import transformers and the client of servers, which takes seconds.
+    from nemo_mcpo.judging.judges import JUDGES
+    from nemo_mcpo.rollouts.engines import ENGINES
+
+    for section, settings in (("rollouts.server", config.rollouts.server), ("judge.server", config.judge.server)):
+        entry(LAUNCHERS, settings.launcher, "launcher", f"{section}.launcher")
+    entry(ENGINES, config.rollouts.engine, "engine", "rollouts.engine").check(config)
+    entry(JUDGES, config.judge.kind, "judge", "judge.kind").check(config)
