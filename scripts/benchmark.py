@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config import OnlineRunConfig, RunConfig
 from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import load_run_config, run_command, world_size_from_environment
 
@@ -96,11 +96,11 @@ def main(argv: Sequence[str]) -> None:
         _write(arguments, [_client(arguments)])
         return
     arguments.keys, arguments.train = _overrides(arguments), CONF.parent / "train_gpt_mcpo.py"
-    config = load_run_config(
+    config: RunConfig = load_run_config(
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)
-    from nemo_mcpo.benchmarks import run  # heavy: usage errors come before
+    from benchmarks import run  # heavy: usage errors come before
 
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
     if arguments.subcommand == "scaling" and arguments.layouts:
@@ -116,7 +116,7 @@ def _write(arguments: argparse.Namespace, reports: list[dict]) -> None:
 
 def _client(arguments: argparse.Namespace) -> dict:
     """Replies through the client; the default server is the one of the tests, in a process of its own."""
-    from nemo_mcpo.benchmarks.client import measure_client, table
+    from benchmarks.client import measure_client, table
     from nemo_mcpo.rollouts.serving import open_serving
 
     keys = {
@@ -145,7 +145,7 @@ def _client(arguments: argparse.Namespace) -> dict:
 
 def _layouts(arguments: argparse.Namespace) -> list[dict]:
     """The step at 250x250 in two processes."""
-    from nemo_mcpo.benchmarks.scaling import measure_layouts
+    from benchmarks.scaling import measure_layouts
 
     flags = ["--shape", "250x250"]
     for flag in ("--model", "--steps", "--prompts", "--negatives", "--candidates", *ENGINE_FLAGS):
