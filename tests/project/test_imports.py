@@ -9,29 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import nemo_mcpo
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = "nemo_mcpo"
 BENCHMARKS = "benchmarks"
 """A room that is not installed: a package in ``scripts/``, beside the commands that import it."""
 
-ROOMS = (
-    "records",
-    "errors",
-    "config",
-    "platform",
-    "data",
-    "trees",
-    "sampling",
-    "objectives",
-    "models",
-    "planning",
-    "rollouts",
-    "judging",
-    "algorithms",
-    "evaluation",
-    BENCHMARKS,
-)
-"""In the order of the data flow; a room may import itself and every room before it."""
+ROOMS = (*nemo_mcpo.ROOMS, BENCHMARKS)
 
 MEGATRON_ROOMS = {"platform", "trees", "models", BENCHMARKS}
 
