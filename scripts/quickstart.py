@@ -181,7 +181,7 @@ def next_steps(out: Path, command: Sequence[str]) -> str:
         [
             "Where to look next",
             *(f"  {title:<19}{short(path)}" for title, path in files.items()),
-            "  your own data      README.md, “Smallest run”",
+            "  your own data      docs/data.md",
             "The MC-PO command (change a setting, and give it another explicit_log_dir):",
             "  " + " \\\n      ".join(lines),
         ]
