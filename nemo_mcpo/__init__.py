@@ -5,3 +5,22 @@ Importing this package loads nothing heavy; import the room you need, such as ``
 """
 
 __version__ = "0.1.0"
+
+ROOMS = (
+    "records",
+    "errors",
+    "config",
+    "variant",
+    "platform",
+    "data",
+    "trees",
+    "sampling",
+    "objectives",
+    "models",
+    "planning",
+    "rollouts",
+    "judging",
+    "algorithms",
+    "evaluation",
+)
+"""In the order of the data flow: a room may import itself and every room before it."""

@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)
-    from nemo_mcpo.benchmarks import run  # heavy: usage errors come before
+    from benchmarks import run  # heavy: usage errors come before
 
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
     if arguments.subcommand == "scaling" and arguments.layouts:
@@ -117,7 +117,7 @@ def _write(arguments: argparse.Namespace, reports: list[dict]) -> None:
 
 def _client(arguments: argparse.Namespace) -> dict:
     """Replies through the client; the default server is the one of the tests, in a process of its own."""
-    from nemo_mcpo.benchmarks.client import measure_client, table
+    from benchmarks.client import measure_client, table
     from nemo_mcpo.rollouts.serving import open_serving
 
     keys = {
@@ -146,7 +146,7 @@ def _client(arguments: argparse.Namespace) -> dict:
 
 def _layouts(arguments: argparse.Namespace) -> list[dict]:
     """The step at 250x250 in two processes."""
-    from nemo_mcpo.benchmarks.scaling import measure_layouts
+    from benchmarks.scaling import measure_layouts
 
     flags = ["--shape", "250x250"]
     for flag in ("--model", "--steps", "--prompts", "--negatives", "--candidates", *ENGINE_FLAGS):

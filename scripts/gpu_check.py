@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rehearse", action="store_true", help="small, on a CPU")
     options = parser.parse_args(argv)
     select_accelerator("cpu" if options.rehearse else "gpu")
-    from nemo_mcpo.benchmarks import gpu_check, gpu_targets  # heavy: usage errors come before
-    from nemo_mcpo.benchmarks.preferences import write_preferences
+    from benchmarks import gpu_check, gpu_targets  # heavy: usage errors come before
+    from benchmarks.preferences import write_preferences
 
     out = (options.out or Path("results") / ("gpu_check" + "_rehearsed" * options.rehearse)).resolve()
     every = list(gpu_check.checks(gpu_check.REHEARSAL if options.rehearse else gpu_check.GPU, ROOT, out))

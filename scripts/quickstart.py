@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quickstart_stages import Stage, run_stages
-
 from nemo_mcpo.algorithms.online_driver import STAGE_MODULES
 from nemo_mcpo.evaluation.intervals import Interval
 from nemo_mcpo.evaluation.report import POLICIES, Example, Scores, example_lines, score_table, summary
 from nemo_mcpo.platform.children import Child
 from nemo_mcpo.platform.command import leave_on_sigterm, run_command
 from nemo_mcpo.platform.forks import preload, start_fork
+from quickstart_stages import Stage, run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "examples" / "conf"
@@ -182,7 +181,7 @@ def next_steps(out: Path, command: Sequence[str]) -> str:
         [
             "Where to look next",
             *(f"  {title:<19}{short(path)}" for title, path in files.items()),
-            "  your own data      README.md, “Smallest run”",
+            "  your own data      docs/data.md",
             "The MC-PO command (change a setting, and give it another explicit_log_dir):",
             "  " + " \\\n      ".join(lines),
         ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     write_lines(arguments.out / "evaluation.jsonl", held_out)
 
 
-def write_lines(path: Path, records: Iterable[dict[str, object]]) -> None:
+def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     """One JSON object a line; the file appears when it is whole."""
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -11,10 +11,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from quickstart_data import write_lines
-
 from nemo_mcpo.evaluation.arithmetic import Problem, is_right, nectar_record, rank_answers
 from nemo_mcpo.platform.command import run_command
+from quickstart_data import write_lines
 
 NUM_ANSWERS = 7
 NUM_SAMPLES = 8

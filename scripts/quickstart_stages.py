@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.platform.children import Child
@@ -64,7 +65,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child])
     for number, stage in enumerate(stages, start=1):
         mark = logs / f"{number}.json"
         head = f"[{number}/{len(stages)}] {stage.title}"
-        saved = json.loads(mark.read_text()) if mark.exists() else {"recipe": stage.recipe}
+        saved: dict[str, Any] = json.loads(mark.read_text()) if mark.exists() else {"recipe": stage.recipe}
         if saved["recipe"] != stage.recipe:
             print(f"{head}: its settings changed; from here on everything is made again", flush=True)
             _clear(stages[number - 1 :], [logs / f"{later}.json" for later in range(number, len(stages) + 1)])

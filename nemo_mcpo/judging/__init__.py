@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judging: which of a prompt's answers is the best one."""
+"""Judges: which of a prompt's answers is the best one."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts: answers that the policy itself writes, and a store that never loses one or asks for one twice."""
+"""Answers that the policy itself writes, and a store that never loses one or asks for one twice."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompt trees: packing them into rows, attention that respects them, rotary embedding by position id."""
+"""Prompt trees: packed into rows, with attention that respects them and rotary embedding by position id."""

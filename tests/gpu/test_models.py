@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from nemo_mcpo.benchmarks.measure import measure
+from benchmarks.measure import measure
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.parity import transformers_log_probs
 from nemo_mcpo.algorithms.negatives import padded_table, prune
-from nemo_mcpo.benchmarks.parity import transformers_log_probs
 from nemo_mcpo.models.forward_step import Objective
 from nemo_mcpo.models.gpt import ParallelLayout, TreeGPTModel, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture

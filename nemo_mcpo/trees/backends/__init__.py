@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels that attend to packed prompt trees: one file each, one table, one choice.
+"""Attention backends for packed prompt trees: one file each, one table, one choice.
 
 A backend is ``attend(query, key, value, params) -> context``: query and context ``[S, heads, head_dim]``, key and
 value ``[S, groups, head_dim]``. A new one is a file with ``reason_unavailable`` and ``attend``, and a line in

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.algorithms.configuration import load_run_config
-from nemo_mcpo.benchmarks.gpu_check import (
+import benchmark
+from benchmarks.gpu_check import (
     GPU,
     GPU_TESTS,
     REHEARSAL,
@@ -20,23 +19,15 @@ from nemo_mcpo.benchmarks.gpu_check import (
     read_results,
     run_checks,
 )
-from nemo_mcpo.benchmarks.gpu_targets import KINDS, measurements, table
+from benchmarks.gpu_targets import KINDS, measurements, table
+from nemo_mcpo.algorithms.configuration import load_run_config
 from tests.support.configs import CONF, ROOT
 
 SPREAD = {"median": 1.2, "low": 1.1, "high": 1.3}
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    """``scripts/benchmark.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("scale", [GPU, REHEARSAL], ids=["gpu", "rehearsal"])
-def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, benchmark, scale):
+def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, scale):
     every = list(checks(scale, ROOT, tmp_path))
     assert len({check.name for check in every}) == len(every)
     for check in every:

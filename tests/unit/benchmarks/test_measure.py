@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_mcpo.benchmarks.measure import Measured, Spread, interleave, measure, ratio
+from benchmarks.measure import Measured, Spread, interleave, measure, ratio
 
 
 def test_ratios_are_taken_turn_by_turn():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.benchmarks.scaling import cost_of_a_candidate
+from benchmarks.scaling import cost_of_a_candidate
 
 
 def test_a_straight_line():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.benchmarks.workload import Shape, synthetic_trees
+from benchmarks.workload import Shape, synthetic_trees
 from nemo_mcpo.errors import ConfigError
 
 

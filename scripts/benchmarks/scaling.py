@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_mcpo.benchmarks.measure import Spread, interleave
-from nemo_mcpo.benchmarks.workload import Shape, build_trainer, step_cost, synthetic_trees, train_step
+from benchmarks.measure import Spread, interleave
+from benchmarks.workload import Shape, build_trainer, step_cost, synthetic_trees, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 

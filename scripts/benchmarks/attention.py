@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from nemo_mcpo.benchmarks.measure import Spread, device_name, interleave
-from nemo_mcpo.benchmarks.workload import Shape
+from benchmarks.measure import Spread, device_name, interleave
+from benchmarks.workload import Shape
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.backends import BACKENDS

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from nemo_mcpo.algorithms.negatives import ReferencedTrees, prune
-from nemo_mcpo.benchmarks.measure import (
+from benchmarks.measure import (
     Measured,
     Spread,
     allocated_bytes,
@@ -27,7 +26,8 @@ from nemo_mcpo.benchmarks.measure import (
     reset_peak,
     synchronize,
 )
-from nemo_mcpo.benchmarks.workload import dpo_step
+from benchmarks.workload import dpo_step
+from nemo_mcpo.algorithms.negatives import ReferencedTrees, prune
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel

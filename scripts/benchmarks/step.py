@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from benchmarks.measure import Measured, Spread, device_name, interleave, ratio
+from benchmarks.workload import build_trainer, dpo_step, mean_lengths, step_cost, train_step
 from nemo_mcpo.algorithms.negatives import prune
-from nemo_mcpo.benchmarks.measure import Measured, Spread, device_name, interleave, ratio
-from nemo_mcpo.benchmarks.workload import build_trainer, dpo_step, mean_lengths, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.planning.cost_model import first_completions

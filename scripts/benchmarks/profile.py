@@ -20,10 +20,10 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks.measure import device_name, peak_bytes, reset_peak, synchronize
+from benchmarks.workload import build_trainer, mean_lengths, step_cost, train_step
 from nemo_mcpo.algorithms import mcpo
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.benchmarks.measure import device_name, peak_bytes, reset_peak, synchronize
-from nemo_mcpo.benchmarks.workload import build_trainer, mean_lengths, step_cost, train_step
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.planning.gpus import peak_flops

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nemo_mcpo.benchmarks.measure import Spread
+from benchmarks.measure import Spread
 
 LARGEST_RATIO = {
     ("none", 250, 250): 1.25,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nemo_mcpo.benchmarks.measure import measure
+from benchmarks.measure import measure
 from nemo_mcpo.models.log_probs import completion_log_probs
 from nemo_mcpo.platform.distributed import local_device
 

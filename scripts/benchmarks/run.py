@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import attention, curve, head, parity, peer, profile, scaling, step
+from benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
-from nemo_mcpo.benchmarks import attention, curve, head, parity, peer, profile, scaling, step
-from nemo_mcpo.benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture

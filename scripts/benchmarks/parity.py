@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from nemo_mcpo.benchmarks.workload import mean_lengths
+from benchmarks.workload import mean_lengths
 from nemo_mcpo.models.huggingface.loading import load_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.platform.distributed import is_rank_zero
