@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrites the generated parts of the docs: the table of rooms in README.md, the file tree in docs/architecture.md.
+"""Rewrites the generated parts of the docs: rooms in README.md, file tree in docs/architecture.md, docs/variants.md.
 
     python scripts/generate_docs.py
 
@@ -11,12 +11,21 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nemo_mcpo
+from nemo_mcpo.data.formats import FORMATS
 from nemo_mcpo.errors import DataError
+from nemo_mcpo.judging.judges import JUDGES
+from nemo_mcpo.models.huggingface.families import FAMILIES
+from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.rollouts.engines import ENGINES
+from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.sampling import SAMPLERS
+from nemo_mcpo.variant import Need, Variant
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [*(Path("nemo_mcpo") / room for room in nemo_mcpo.ROOMS), Path("scripts/benchmarks")]
@@ -97,9 +106,58 @@ def sentence(path: Path) -> str:
     return " ".join(opening.split("\n\n")[0].replace("``", "").split())
 
 
+def variants() -> str:
+    """A table for each kind of variant, from the entries themselves."""
+    parts = []
+    for title, key, table, home in KINDS:
+        rows = [_variant_row(name, one, home(one)) for name, one in table.items()]
+        parts += [
+            f"## {title}",
+            "",
+            f"Chosen by {key}.",
+            "",
+            "| name | what it is | needs | parameters |",
+            "|---|---|---|---|",
+        ]
+        parts += [*rows, ""]
+    families = (
+        f"| `{name}` | {', '.join(f'`{one}`' for one in family.architectures)} |" for name, family in FAMILIES.items()
+    )
+    parts += ["## Model families", "", "Chosen by `model_type` in the checkpoint's `config.json`.", ""]
+    return "\n".join([*parts, "| `model_type` | architectures |", "|---|---|", *families])
+
+
+def _variant_row(name: str, one: object, module: str) -> str:
+    path = Path(*module.split(".")).with_suffix(".py")
+    needs, parameters = "", ""
+    if isinstance(one, Variant):
+        needs = ", ".join(need.value for need in Need if need in one.needs)
+        fields = one.parameters.model_fields.items()
+        parameters = ", ".join(
+            f"`{key}`" if field.is_required() else f"`{key}` ({field.default})" for key, field in fields
+        )
+    return f"| [`{name}`](../{path}) | {sentence(path)} | {needs} | {parameters} |"
+
+
+KINDS: tuple[tuple[str, str, Mapping[str, Any], Callable[[Any], str]], ...] = (
+    ("Objectives", "`model.mcpo.objective`", OBJECTIVES, lambda one: one.function.__module__),
+    ("Samplers", "`model.mcpo.sampler`", SAMPLERS, lambda one: one.function.__module__),
+    ("Data formats", "`model.data.format`", FORMATS, lambda one: one.prompt.__module__),
+    ("Rollout engines", "`rollouts.engine`", ENGINES, lambda one: one.build.__module__),
+    ("Judges", "`judge.kind`", JUDGES, lambda one: one.build.__module__),
+    (
+        "Server launchers",
+        "`rollouts.server.launcher` and `judge.server.launcher`",
+        LAUNCHERS,
+        lambda one: one.command.__module__,
+    ),
+)
+"""Title, key, table, and the module of an entry."""
+
 DOCUMENTS: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("rooms", rooms),
     "docs/architecture.md": ("file tree", file_tree),
+    "docs/variants.md": ("variants", variants),
 }
 """Each document with a generated part: its name, and what makes it."""
 
