@@ -24,8 +24,9 @@ from nemo_mcpo.algorithms.segments import SegmentFiles
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.command import own_rank
-from nemo_mcpo.platform.locks import lock_for_this_process
-from nemo_mcpo.rollouts.append_log import write_json
+from nemo_mcpo.storage.locks import lock_for_this_process
+from nemo_mcpo.storage.manifests import refuse_another_recipe
+from nemo_mcpo.storage.whole_files import write_json
 
 STAGES = ("export", "generate", "judge", "train")
 IDENTITY = "onmcpo.json"
@@ -104,16 +105,14 @@ class OnlineRun:
     def _check_identity(self) -> None:
         """Refuse to continue another run: a key is free until a stage that reads it is finished."""
         known = self._known()
-        for stage in STAGES:
-            for name, now in identity_of(self.config, stage).items():
-                if name in known and known[name] != now:
-                    raise ConfigError(
-                        "this run was started with another value",
-                        where=name,
-                        got=now,
-                        expected=known[name],
-                        cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
-                    )
+        now = {name: value for stage in STAGES for name, value in identity_of(self.config, stage).items()}
+        refuse_another_recipe(
+            known,
+            {name: value for name, value in now.items() if name in known},
+            ConfigError,
+            "this run was started with another value",
+            cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
+        )
 
 
 def identity_of(config: OnlineRunConfig, stage: str) -> dict[str, object]:

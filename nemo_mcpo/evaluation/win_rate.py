@@ -27,10 +27,10 @@ from nemo_mcpo.judging.judgement import Judgement
 from nemo_mcpo.judging.rank import rank_answers
 from nemo_mcpo.judging.tally import Tally, tally, tally_text
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.rollouts.append_log import write_json
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.storage.whole_files import write_json
 
 
 @dataclass(frozen=True, slots=True)

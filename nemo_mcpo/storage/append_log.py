@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of lines that only grows: once ``append`` returns, its lines survive a power cut.
+"""Files that only grow: once an append returns, what it added survives a power cut.
 
-One process writes a file, any number read it meanwhile. A torn last line, a killed writer's last words, is dropped
-when the next writer opens the file; readers leave it out.
+An ``AppendLog`` is a file of lines with one writer and any number of readers. A last line that a killed writer left
+torn is dropped when the next writer opens the file; readers leave it out. Where several processes add records to one
+file, ``append_after_whole`` does the same for each record.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.platform.locks import lock_for_this_process
-from nemo_mcpo.platform.private_files import open_private
+from nemo_mcpo.errors import StorageError
+from nemo_mcpo.storage.locks import lock_for_this_process, locked
+from nemo_mcpo.storage.private_files import open_private
+from nemo_mcpo.storage.whole_files import sync_file
 
 _BLOCK = 1 << 16
 
@@ -38,19 +39,18 @@ class AppendLog:
         Without ``sync`` they survive the end of this process, but perhaps not a power cut.
 
         Raises:
-            RolloutError: they could not be written; the file is as it was before.
+            StorageError: they could not be written; the file is as it was before.
         """
         start = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open_private(self.path, "ab") as file:
                 file.write(b"".join(lines))
-                file.flush()
                 if sync:
-                    os.fsync(file.fileno())
+                    sync_file(file)
         except OSError as error:
             if self.path.exists():
                 os.truncate(self.path, start)
-            raise RolloutError(
+            raise StorageError(
                 "lines could not be written",
                 where=str(self.path),
                 got=error.strerror,
@@ -70,28 +70,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-def write_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file that is there entirely, or not at all; RolloutError when it could not be written."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with open_private(temporary, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RolloutError(
-            "a file could not be written",
-            where=str(path),
-            got=error.strerror,
-            cure="make room; the same command then continues",
-        ) from error
+def append_after_whole(path: Path, record: bytes, end_of_whole: Callable[[bytes], int]) -> None:
+    """Add one record to a file that several processes add to: after the last whole one, whoever wrote that.
 
+    Once this returns the record survives a power cut; a torn one that a killed writer left behind is dropped.
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """``write_whole`` of one JSON object."""
-    write_whole(path, [(json.dumps(content, indent=1) + "\n").encode()])
+    Args:
+        end_of_whole: where the whole records of the given content end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path), open(path, "r+b") as file:
+        file.seek(end_of_whole(file.read()))
+        file.truncate()
+        file.write(record)
+        sync_file(file)
 
 
 def _drop_torn_line(path: Path) -> None:
