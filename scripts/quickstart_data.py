@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nemo_mcpo.evaluation.arithmetic import draw_problems, hurried_work, nectar_record, rank_answers
 from nemo_mcpo.platform.command import run_command
-from nemo_mcpo.storage.whole_files import write_whole
+from nemo_mcpo.storage.atomic import write_whole
 
 
 def main(argv: Sequence[str]) -> None:

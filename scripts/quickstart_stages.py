@@ -21,7 +21,7 @@ from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.platform.children import Child
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.stopping import StopRequest
-from nemo_mcpo.storage.whole_files import write_json
+from nemo_mcpo.storage.atomic import write_json
 
 LINES_SHOWN = 15
 

@@ -28,8 +28,8 @@ from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_stat
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
+from nemo_mcpo.storage.atomic import sync, sync_tree
 from nemo_mcpo.storage.manifests import refuse_another_recipe
-from nemo_mcpo.storage.whole_directories import sync, sync_tree
 
 INCOMPLETE = ".incomplete"
 LOWER_IS_BETTER = "val_loss"
@@ -187,14 +187,9 @@ def read_state(path: Path) -> TrainerState:
 
 def check_identity(state: TrainerState, identity: dict[str, object], path: Path) -> None:
     """Refuse to continue a run with other data, tokenizer, initial weights, seed or batch size."""
-    refuse_another_recipe(
-        state.identity,
-        identity,
-        CheckpointError,
-        "this run was started with another {name}",
-        cure="restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run",
-        where=str(path),
-    )
+    problem = "this run was started with another {name}"
+    cure = "restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run"
+    refuse_another_recipe(state.identity, identity, CheckpointError, problem, cure, where=str(path))
 
 
 def _copy_source_files(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.pretrained import Pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero
 from nemo_mcpo.sampling import check_chain
-from nemo_mcpo.storage.whole_files import write_whole
+from nemo_mcpo.storage.atomic import write_whole
 
 FIRST_RECORD = "first_record.txt"
 

@@ -17,7 +17,7 @@ from nemo.utils.exp_manager import exp_manager
 from nemo_mcpo.config import ExpManager, RunConfig
 from nemo_mcpo.platform.distributed import is_rank_zero
 from nemo_mcpo.platform.heartbeat import Heartbeat
-from nemo_mcpo.storage.whole_files import write_whole
+from nemo_mcpo.storage.atomic import write_whole
 
 
 class RunLog:

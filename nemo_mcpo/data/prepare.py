@@ -26,7 +26,7 @@ from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter, fingerprint
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer, tokenizer_hash
 from nemo_mcpo.data.tokenized import Limits, Row, tokenized
 from nemo_mcpo.errors import ConfigError, DataError
-from nemo_mcpo.storage.whole_directories import built_once
+from nemo_mcpo.storage.atomic import built_once
 
 
 def prepare_dataset(
@@ -86,31 +86,17 @@ def prepare_dataset(
     directory = Path(cache_dir) / "prepared" / fingerprint_of(recipe)
     if not directory.exists():
         try:
-            _build(data, chat, limits, rules, recipe, directory, progress)
+            name = f"preparing {Path(data).name}"
+            with (
+                built_once(directory) as temporary,
+                contextlib.closing(PreparedWriter(temporary)) as writer,
+                tqdm(total=count_rows(data), unit=" prompts", desc=name, disable=not progress) as bar,
+            ):
+                _fill(writer, data, chat, limits, rules, recipe, bar)
         except OSError as error:
             cure = "free space, or choose another cache directory"
             raise DataError("the prepared dataset was not written", where=cache_dir, got=error, cure=cure) from error
     return PreparedDataset(directory)
-
-
-def _build(
-    data: str,
-    chat: ChatTokenizer | None,
-    limits: Limits,
-    rules: Rules,
-    recipe: dict[str, Any],
-    directory: Path,
-    progress: bool,
-) -> None:
-    """Builds under a temporary name and renames, so that nothing half-written ever has the final name."""
-    with (
-        built_once(directory) as temporary,
-        contextlib.closing(PreparedWriter(temporary)) as writer,
-        tqdm(
-            total=count_rows(data), unit=" prompts", desc=f"preparing {Path(data).name}", disable=not progress
-        ) as bar,
-    ):
-        _fill(writer, data, chat, limits, rules, recipe, bar)
 
 
 def _fill(

@@ -28,8 +28,8 @@ import numpy as np
 
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.storage.atomic import sync_tree
 from nemo_mcpo.storage.manifests import file_sizes, first_damage
-from nemo_mcpo.storage.whole_directories import sync_tree
 
 LAYOUT_VERSION = 2
 

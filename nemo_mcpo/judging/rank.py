@@ -20,7 +20,7 @@ from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
 from nemo_mcpo.judging.judgement import Judge, Judgement, Question
 from nemo_mcpo.judging.tally import Tally, tally
 from nemo_mcpo.rollouts.samples import Prompt, Sample
-from nemo_mcpo.storage.whole_files import write_whole
+from nemo_mcpo.storage.atomic import write_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, newest_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
+from nemo_mcpo.storage.atomic import move_into_place, partial_path, start_partial
 from nemo_mcpo.storage.locks import locked
-from nemo_mcpo.storage.whole_directories import move_into_place, partial_path, start_partial
 
 NEMO_FOLDER = "huggingface"
 

@@ -98,7 +98,7 @@ class ReferenceCache:
         """Add a chunk after the last whole one, whoever wrote that."""
         payload = indices.tobytes() + values.tobytes()
         chunk = _HEADER.pack(_MAGIC, len(indices), len(values), zlib.crc32(payload)) + payload
-        append_after_whole(self.path, chunk, _end_of_whole_chunks)
+        append_after_whole(self.path, chunk, lambda log: max((end for _, _, end in _whole_chunks(log)), default=0))
 
 
 def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
@@ -113,10 +113,6 @@ def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]
             return
         indices = np.frombuffer(payload, dtype=np.int64, count=num_prompts)
         yield indices, np.frombuffer(payload, dtype=np.float32, offset=8 * num_prompts), end
-
-
-def _end_of_whole_chunks(content: bytes) -> int:
-    return max((end for _, _, end in _whole_chunks(content)), default=0)
 
 
 def _check_finite(values: np.ndarray, trees: Sequence[PromptTree]) -> None:

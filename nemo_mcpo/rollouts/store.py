@@ -20,8 +20,8 @@ from typing import BinaryIO
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
 from nemo_mcpo.storage.append_log import AppendLog, read_lines
+from nemo_mcpo.storage.atomic import write_json, write_whole
 from nemo_mcpo.storage.manifests import refuse_another_recipe
-from nemo_mcpo.storage.whole_files import write_json, write_whole
 
 MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
 _SAME: dict[int, int] = {}
@@ -132,11 +132,5 @@ def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     if not path.exists():
         write_json(path, manifest)
     known = read_manifest(path.parent)
-    refuse_another_recipe(
-        known,
-        dict.fromkeys(known) | manifest,
-        RolloutError,
-        "the store holds samples of another {name}",
-        cure="choose another directory, or delete this one",
-        where=str(path.parent),
-    )
+    problem, cure = "the store holds samples of another {name}", "choose another directory, or delete this one"
+    refuse_another_recipe(known, dict.fromkeys(known) | manifest, RolloutError, problem, cure, where=str(path.parent))

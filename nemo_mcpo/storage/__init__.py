@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage: files and directories that a kill at any moment leaves whole, and that only the same recipe continues."""
+"""Storage: files and directories that are whole after a kill at any moment, and that no other recipe continues."""

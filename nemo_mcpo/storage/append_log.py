@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nemo_mcpo.errors import StorageError
+from nemo_mcpo.storage.atomic import sync_file
 from nemo_mcpo.storage.locks import lock_for_this_process, locked
 from nemo_mcpo.storage.private_files import open_private
-from nemo_mcpo.storage.whole_files import sync_file
-
-_BLOCK = 1 << 16
 
 
 class AppendLog:
@@ -31,7 +29,8 @@ class AppendLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lock_for_this_process(path.with_suffix(".lock"), patience_seconds)
-        _drop_torn_line(path)
+        if path.exists():  # what follows the last line end is torn
+            os.truncate(path, max((start + len(line) for start, line in read_lines(path)), default=0))
 
     def append(self, lines: Sequence[bytes], sync: bool = True) -> int:
         """Add lines, each with its line end; returns the byte where the first one starts.
@@ -84,20 +83,3 @@ def append_after_whole(path: Path, record: bytes, end_of_whole: Callable[[bytes]
         file.truncate()
         file.write(record)
         sync_file(file)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut what follows the last line end."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - _BLOCK)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                file.truncate(start + found + 1)
-                return
-            end = start
-        file.truncate(0)

@@ -16,7 +16,7 @@ from nemo_mcpo.models.huggingface.config import DTYPES, write_config
 from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
 from nemo_mcpo.models.huggingface.weights import export_weights, is_writer, raise_on_every_rank
-from nemo_mcpo.storage.whole_directories import move_into_place, partial_path, start_partial
+from nemo_mcpo.storage.atomic import move_into_place, partial_path, start_partial
 
 
 def export_model(

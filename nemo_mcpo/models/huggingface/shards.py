@@ -18,7 +18,7 @@ import torch
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE
-from nemo_mcpo.storage.whole_files import sync_file
+from nemo_mcpo.storage.atomic import sync_file
 
 MAX_SHARD_BYTES = 5_000_000_000
 Shapes = dict[str, tuple[int, ...]]

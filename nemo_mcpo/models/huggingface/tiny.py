@@ -19,7 +19,7 @@ from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.texts import read_texts
 from nemo_mcpo.models.huggingface.tokenizer_files import MODEL_INPUTS
-from nemo_mcpo.storage.whole_directories import move_into_place, start_partial
+from nemo_mcpo.storage.atomic import move_into_place, start_partial
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant")

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter
 from nemo_mcpo.data.tokenization import encode_answers, encode_prompts, load_chat_tokenizer, render_prompt
 from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.records import Message
-from nemo_mcpo.storage import whole_directories
 from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
 
 TOKENS = {"prompt_ids": [1, 2], "responses": [{"ids": [3], "rank": 1}, {"ids": [4, 5], "rank": 2}]}
@@ -81,7 +79,7 @@ def test_a_second_call_opens_what_the_first_wrote(
 ) -> None:
     path = write_jsonl(TEXT)
     first = build(path)
-    monkeypatch.setattr(prepare, "_build", lambda *arguments: pytest.fail("built again"))
+    monkeypatch.setattr(prepare, "_fill", lambda *arguments: pytest.fail("built again"))
     assert build(path).fingerprint == first.fingerprint == first.directory.name
     assert build(str(Path(path).rename(Path(path).with_name("moved.jsonl")))).fingerprint == first.fingerprint
 
@@ -285,25 +283,6 @@ def test_a_full_disk_leaves_nothing_and_the_next_call_builds(
     assert len(build(path)) == 1
 
 
-def test_two_builds_at_the_same_time(
-    build: Callable[..., PreparedDataset],
-    write_jsonl: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = write_jsonl(TEXT)
-    publish = whole_directories._publish
-
-    def after_another(temporary: Path, directory: Path) -> None:
-        monkeypatch.setattr(whole_directories, "_publish", publish)
-        build(path)
-        publish(temporary, directory)
-
-    monkeypatch.setattr(whole_directories, "_publish", after_another)
-    dataset = build(path)
-    assert prepared_directories(tmp_path) == [dataset.directory]
-
-
 def test_a_killed_build_leaves_nothing_that_opens(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -311,8 +290,8 @@ def test_a_killed_build_leaves_nothing_that_opens(
     program = (
         "import os, signal\n"
         "from nemo_mcpo.data import prepare\n"
-        "from nemo_mcpo.storage import whole_directories\n"
-        "whole_directories._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from nemo_mcpo.storage import atomic\n"
+        "atomic._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"prepare.prepare_dataset(data={path!r}, data_format='tokens', tokenizer_dir=None, vocab_size=None,\n"
         "    max_prompt_length=64, max_length=128, drop_ranks=[], max_candidates=None,\n"
         f"    cache_dir={str(tmp_path / 'cache')!r}, progress=False)\n"
@@ -324,12 +303,3 @@ def test_a_killed_build_leaves_nothing_that_opens(
     assert leftover.name.startswith(".")
     dataset = build(path, "tokens", tokenizer_dir=None)
     assert prepared_directories(tmp_path) == [dataset.directory]  # what the dead process left is gone
-
-
-def test_a_running_build_of_another_process_is_left_alone(
-    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
-) -> None:
-    other = tmp_path / "cache" / "prepared" / f".{socket.gethostname()}.{os.getppid()}.abc"
-    other.mkdir(parents=True)
-    dataset = build(write_jsonl(TEXT))
-    assert prepared_directories(tmp_path) == sorted([other, dataset.directory])

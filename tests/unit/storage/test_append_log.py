@@ -9,7 +9,7 @@ import os
 import pytest
 
 from nemo_mcpo.errors import StorageError
-from nemo_mcpo.storage import append_log as module, whole_files
+from nemo_mcpo.storage import append_log as module, atomic
 from nemo_mcpo.storage.append_log import AppendLog, append_after_whole, read_lines
 
 
@@ -50,7 +50,7 @@ def full_disk(*arguments: object) -> None:
 def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
     log = AppendLog(tmp_path / "a.jsonl")
     log.append([b"one\n"])
-    monkeypatch.setattr(whole_files.os, "fsync", full_disk)
+    monkeypatch.setattr(atomic.os, "fsync", full_disk)
     with pytest.raises(StorageError, match="No space left") as raised:
         log.append([b"two\n", b"three\n"])
     assert "make room" in str(raised.value)

@@ -1,19 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that appear complete or not at all: written under a hidden name beside the target, then renamed.
+"""Files and directories that appear complete or not at all: written beside the target, then renamed.
 
-One writer at a time replaces a directory: ``start_partial``, then ``move_into_place``. Where several processes may
-build the same thing at once, ``built_once`` keeps the first result.
+``write_whole`` writes or replaces a file. One writer at a time replaces a directory: ``start_partial``, then
+``move_into_place``. Where several processes may build the same directory at once, ``built_once`` keeps the first one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
+
+from nemo_mcpo.errors import StorageError
+from nemo_mcpo.storage.private_files import open_private
+
+
+def write_whole(path: Path, parts: Iterable[bytes], *, private: bool = True, durable: bool = True) -> None:
+    """Write or replace a file; its directory is made when it is missing.
+
+    Args:
+        private: see ``open_private``; otherwise the process's umask alone decides who can read the file.
+        durable: once this returns, the content survives a power cut.
+
+    Raises:
+        StorageError: it could not be written; a file that was there is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_private(temporary, "wb") if private else open(temporary, "wb") as file:
+            file.writelines(parts)
+            if durable:
+                sync_file(file)
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        cure = "make room; the same command then continues"
+        raise StorageError("a file could not be written", where=str(path), got=error.strerror, cure=cure) from error
+
+
+def write_json(path: Path, content: Mapping[str, object], *, private: bool = True) -> None:
+    """``write_whole`` of one JSON object; JSON has no NaN, null stands for it."""
+    plain = json.loads(json.dumps(content), parse_constant=lambda name: None if name == "NaN" else float(name))
+    write_whole(path, [(json.dumps(plain, indent=1) + "\n").encode()], private=private)
 
 
 def start_partial(directory: Path) -> Path:
@@ -42,7 +80,7 @@ def move_into_place(directory: Path) -> None:
         shutil.rmtree(replaced)
 
 
-@contextmanager
+@contextlib.contextmanager
 def built_once(directory: Path) -> Iterator[Path]:
     """A new directory to build in, which becomes ``directory`` when the block ends.
 
@@ -81,14 +119,20 @@ def _remove_leftovers(parent: Path) -> None:
             continue
 
 
+def sync_file(file: IO[Any]) -> None:
+    """Wait until everything written to an open file is on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def sync_tree(directory: Path) -> None:
-    """Everything below ``directory`` reaches the disk itself, and then its own names."""
+    """Wait until everything below ``directory`` is on disk, then ``directory`` itself."""
     for path in [*directory.rglob("*"), directory]:
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """A file's content, or a directory's names, reach the disk itself."""
+    """Wait until a file's content, or the names in a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
