@@ -46,6 +46,10 @@ class CheckpointError(NemoMcpoError):
     """Weights or training state that cannot be read, written, or do not belong to this run."""
 
 
+class StorageError(NemoMcpoError):
+    """A file that cannot be written."""
+
+
 class RolloutError(NemoMcpoError):
     """Generating or judging failed."""
 

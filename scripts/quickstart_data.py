@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nemo_mcpo.evaluation.arithmetic import draw_problems, hurried_work, nectar_record, rank_answers
 from nemo_mcpo.platform.command import run_command
+from nemo_mcpo.storage.atomic import write_whole
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,9 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
 def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     """One JSON object a line; the file appears when it is whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in records))
-    partial.replace(path)
+    write_whole(path, (json.dumps(record).encode() + b"\n" for record in records), private=False)
     print(path)
 
 

@@ -22,6 +22,7 @@ from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.platform.children import Child
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.stopping import StopRequest
+from nemo_mcpo.storage.atomic import write_json
 
 LINES_SHOWN = 15
 
@@ -71,9 +72,9 @@ def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child])
             _clear(stages[number - 1 :], [logs / f"{later}.json" for later in range(number, len(stages) + 1)])
             saved = {"recipe": stage.recipe}
         if "seconds" not in saved:
-            _write(mark, {"recipe": stage.recipe})
+            write_json(mark, {"recipe": stage.recipe}, private=False)
             saved["seconds"] = _run(stage, head, logs / f"{number}.log", start)
-            _write(mark, saved)
+            write_json(mark, saved, private=False)
         else:
             print(f"{head}: finished before, {saved['seconds']:.0f} s", flush=True)
         seconds.append(saved["seconds"])
@@ -85,12 +86,6 @@ def _clear(stages: Sequence[Stage], marks: Sequence[Path]) -> None:
         mark.unlink(missing_ok=True)
     for output in (output for stage in stages for output in stage.outputs):
         shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
-
-
-def _write(mark: Path, content: dict[str, object]) -> None:
-    partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(mark)
 
 
 def _run(stage: Stage, head: str, log: Path, start: Callable[..., Child]) -> float:

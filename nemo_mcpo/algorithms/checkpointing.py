@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,8 @@ from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_stat
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.platform.command import FailedElsewhere
 from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
+from nemo_mcpo.storage.atomic import sync, sync_tree
+from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 INCOMPLETE = ".incomplete"
 LOWER_IS_BETTER = "val_loss"
@@ -145,10 +146,10 @@ class CheckpointManager:
         _copy_source_files(self.source_files, temporary / "huggingface")
         (temporary / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
         note_contents(temporary)
-        _sync_directory(temporary)
+        sync_tree(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _sync_directory(self.directory)
+        sync(self.directory)
 
     def load(self, model, path: Path) -> TrainerState:
         """Load weights and optimizer in place; the layout may differ from the one that saved. Every rank calls it."""
@@ -186,16 +187,9 @@ def read_state(path: Path) -> TrainerState:
 
 def check_identity(state: TrainerState, identity: dict[str, object], path: Path) -> None:
     """Refuse to continue a run with other data, tokenizer, initial weights, seed or batch size."""
-    for name, now in identity.items():
-        saved = state.identity.get(name)
-        if saved != now:
-            raise CheckpointError(
-                f"this run was started with another {name}",
-                where=str(path),
-                got=now,
-                expected=saved,
-                cure="restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run",
-            )
+    problem = "this run was started with another {name}"
+    cure = "restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run"
+    refuse_another_recipe(state.identity, identity, CheckpointError, problem, cure, where=str(path))
 
 
 def _copy_source_files(source: Path, target: Path) -> None:
@@ -203,12 +197,3 @@ def _copy_source_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
         if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
             shutil.copyfile(file, target / file.name)
-
-
-def _sync_directory(path: Path) -> None:
-    for file in [*path.rglob("*"), path]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

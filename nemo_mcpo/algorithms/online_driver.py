@@ -16,8 +16,8 @@ from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.children import Child, start_child
 from nemo_mcpo.platform.forks import preload, start_fork
 from nemo_mcpo.platform.launch import run_processes
-from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline, job_start
+from nemo_mcpo.storage.locks import lock_for_this_process
 
 CommandOf = Callable[[str, int], list[str]]
 """From a stage and a segment to ``[python, script, *arguments]``."""

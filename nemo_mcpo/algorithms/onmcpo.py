@@ -24,8 +24,9 @@ from nemo_mcpo.algorithms.segments import SegmentFiles
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.command import own_rank
-from nemo_mcpo.platform.locks import lock_for_this_process
-from nemo_mcpo.rollouts.append_log import write_json
+from nemo_mcpo.storage.atomic import write_json
+from nemo_mcpo.storage.locks import lock_for_this_process
+from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 STAGES = ("export", "generate", "judge", "train")
 IDENTITY = "onmcpo.json"
@@ -70,8 +71,8 @@ class OnlineRun:
         facts = dict(work())
         facts["seconds"] = time.monotonic() - started
         if own_rank() == "0":
-            self._write(self.directory / IDENTITY, self._known() | identity_of(self.config, stage))
-            self._write(self._mark(segment, stage), facts)
+            write_json(self.directory / IDENTITY, self._known() | identity_of(self.config, stage))
+            write_json(self._mark(segment, stage), facts)
         return facts
 
     def check_turn(self, segment: int, stage: str) -> None:
@@ -92,11 +93,6 @@ class OnlineRun:
     def _mark(self, segment: int, stage: str) -> Path:
         return self.files(segment).directory / f"{stage}.json"
 
-    def _write(self, path: Path, content: Mapping[str, object]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # JSON has no NaN, the one value that does not equal itself.
-        write_json(path, {name: None if value != value else value for name, value in content.items()})
-
     def _known(self) -> dict[str, object]:
         path = self.directory / IDENTITY
         return json.loads(path.read_text()) if path.exists() else {}
@@ -104,16 +100,10 @@ class OnlineRun:
     def _check_identity(self) -> None:
         """Refuse to continue another run: a key is free until a stage that reads it is finished."""
         known = self._known()
-        for stage in STAGES:
-            for name, now in identity_of(self.config, stage).items():
-                if name in known and known[name] != now:
-                    raise ConfigError(
-                        "this run was started with another value",
-                        where=name,
-                        got=now,
-                        expected=known[name],
-                        cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
-                    )
+        now = {name: value for stage in STAGES for name, value in identity_of(self.config, stage).items()}
+        now = {name: value for name, value in now.items() if name in known}
+        cure = "restore it, or give a new exp_manager.explicit_log_dir to start a new run"
+        refuse_another_recipe(known, now, ConfigError, "this run was started with another value", cure)
 
 
 def identity_of(config: OnlineRunConfig, stage: str) -> dict[str, object]:

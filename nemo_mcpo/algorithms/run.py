@@ -37,8 +37,8 @@ from nemo_mcpo.platform.distributed import (
     on_rank_zero,
     shut_down,
 )
-from nemo_mcpo.platform.locks import lock_for_this_process
 from nemo_mcpo.platform.stopping import StopRequest, job_deadline
+from nemo_mcpo.storage.locks import lock_for_this_process
 from nemo_mcpo.variant import Need
 
 ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}

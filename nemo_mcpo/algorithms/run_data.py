@@ -22,8 +22,8 @@ from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.pretrained import Pretrained
 from nemo_mcpo.objectives import run_needs
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero
-from nemo_mcpo.platform.private_files import open_private
 from nemo_mcpo.sampling import check_chain
+from nemo_mcpo.storage.atomic import write_whole
 from nemo_mcpo.variant import Need
 
 FIRST_RECORD = "first_record.txt"
@@ -105,9 +105,7 @@ def show_first(data: RunData, pretrained: Pretrained, directory: Path) -> None:
         return
     shown = show_record(data.dataset, data.used[0], str(pretrained.files))
     path = directory / FIRST_RECORD
-    path.unlink(missing_ok=True)
-    with open_private(path, "w") as file:
-        file.write(shown + "\n")
+    write_whole(path, [shown.encode() + b"\n"])
     print(f"the first record as the model sees it: {path}" if sys.stdout.isatty() else shown, flush=True)
 
 

@@ -17,6 +17,7 @@ from nemo.utils.exp_manager import exp_manager
 from nemo_mcpo.config import ExpManager, RunConfig
 from nemo_mcpo.platform.distributed import is_rank_zero
 from nemo_mcpo.platform.heartbeat import Heartbeat
+from nemo_mcpo.storage.atomic import write_whole
 
 
 class RunLog:
@@ -39,10 +40,8 @@ class RunLog:
             except json.JSONDecodeError:
                 continue
             if entry["step"] <= step:
-                kept.append(line + "\n")
-        temporary = self.metrics_path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.metrics_path)
+                kept.append(line.encode() + b"\n")
+        write_whole(self.metrics_path, kept, private=False)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one step. A metric that does not exist in this run (NaN) is written as null."""

@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import socket
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +26,7 @@ from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter, fingerprint
 from nemo_mcpo.data.tokenization import ChatTokenizer, load_chat_tokenizer, tokenizer_hash
 from nemo_mcpo.data.tokenized import Limits, Row, tokenized
 from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.storage.atomic import built_once
 
 
 def prepare_dataset(
@@ -89,38 +86,17 @@ def prepare_dataset(
     directory = Path(cache_dir) / "prepared" / fingerprint_of(recipe)
     if not directory.exists():
         try:
-            _build(data, chat, limits, rules, recipe, directory, progress)
+            name = f"preparing {Path(data).name}"
+            with (
+                built_once(directory) as temporary,
+                contextlib.closing(PreparedWriter(temporary)) as writer,
+                tqdm(total=count_rows(data), unit=" prompts", desc=name, disable=not progress) as bar,
+            ):
+                _fill(writer, data, chat, limits, rules, recipe, bar)
         except OSError as error:
             cure = "free space, or choose another cache directory"
             raise DataError("the prepared dataset was not written", where=cache_dir, got=error, cure=cure) from error
     return PreparedDataset(directory)
-
-
-def _build(
-    data: str,
-    chat: ChatTokenizer | None,
-    limits: Limits,
-    rules: Rules,
-    recipe: dict[str, Any],
-    directory: Path,
-    progress: bool,
-) -> None:
-    """Builds under a temporary name and renames, so that nothing half-written ever has the final name."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(directory.parent)
-    temporary = directory.parent / f".{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-    temporary.mkdir()
-    writer = PreparedWriter(temporary)
-    try:
-        with tqdm(
-            total=count_rows(data), unit=" prompts", desc=f"preparing {Path(data).name}", disable=not progress
-        ) as bar:
-            _fill(writer, data, chat, limits, rules, recipe, bar)
-        with contextlib.suppress(FileExistsError):
-            _publish(temporary, directory)
-    finally:
-        writer.close()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fill(
@@ -162,31 +138,6 @@ def _fill(
         expected = f"a prompt with {rules.min_answers} answers" if rules.min_answers else "a prompt"
         raise DataError("no usable record", where=data, got=got, expected=expected, cure=cure)
     writer.finish(recipe, dropped=dropped, repeated_answers=repeated)
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    """Renames; when another process was first, its result is the same and ours goes."""
-    try:
-        temporary.rename(directory)
-    except OSError as error:
-        if directory.is_dir():
-            raise FileExistsError(directory) from error
-        raise
-    descriptor = os.open(directory.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Removes what killed builds of this machine left behind; a build that still runs is not touched."""
-    for path in parent.glob(f".{socket.gethostname()}.*.*"):
-        process = path.name.removeprefix(f".{socket.gethostname()}.").split(".")[0]
-        try:
-            os.kill(int(process), 0)  # signal 0 only asks whether the process is there
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
 
 
 def _vocab_size(tokenizer_dir: str | None, chat: ChatTokenizer | None) -> int | None:

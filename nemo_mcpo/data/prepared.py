@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +28,8 @@ import numpy as np
 
 from nemo_mcpo.errors import DataError
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.storage.atomic import sync_tree
+from nemo_mcpo.storage.manifests import file_sizes, first_damage
 
 LAYOUT_VERSION = 2
 
@@ -234,11 +235,10 @@ class PreparedWriter:
             truncated_answers=int((lost[~is_prompt] > 0).sum()),
             repeated_answers=repeated_answers,
         )
-        files = {path.name: path.stat().st_size for path in sorted(self._directory.iterdir())}
+        files = file_sizes(self._directory, without="meta.json")
         meta = {"fingerprint": fingerprint_of(recipe), "recipe": recipe, "report": asdict(report), "files": files}
         (self._directory / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-        for path in [*self._directory.iterdir(), self._directory]:
-            _fsync(path)
+        sync_tree(self._directory)
 
     def close(self) -> None:
         self._files.close()
@@ -268,22 +268,11 @@ def _read_meta(directory: Path) -> dict[str, Any]:
         sizes = dict(meta["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, "meta.json is missing or not readable") from error
-    for name, expected in sizes.items():
-        path = directory / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected:
-            raise _damaged(directory, f"{name} has {size} bytes instead of {expected}" if size else f"no {name}")
+    if (damage := first_damage(directory, sizes)) is not None:
+        raise _damaged(directory, damage)
     return meta
 
 
 def _damaged(directory: Path, got: str) -> DataError:
     cure = "delete this directory; it is written again at the next start"
     return DataError("the prepared dataset is damaged", where=str(directory), got=got, cure=cure)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

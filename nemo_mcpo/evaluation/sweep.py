@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from nemo_mcpo.errors import DataError
+from nemo_mcpo.storage.append_log import read_lines
 
 LOWER_IS_BETTER = re.compile(r"(val_)?loss$")
 _NAME = re.compile(r"lr-(?P<lr>.+)-seed-(?P<seed>\d+)$")
@@ -87,9 +88,7 @@ def _values(runs: Iterable[SweepRun]) -> list[float]:
 
 
 def _lines(path: Path) -> list[dict[str, float | None]]:
-    """Without a last one that is being written."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [json.loads(line) for _, line in read_lines(path)] if path.exists() else []
 
 
 def _is_done(run: Path) -> bool:

@@ -27,10 +27,10 @@ from nemo_mcpo.judging.judgement import Judgement
 from nemo_mcpo.judging.rank import rank_answers
 from nemo_mcpo.judging.tally import Tally, tally, tally_text
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.rollouts.append_log import write_json
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.storage.atomic import write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,8 @@ def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out:
     finally:
         judge.close()
     result = count_outcomes(found, list(pairs.values()), len(prompts))
-    judge_facts = {name: None if value != value else value for name, value in asdict(result.judge).items()}
     models = {"policy": str(policy), "baseline": str(baseline), "both_orders": config.judge.both_orders}
-    write_json(out / "win_rate.json", {**models, **asdict(result), "judge": judge_facts})  # JSON has no NaN
+    write_json(out / "win_rate.json", models | asdict(result))
     return result
 
 

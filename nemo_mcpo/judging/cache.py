@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from nemo_mcpo.errors import ConfigError, RolloutError
-from nemo_mcpo.rollouts.append_log import AppendLog, read_lines
+from nemo_mcpo.storage.append_log import AppendLog, read_lines
 
 MAX_WRITERS = 64
 

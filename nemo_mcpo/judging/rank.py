@@ -19,8 +19,8 @@ from tqdm import tqdm
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
 from nemo_mcpo.judging.judgement import Judge, Judgement, Question
 from nemo_mcpo.judging.tally import Tally, tally
-from nemo_mcpo.rollouts.append_log import write_whole
 from nemo_mcpo.rollouts.samples import Prompt, Sample
+from nemo_mcpo.storage.atomic import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def write_ranked(
     """Write the data, in the format ``tokens``: there entirely, or not at all.
 
     Raises:
-        RolloutError: the judge cannot be trusted, see ``tally``; or the file could not be written.
+        RolloutError: the judge cannot be trusted, see ``tally``.
+        StorageError: the file could not be written.
     """
     known = [judgement for judgement in judgements if judgement is not None]
     total = tally(known)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of a log directory, and whether each still holds what was written.
 
-When a checkpoint is finished, the name and size of every file are noted. A file system that lost power, a copy that
-was cut short and a clean-up that went too far all change names or sizes.
+When a checkpoint is finished, the name and size of every file are noted.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import logging
 from pathlib import Path
 
 from nemo_mcpo.errors import CheckpointError
+from nemo_mcpo.storage.manifests import file_sizes, first_damage
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_MARK = "trainer_state.json"
@@ -20,7 +20,7 @@ CONTENTS = "contents.json"
 
 def note_contents(checkpoint: Path) -> None:
     """Write down what is in a finished checkpoint."""
-    (checkpoint / CONTENTS).write_text(json.dumps(_sizes(checkpoint), indent=1))
+    (checkpoint / CONTENTS).write_text(json.dumps(file_sizes(checkpoint, without=CONTENTS), indent=1))
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -30,13 +30,7 @@ def damage(checkpoint: Path) -> str | None:
         saved_step(checkpoint)
     except (OSError, ValueError, TypeError, KeyError) as problem:
         return f"{problem!r}"
-    found = _sizes(checkpoint)
-    for name, size in noted.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != size:
-            return f"{name} has {found[name]:,} bytes instead of {size:,}"
-    return None
+    return first_damage(checkpoint, noted)
 
 
 def saved_step(checkpoint: Path) -> int:
@@ -70,8 +64,3 @@ def newest_checkpoint(log_dir: Path) -> Path | None:
             cure="restore the files, or remove the directory to start from the initial weights",
         )
     return whole[-1] if whole else None
-
-
-def _sizes(checkpoint: Path) -> dict[str, int]:
-    files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != CONTENTS)
-    return {str(file.relative_to(checkpoint)): file.stat().st_size for file in files}

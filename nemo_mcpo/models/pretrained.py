@@ -17,7 +17,8 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, newest_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
-from nemo_mcpo.platform.locks import locked
+from nemo_mcpo.storage.atomic import move_into_place, partial_path, start_partial
+from nemo_mcpo.storage.locks import locked
 
 NEMO_FOLDER = "huggingface"
 
@@ -109,14 +110,12 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
 
 
 def _extract(archive: Path, target: Path) -> None:
-    temporary = target.with_suffix(".incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            _extract_files(tar, temporary)
-        temporary.rename(target)
+            _extract_files(tar, start_partial(target))
+        move_into_place(target)
     except (tarfile.TarError, OSError) as problem:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(partial_path(target), ignore_errors=True)
         raise CheckpointError(
             "the .nemo file cannot be unpacked",
             where=str(archive),
@@ -127,7 +126,6 @@ def _extract(archive: Path, target: Path) -> None:
 
 def _extract_files(tar: tarfile.TarFile, directory: Path) -> None:
     """Regular files, none of them outside of ``directory``; Python before 3.11.4 has no ``filter="data"``."""
-    directory.mkdir()
     root = directory.resolve()
     for member in tar:
         path = (root / member.name).resolve()

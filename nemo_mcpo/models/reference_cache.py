@@ -12,7 +12,6 @@ one. Rank 0 reads and writes; the others get its view.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +24,8 @@ import torch
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.platform.distributed import on_rank_zero
-from nemo_mcpo.platform.locks import locked
 from nemo_mcpo.records import PromptTree
+from nemo_mcpo.storage.append_log import append_after_whole
 
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"RLP1"
@@ -98,13 +97,8 @@ class ReferenceCache:
     def _append(self, indices: np.ndarray, values: np.ndarray) -> None:
         """Add a chunk after the last whole one, whoever wrote that."""
         payload = indices.tobytes() + values.tobytes()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path), open(self.path, "r+b") as file:
-            file.seek(max((end for _, _, end in _whole_chunks(file.read())), default=0))
-            file.truncate()  # a torn chunk of an interrupted pass
-            file.write(_HEADER.pack(_MAGIC, len(indices), len(values), zlib.crc32(payload)) + payload)
-            file.flush()
-            os.fsync(file.fileno())
+        chunk = _HEADER.pack(_MAGIC, len(indices), len(values), zlib.crc32(payload)) + payload
+        append_after_whole(self.path, chunk, lambda log: max((end for _, _, end in _whole_chunks(log)), default=0))
 
 
 def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

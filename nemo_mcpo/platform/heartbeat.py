@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
 from pathlib import Path
 
+from nemo_mcpo.errors import StorageError
 from nemo_mcpo.platform.distributed import is_rank_zero
+from nemo_mcpo.storage.atomic import write_whole
 
 SECONDS = 1.0
 """A file is written no more often."""
@@ -33,10 +36,6 @@ class Heartbeat:
         self._doing, self._at = doing, now
         job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT")
         facts = {"time": now, "doing": doing, "done": done, "of": of, "host": socket.gethostname()}
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(facts | {"job": job, "restart": restart}))
-            temporary.replace(self.path)
-        except OSError:
-            return
+        content = json.dumps(facts | {"job": job, "restart": restart}).encode()
+        with contextlib.suppress(StorageError):
+            write_whole(self.path, [content], private=False, durable=False)

@@ -12,8 +12,8 @@ from pathlib import Path
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.platform.children import start_child, stop_child
 from nemo_mcpo.platform.ports import free_port, is_taken, listens
-from nemo_mcpo.platform.private_files import open_private
 from nemo_mcpo.rollouts.launchers.launcher import HOST
+from nemo_mcpo.storage.private_files import open_private
 
 _POLL_SECONDS = 0.5
 _LINES_SHOWN = 12

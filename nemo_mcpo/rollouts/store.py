@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_json, write_whole
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
+from nemo_mcpo.storage.append_log import AppendLog, read_lines
+from nemo_mcpo.storage.atomic import write_json, write_whole
+from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
 _SAME: dict[int, int] = {}
@@ -69,7 +71,7 @@ class SampleStore:
         """Add samples; once this returns they survive a power cut.
 
         Raises:
-            RolloutError: they could not be written; the store is as it was before.
+            StorageError: they could not be written; the store is as it was before.
         """
         lines = [_line(sample) for sample in samples]
         start = self._shard.append(lines)
@@ -127,17 +129,8 @@ def _read(path: Path) -> Iterator[tuple[int, Sample]]:
 
 def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     """Write the manifest of a new store; refuse a store of something else."""
-    manifest = json.loads(json.dumps(manifest))
     if not path.exists():
         write_json(path, manifest)
-    known = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in {**known, **manifest} if known.get(name) != manifest.get(name)]
-    if different:
-        name = different[0]
-        raise RolloutError(
-            f"the store holds samples of another {name}",
-            where=str(path.parent),
-            got=manifest.get(name),
-            expected=known.get(name),
-            cure="choose another directory, or delete this one",
-        )
+    known = read_manifest(path.parent)
+    problem, cure = "the store holds samples of another {name}", "choose another directory, or delete this one"
+    refuse_another_recipe(known, dict.fromkeys(known) | manifest, RolloutError, problem, cure, where=str(path.parent))

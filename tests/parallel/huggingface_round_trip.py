@@ -7,13 +7,13 @@ torchrun --nproc-per-node=2 huggingface_round_trip.py MODELS_DIRECTORY [--full-d
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
 
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
-from nemo_mcpo.models.huggingface import shards
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.weights import load_weights
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--full-disk", action="store_true")
     args = parser.parse_args()
     if args.full_disk:
-        shards.os.fsync = no_space
+        os.fsync = no_space
     for name, *sizes in (layout.split(":") for layout in args.layouts):
         tensor, pipeline, virtual = map(int, sizes)
         round_trip(args.directory, name, ParallelLayout(tensor, pipeline, virtual if virtual > 1 else None))

@@ -84,7 +84,11 @@ def test_no_relative_imports() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [PACKAGE, f"{PACKAGE}.records", f"{PACKAGE}.errors", f"{PACKAGE}.platform.doctor", f"{PACKAGE}.planning.tables"],
+    [
+        PACKAGE,
+        *(f"{PACKAGE}.{name}" for name in ("records", "errors", "platform.doctor", "planning.tables")),
+        *(f"{PACKAGE}.storage.{path.stem}" for path in sorted((ROOT / PACKAGE / "storage").glob("*.py"))),
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"

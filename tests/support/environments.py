@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.platform.locks import locked
+from nemo_mcpo.storage.locks import locked
 
 
 def installed(requirement: str) -> Path:

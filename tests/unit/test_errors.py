@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.errors import CheckpointError, ConfigError, DataError, NemoMcpoError, RolloutError
+from nemo_mcpo.errors import CheckpointError, ConfigError, DataError, NemoMcpoError, RolloutError, StorageError
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,15 @@ def test_always_one_line():
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(NemoMcpoError, 1), (ConfigError, 2), (DataError, 1), (CheckpointError, 1), (RolloutError, 1)]
+    ("error", "code"),
+    [
+        (NemoMcpoError, 1),
+        (ConfigError, 2),
+        (DataError, 1),
+        (CheckpointError, 1),
+        (StorageError, 1),
+        (RolloutError, 1),
+    ],
 )
 def test_exit_codes(error, code):
     assert issubclass(error, NemoMcpoError)

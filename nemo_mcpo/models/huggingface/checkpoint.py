@@ -51,6 +51,20 @@ class TensorOnDisk:
             ) from error
 
 
+def check_replaceable(directory: Path) -> None:
+    """Refuse a target that holds anything but an earlier model."""
+    if not directory.exists():
+        return
+    if directory.is_dir() and ((directory / "config.json").exists() or not any(directory.iterdir())):
+        return
+    raise CheckpointError(
+        "the new model would replace something that is not a model",
+        where=str(directory),
+        expected="a new path, an empty directory, or a Hugging Face directory",
+        cure="choose another directory",
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory."""
     try:

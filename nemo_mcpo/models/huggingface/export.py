@@ -11,11 +11,12 @@ from megatron.core.models.gpt import GPTModel
 
 from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.checkpoint import check_replaceable
 from nemo_mcpo.models.huggingface.config import DTYPES, write_config
-from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, partial_path, start_partial
 from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
 from nemo_mcpo.models.huggingface.weights import export_weights, is_writer, raise_on_every_rank
+from nemo_mcpo.storage.atomic import move_into_place, partial_path, start_partial
 
 
 def export_model(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE
+from nemo_mcpo.storage.atomic import sync_file
 
 MAX_SHARD_BYTES = 5_000_000_000
 Shapes = dict[str, tuple[int, ...]]
@@ -72,8 +72,7 @@ def _write_file(
                     expected=f"{expected_name} {dtype} {list(shape)}",
                 )
             file.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
 
 
 def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:

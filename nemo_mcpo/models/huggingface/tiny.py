@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.models.architecture import ModelArchitecture
+from nemo_mcpo.models.huggingface.checkpoint import check_replaceable
 from nemo_mcpo.models.huggingface.config import fresh_config
 from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
-from nemo_mcpo.models.huggingface.placement import check_replaceable, move_into_place, start_partial
 from nemo_mcpo.models.huggingface.texts import read_texts
 from nemo_mcpo.models.huggingface.tokenizer_files import MODEL_INPUTS
+from nemo_mcpo.storage.atomic import move_into_place, start_partial
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant")

@@ -79,7 +79,7 @@ def test_a_second_call_opens_what_the_first_wrote(
 ) -> None:
     path = write_jsonl(TEXT)
     first = build(path)
-    monkeypatch.setattr(prepare, "_build", lambda *arguments: pytest.fail("built again"))
+    monkeypatch.setattr(prepare, "_fill", lambda *arguments: pytest.fail("built again"))
     assert build(path).fingerprint == first.fingerprint == first.directory.name
     assert build(str(Path(path).rename(Path(path).with_name("moved.jsonl")))).fingerprint == first.fingerprint
 
@@ -283,25 +283,6 @@ def test_a_full_disk_leaves_nothing_and_the_next_call_builds(
     assert len(build(path)) == 1
 
 
-def test_two_builds_at_the_same_time(
-    build: Callable[..., PreparedDataset],
-    write_jsonl: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = write_jsonl(TEXT)
-    publish = prepare._publish
-
-    def after_another(temporary: Path, directory: Path) -> None:
-        monkeypatch.setattr(prepare, "_publish", publish)
-        build(path)
-        publish(temporary, directory)
-
-    monkeypatch.setattr(prepare, "_publish", after_another)
-    dataset = build(path)
-    assert prepared_directories(tmp_path) == [dataset.directory]
-
-
 def test_a_killed_build_leaves_nothing_that_opens(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -309,7 +290,8 @@ def test_a_killed_build_leaves_nothing_that_opens(
     program = (
         "import os, signal\n"
         "from nemo_mcpo.data import prepare\n"
-        "prepare._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from nemo_mcpo.storage import atomic\n"
+        "atomic._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"prepare.prepare_dataset(data={path!r}, data_format='tokens', tokenizer_dir=None, vocab_size=None,\n"
         "    max_prompt_length=64, max_length=128, drop_ranks=[], max_candidates=None,\n"
         f"    cache_dir={str(tmp_path / 'cache')!r}, progress=False)\n"
@@ -321,12 +303,3 @@ def test_a_killed_build_leaves_nothing_that_opens(
     assert leftover.name.startswith(".")
     dataset = build(path, "tokens", tokenizer_dir=None)
     assert prepared_directories(tmp_path) == [dataset.directory]  # what the dead process left is gone
-
-
-def test_a_running_build_of_another_process_is_left_alone(
-    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
-) -> None:
-    other = tmp_path / "cache" / "prepared" / f".{prepare.socket.gethostname()}.{os.getppid()}.abc"
-    other.mkdir(parents=True)
-    dataset = build(write_jsonl(TEXT))
-    assert prepared_directories(tmp_path) == sorted([other, dataset.directory])

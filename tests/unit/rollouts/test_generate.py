@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts import append_log as module, generate as stage
+from nemo_mcpo.rollouts import generate as stage
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.storage import append_log as module
 from tests.unit.rollouts.samples import Scripted
 
 PLAN = Plan(segment=1, temperatures=(0.6, 1.0), samples=2, redraws=2)

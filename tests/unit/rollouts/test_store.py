@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts import append_log as module
+from nemo_mcpo.errors import RolloutError, StorageError
 from nemo_mcpo.rollouts.samples import Sample, SampleKey
 from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.storage import append_log as module
 from tests.unit.rollouts.samples import sample
 
 MANIFEST = {"checkpoint": "abc", "max_tokens": 64}
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(RolloutError, match=r"No space left on device.*make room"):
+        with pytest.raises(StorageError, match=r"No space left on device.*make room"):
             store.append([sample(2)])
     assert (tmp_path / SHARD).read_bytes() == content
     assert sample(2).key not in store

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
-from nemo_mcpo.models.huggingface import shards
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
@@ -98,7 +97,7 @@ def test_full_disk_keeps_the_earlier_export(tmp_path, tiny, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CheckpointError, match=r"cannot write the model.*No space left.*Cure"):
         export_model(tmp_path / "out", chunks, architecture, tiny)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

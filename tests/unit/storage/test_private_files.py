@@ -8,7 +8,7 @@ import os
 import pytest
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.private_files import FILE_MODE, open_private
+from nemo_mcpo.storage.private_files import FILE_MODE, open_private
 
 
 @pytest.fixture

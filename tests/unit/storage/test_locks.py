@@ -7,7 +7,7 @@ import os
 import pytest
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform import locks
+from nemo_mcpo.storage import locks
 
 
 def test_one_at_a_time(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.platform.private_files import file_mode
+from nemo_mcpo.storage.private_files import file_mode
 
 logger = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 300.0 if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10.0

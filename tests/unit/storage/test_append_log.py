@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts import append_log as module
-from nemo_mcpo.rollouts.append_log import AppendLog, read_lines, write_whole
+from nemo_mcpo.errors import StorageError
+from nemo_mcpo.storage import append_log as module, atomic
+from nemo_mcpo.storage.append_log import AppendLog, append_after_whole, read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -50,19 +50,20 @@ def full_disk(*arguments: object) -> None:
 def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
     log = AppendLog(tmp_path / "a.jsonl")
     log.append([b"one\n"])
-    monkeypatch.setattr(module.os, "fsync", full_disk)
-    with pytest.raises(RolloutError, match="No space left") as raised:
+    monkeypatch.setattr(atomic.os, "fsync", full_disk)
+    with pytest.raises(StorageError, match="No space left") as raised:
         log.append([b"two\n", b"three\n"])
     assert "make room" in str(raised.value)
     assert log.path.read_bytes() == b"one\n"
 
 
-def test_a_whole_file_or_none(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    write_whole(path, [b"fi", b"rst"])
-    write_whole(path, [b"second"])
-    monkeypatch.setattr(module.os, "fsync", full_disk)
-    with pytest.raises(RolloutError, match="No space left"):
-        write_whole(path, [b"third"])
-    assert path.read_bytes() == b"second"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+def test_a_record_stands_after_the_last_whole_one(tmp_path):
+    path = tmp_path / "new" / "a.log"
+
+    def end_of_dots(content: bytes) -> int:
+        return content.rfind(b".") + 1
+
+    for number, torn in enumerate((b"", b"to", b""), start=1):
+        append_after_whole(path, b"%d." % number, end_of_dots)
+        assert path.read_bytes() == b"1.2.3."[: 2 * number]
+        path.write_bytes(path.read_bytes() + torn)
