@@ -13,7 +13,7 @@ Log-probabilities and rewards are in nats, summed over the tokens of a completio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +167,8 @@ class PreferenceBatch:
         ref_logps_BK: reference log-probs, nats, float32, 0 in padding.
         lengths_BK: completion tokens, float32, 1 in padding.
         valid_BK: False for padding columns.
+        scores_BK: the data's or a judge's scores, higher is better, float32; NaN in padding and where there is none.
+        ranks_BK: rank of each completion among all of its prompt, 0 = best, int64; 0 in padding.
     """
 
     trees: tuple[PromptTree, ...]
@@ -174,18 +176,22 @@ class PreferenceBatch:
     ref_logps_BK: torch.Tensor
     lengths_BK: torch.Tensor
     valid_BK: torch.Tensor
+    scores_BK: torch.Tensor
+    ranks_BK: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveInputs:
-    """What an objective sees; every tensor is ``[B, K]``, column 0 = preferred.
+    """What an objective sees; every tensor is ``[B, K]``, column 0 = preferred, the others in the order of the draw.
 
     Attributes:
         policy_logps: log-prob of each completion under the policy, with gradient, nats.
         ref_logps: the same under the frozen reference, nats.
         lengths: completion tokens.
         valid: False for padding columns.
-        scores: the data's or a judge's explicit scores, higher is better, or None.
+        scores: the data's or a judge's explicit scores, higher is better, NaN where there is none; or None.
+        ranks: rank of each completion among all of its prompt, 0 = best; or None.
+        state: statistics of earlier batches, of an objective that keeps some (``variant.Statistics``); or None.
     """
 
     policy_logps: torch.Tensor
@@ -193,6 +199,8 @@ class ObjectiveInputs:
     lengths: torch.Tensor
     valid: torch.Tensor
     scores: torch.Tensor | None = None
+    ranks: torch.Tensor | None = None
+    state: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plan a run before it is queued: memory a GPU, whether it fits, time, checkpoints; on any machine, in a second.
+"""Plan a run before it is queued: memory a GPU, whether it fits, time, checkpoints; on any machine, in seconds.
 
     python scripts/plan.py gpt_mcpo --gpus 8 --gpu A100-80 --model llama-3.1-8b model.tensor_model_parallel_size=2
     python scripts/plan.py gpt_mcpo --gpus 64 --gpu H100 pretrained_checkpoint.restore_from_path=DIR

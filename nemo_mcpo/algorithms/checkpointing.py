@@ -45,6 +45,7 @@ class TrainerState:
     Attributes:
         identity: names and values that must not change when a run is resumed (data, weights, seed, batch size).
         validation: the ``val_*`` metrics of this step, if they were computed.
+        batch_state: statistics of earlier batches, of an objective that keeps some.
     """
 
     step: int
@@ -53,6 +54,7 @@ class TrainerState:
     identity: dict[str, object]
     schedule: dict[str, object]
     validation: dict[str, float] = field(default_factory=dict)
+    batch_state: dict[str, float] = field(default_factory=dict)
 
 
 class CheckpointManager:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,10 +28,10 @@ from nemo_mcpo.algorithms.validation import validate
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.data.order import PromptStream
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
-from nemo_mcpo.objectives import bind_objective
+from nemo_mcpo.objectives import bind_objective, find_objective
 from nemo_mcpo.platform.distributed import agreed_reason, leave_together
 from nemo_mcpo.platform.stopping import StopRequest
-from nemo_mcpo.records import PromptTree
+from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PromptTree
 from nemo_mcpo.sampling import total_variation
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ class MCPOTrainer:
     ) -> None:
         self.config, self.model = config, model
         chosen = config.model.mcpo.objective
-        self.objective = bind_objective(chosen.name, chosen.parameters, config.model.mcpo.beta)
+        self.bound = bind_objective(chosen.name, chosen.parameters, config.model.mcpo.beta)
+        self.statistics = find_objective(chosen.name).statistics
         self.sampling = NegativeSampling.from_config(config.model)
         self.train, self.validation, self.num_steps = train, validation, num_steps
         self.checkpoints, self.log, self.identity = checkpoints, log, identity
@@ -81,6 +82,7 @@ class MCPOTrainer:
         self.stream = PromptStream(len(train.dataset), config.model.seed, config.model.data.shuffle)
         self.step = 0
         self.consumed_prompts = 0
+        self.batch_state = self.statistics.initial
 
     def fit(self) -> None:
         """Train from the current step to the last; the log has one line a step, checkpoints as configured.
@@ -121,6 +123,10 @@ class MCPOTrainer:
                 logger.error("the prompts of step %d are in %s", self.step + 1, path)
             raise
 
+    def objective(self, inputs: ObjectiveInputs) -> ObjectiveOutputs:
+        """The configured objective, with the statistics of earlier batches."""
+        return self.bound(replace(inputs, state=self.batch_state))
+
     def next_step(self) -> Step:
         """The prompts of the next optimizer step."""
         places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
@@ -146,6 +152,7 @@ class MCPOTrainer:
             )
         self.step += 1
         self.consumed_prompts += len(trees)
+        self.batch_state = self.statistics.update(self.batch_state, metrics_B)
         del metrics_B["rewards"]
         return {
             "loss": metrics_B.pop("loss").mean().item(),
@@ -200,12 +207,14 @@ class MCPOTrainer:
             identity=self.identity,
             schedule=self.model.schedule_state(),
             validation=validation,
+            batch_state=dict(self.batch_state),
         )
 
     def load_state_dict(self, state: TrainerState) -> None:
         """Continue from a checkpoint's state."""
         self.step, self.consumed_prompts = state.step, state.consumed_prompts
         self.model.load_schedule_state(state.schedule)
+        self.batch_state = {**self.statistics.initial, **state.batch_state}
 
 
 def _is_due(step: int, interval: int) -> bool:

@@ -181,7 +181,8 @@ def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor)
         kept = [0, *(column for column in columns_BM[row].tolist() if column >= 0)]
         columns.append(tuple(kept))
         completions = tuple(tree.completions[column] for column in kept)
-        pruned.append(PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, completions))
+        scores = None if tree.scores is None else tree.scores[kept]
+        pruned.append(PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, completions, scores))
         references.append(ref_logps_BK[row, kept])
     width = 1 + columns_BM.shape[1]
     return PreferenceBatch(
@@ -190,7 +191,15 @@ def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor)
         ref_logps_BK=padded_table(references, width),
         lengths_BK=padded_table([completion_lengths(tree) for tree in pruned], width, 1.0),
         valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),
+        scores_BK=scores_of(pruned, width),
+        ranks_BK=padded_table(columns, width).long(),
     )
+
+
+def scores_of(trees: Sequence[PromptTree], num_columns: int | None = None) -> Tensor:
+    """Scores of each tree's completions, float32 ``[B, num_columns]``; NaN in padding and where the data has none."""
+    rows = [[math.nan] * len(tree.completions) if tree.scores is None else tree.scores for tree in trees]
+    return padded_table(rows, num_columns, math.nan)
 
 
 def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:

@@ -18,8 +18,16 @@ from tqdm import tqdm
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, check_identity
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import ReferencedTrees
-from nemo_mcpo.algorithms.run_data import OpenData, check_budgets, open_dataset, show_first, whole_run
+from nemo_mcpo.algorithms.negatives import ReferencedTrees, Trees
+from nemo_mcpo.algorithms.run_data import (
+    OpenData,
+    RunData,
+    check_budgets,
+    check_scores,
+    open_dataset,
+    show_first,
+    whole_run,
+)
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import num_validation_prompts
 from nemo_mcpo.config import RunConfig
@@ -44,6 +52,9 @@ from nemo_mcpo.variant import Need
 ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
 """Keys of ``model.mcpo`` that decide how fast, not what is computed."""
 
+INITIAL_WEIGHTS = "initial weights"
+"""The name of their hash in a run's identity."""
+
 Beat = Callable[[str, int, int], None]
 """Says what is done, how much, and of how much (``platform.heartbeat``)."""
 
@@ -56,7 +67,7 @@ def run_mcpo(
     """Train as configured, or as far as the data goes; every process of the launch calls it.
 
     Returns:
-        Seconds by part: ``reference`` and ``train``.
+        Seconds by part: ``reference`` (all that comes before the first step) and ``train``.
 
     Raises:
         StoppedEarly: ``stop`` or the job's time asked for it; what was done is saved.
@@ -70,6 +81,7 @@ def run_mcpo(
     validation = open_dataset(config, pretrained, settings.data.validation) if settings.data.validation else None
     if validation is not None:
         check_budgets(config, validation)
+        check_scores(config, validation)
     weights_hash = on_rank_zero(lambda: hash_pretrained(pretrained))
     identity = run_identity(config, data.fingerprint, weights_hash)
     checkpoints = checkpoint_manager(config, pretrained)
@@ -77,35 +89,11 @@ def run_mcpo(
     log = RunLog(config)
     show_first(data, pretrained, log.directory)
 
-    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
-    model.load_pretrained(pretrained)
     started = time.monotonic()
-    beat = log.heartbeat.beat
-    train_trees = ReferencedTrees(
-        data.trees, reference_of(config, model, data.dataset, weights_hash, data.used, stop, beat)
-    )
-    validation_trees = None
-    if validation is not None:
-        used = range(num_validation_prompts(config, len(validation)))
-        validation_trees = ReferencedTrees(
-            validation, reference_of(config, model, validation, weights_hash, used, stop, beat)
-        )
+    trainer = assemble_trainer(config, pretrained, data, validation, checkpoints, log, identity, stop)
     seconds = {"reference": time.monotonic() - started}
-    model.setup_training(config, data.num_steps)
-
-    trainer = MCPOTrainer(
-        config,
-        model,
-        train_trees,
-        validation_trees,
-        data.last_step,
-        checkpoints,
-        log,
-        identity,
-        stop,
-    )
     if resume_from is not None:
-        trainer.load_state_dict(checkpoints.load(model, resume_from))
+        trainer.load_state_dict(checkpoints.load(trainer.model, resume_from))
     check_start(trainer.step, data.first_step, checkpoints.directory)
     log.rewind(trainer.step)
     started = time.monotonic()
@@ -119,6 +107,36 @@ def run_mcpo(
         print(f"done: {trainer.step} steps; metrics and checkpoints are in {log.directory}", flush=True)
     shut_down()
     return seconds
+
+
+def assemble_trainer(
+    config: RunConfig,
+    pretrained: Pretrained,
+    data: RunData,
+    validation: PreparedDataset | None,
+    checkpoints: CheckpointManager,
+    log: RunLog,
+    identity: dict[str, object],
+    stop: StopRequest,
+) -> MCPOTrainer:
+    """A trainer at step 0: initial weights, the reference log-probs of all that it will read, a new optimizer.
+
+    Raises:
+        StoppedEarly: asked for while reference log-probs were computed; those that are done stay in the cache.
+    """
+    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
+    model.load_pretrained(pretrained)
+
+    def referenced(trees: Trees, dataset: PreparedDataset, used: Sequence[int]) -> ReferencedTrees:
+        weights_hash, beat = str(identity[INITIAL_WEIGHTS]), log.heartbeat.beat
+        return ReferencedTrees(trees, reference_of(config, model, dataset, weights_hash, used, stop, beat))
+
+    train = referenced(data.trees, data.dataset, data.used)
+    held_out = None
+    if validation is not None:
+        held_out = referenced(validation, validation, range(num_validation_prompts(config, len(validation))))
+    model.setup_training(config, data.num_steps)
+    return MCPOTrainer(config, model, train, held_out, data.last_step, checkpoints, log, identity, stop)
 
 
 def check_start(step: int, first_step: int, checkpoints: Path) -> None:
@@ -208,7 +226,7 @@ def run_identity(config: RunConfig, fingerprint: str, weights_hash: str) -> dict
     """What must stay the same for a resumed run to be the same run."""
     return {
         "data or tokenizer": fingerprint,
-        "initial weights": weights_hash,
+        INITIAL_WEIGHTS: weights_hash,
         "model.seed": config.model.seed,
         "model.data.shuffle": config.model.data.shuffle,
         "model.global_batch_size": config.model.global_batch_size,

@@ -62,6 +62,7 @@ def whole_run(config: RunConfig, pretrained: Pretrained) -> RunData:
     dataset = open_dataset(config, pretrained, config.model.data.train)
     check_batch(config, dataset)
     check_candidates(config, dataset)
+    check_scores(config, dataset)
     warn_of_few_candidates(config, dataset)
     check_budgets(config, dataset)
     num_steps = num_training_steps(config, len(dataset))
@@ -133,6 +134,18 @@ def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
             got=mcpo.num_negatives,
             expected=f"at most {most}",
             cure="lower num_negatives or drop fewer ranks",
+        )
+
+
+def check_scores(config: RunConfig, dataset: PreparedDataset) -> None:
+    """Refuse data without the scores that the objective reads."""
+    if Need.SCORES in run_needs(config.model.mcpo) and not dataset.is_scored.all():
+        first = int(np.argmin(dataset.is_scored))
+        raise DataError(
+            f"the {config.model.mcpo.objective.name} objective needs a score of every response",
+            where=dataset.source(first),
+            got=f"{int((~dataset.is_scored).sum())} of {len(dataset)} prompts without",
+            cure="add a score to each response, or choose an objective that reads none",
         )
 
 

@@ -18,6 +18,7 @@ from nemo_mcpo.algorithms.negatives import (
     completion_lengths,
     draw,
     padded_table,
+    scores_of,
     valid_columns,
 )
 from nemo_mcpo.config import RunConfig
@@ -68,11 +69,14 @@ def _metrics(
     """Metrics ``[B]`` of one batch."""
     reference_BK = source.ref_logps_BK(trees)
     lengths_BK = padded_table([completion_lengths(tree) for tree in trees], padding=1.0)
-    metrics = objective(ObjectiveInputs(policy_BK, reference_BK, lengths_BK, valid_columns(trees, first=0))).metrics
+    ranks_BK = torch.arange(lengths_BK.shape[1]).expand(lengths_BK.shape)
+    valid_BK = valid_columns(trees, first=0)
+    inputs = ObjectiveInputs(policy_BK, reference_BK, lengths_BK, valid_BK, scores_of(trees), ranks_BK)
+    metrics = objective(inputs).metrics
     has_rewards = source.reference is not None
     drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
     zeros_B1 = torch.zeros(len(trees), 1, dtype=torch.long)
     policy_BD = policy_BK.gather(1, torch.cat([zeros_B1, drawn.columns_bM.clamp_min(0)], dim=1))
     batch = drawn.batch
-    outputs = objective(ObjectiveInputs(policy_BD, batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK))
-    return {**metrics, **drawn.kernel, "loss": outputs.loss}
+    tables = (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK, batch.scores_BK, batch.ranks_BK)
+    return {**metrics, **drawn.kernel, "loss": objective(ObjectiveInputs(policy_BD, *tables)).loss}

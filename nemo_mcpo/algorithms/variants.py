@@ -101,4 +101,13 @@ def _check_serving(config: OnlineRunConfig) -> None:
     for section, settings in (("rollouts.server", config.rollouts.server), ("judge.server", config.judge.server)):
         entry(LAUNCHERS, settings.launcher, "launcher", f"{section}.launcher")
     entry(ENGINES, config.rollouts.engine, "engine", "rollouts.engine").check(config)
-    entry(JUDGES, config.judge.kind, "judge", "judge.kind").check(config)
+    judge = entry(JUDGES, config.judge.kind, "judge", "judge.kind")
+    judge.check(config)
+    if Need.SCORES in run_needs(config.model.mcpo) and not judge.gives_scores:
+        raise ConfigError(
+            f"the {config.model.mcpo.objective.name} objective needs scores, and this judge compares pairs",
+            where="judge.kind",
+            got=config.judge.kind,
+            expected=f"one of: {', '.join(name for name, one in JUDGES.items() if one.gives_scores)}",
+            cure="choose a judge that gives scores, or an objective that reads none",
+        )

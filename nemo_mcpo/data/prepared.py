@@ -117,6 +117,13 @@ class PreparedDataset:
         return np.diff(self.completion_offsets)
 
     @cached_property
+    def is_scored(self) -> np.ndarray:
+        """Rows whose completions all have a score, bool ``[rows]``."""
+        if self._scores is None:
+            return np.zeros(len(self), bool)
+        return ~np.logical_or.reduceat(np.isnan(self._scores), self.completion_offsets[:-1])
+
+    @cached_property
     def prompt_lengths(self) -> np.ndarray:
         """Tokens of each prompt, int64 ``[rows]``."""
         return np.diff(self._sequence_offsets)[self._prompt_sequences]

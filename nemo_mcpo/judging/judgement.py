@@ -76,11 +76,13 @@ class JudgeKind:
             of this run alone, and a directory for logs.
         check: raises ConfigError where a key is missing or does not fit the others.
         preflight: lines for the user; raises ConfigError where something on this machine is missing or does not fit.
+        gives_scores: its judgements have a score of every answer.
     """
 
     build: Callable[[JudgeSettings, Path, Path, Path], Judge]
     check: Callable[[OnlineRunConfig], None]
     preflight: Callable[[OnlineRunConfig, Machine], Sequence[str]]
+    gives_scores: bool
 
 
 def require_key(value: str | None, key: str, example: str) -> str:

@@ -215,4 +215,4 @@ def _preflight(config: OnlineRunConfig, machine: Machine) -> Sequence[str]:
     return check_own_servers(settings, [model], question, section, machine)
 
 
-OPENAI = JudgeKind(LanguageModelJudge, _check, _preflight)
+OPENAI = JudgeKind(LanguageModelJudge, _check, _preflight, gives_scores=False)

@@ -72,8 +72,10 @@ def write_ranked(
     """
     known = [judgement for judgement in judgements if judgement is not None]
     total = tally(known)
+    scored = any(judgement.scores is not None for judgement in known)
     lines = (
-        json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement))}) + "\n"
+        json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement, scored))})
+        + "\n"
         for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
     )
     write_whole(path, (line.encode() for line in lines))
@@ -87,14 +89,17 @@ def write_ranked(
 
 
 def _responses(
-    chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None
+    chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None, scored: bool
 ) -> Iterator[dict[str, object]]:
-    """Answers as token ids, best first; one that the policy did not end itself has no end of turn."""
+    """Answers as token ids, best first; one that the policy did not end itself has no end of turn.
+
+    Where other prompts have scores, an answer that stands twice gets the same one twice.
+    """
     order = judgement.order if judgement is not None else range(min(1, len(answers)))
     encoded = [_tokens(chat, answers[number]) for number in order] or [[chat.end_of_turn]]
     scores = None if judgement is None or judgement.scores is None else [judgement.scores[n] for n in order]
     if len(encoded) == 1:
-        encoded, scores = encoded * 2, None
+        encoded, scores = encoded * 2, [scores[0] if scores else 0.0] * 2 if scored else None
     for rank, ids in enumerate(encoded, start=1):
         response: dict[str, object] = {"ids": ids, "rank": rank}
         yield response if scores is None else response | {"score": scores[rank - 1]}

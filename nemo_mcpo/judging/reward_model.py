@@ -185,4 +185,4 @@ def _preflight(config: OnlineRunConfig, machine: Machine) -> tuple[str, ...]:
     return ()
 
 
-REWARD_MODEL = JudgeKind(_build, _check, _preflight)
+REWARD_MODEL = JudgeKind(_build, _check, _preflight, gives_scores=True)

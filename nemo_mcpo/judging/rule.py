@@ -112,4 +112,5 @@ RULE = JudgeKind(
     build=lambda settings, shared, own, logs: RuleJudge(load_rule(settings.rule or "")),
     check=_check,
     preflight=_preflight,
+    gives_scores=True,
 )

@@ -102,7 +102,8 @@ def train_trees(
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
-    read = on_device((batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK), local_device())
+    tables = (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK, batch.scores_BK, batch.ranks_BK)
+    read = on_device(tables, local_device())
     placed = [PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)]
 
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -110,8 +111,8 @@ def train_trees(
             return logps_N.sum(), _no_count(), {}
         empty = logps_N.new_zeros(len(row.prompts_b), batch.valid_BK.shape[1])
         policy = empty.index_put((row.place_N, row.column_N), logps_N)
-        reference, lengths, valid = (values.index_select(0, row.prompts_b) for values in read)
-        outputs = objective(ObjectiveInputs(policy, reference, lengths, valid))
+        reference, lengths, valid, scores, ranks = (values.index_select(0, row.prompts_b) for values in read)
+        outputs = objective(ObjectiveInputs(policy, reference, lengths, valid, scores, ranks))
         metrics = [outputs.metrics[name] for name in names]
         table[row.prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
         # The schedule may scale the loss in place: hand over the sum, keep the table.
@@ -140,7 +141,8 @@ def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:
     """Every rank must know the table's width, but only the last stage sees real values: ask with zeros."""
     valid = batch.valid_BK[:1]
     zeros = torch.zeros(valid.shape)
-    return list(objective(ObjectiveInputs(zeros, zeros, torch.ones_like(zeros), valid)).metrics)
+    ranks = torch.arange(valid.shape[1])[None, :]
+    return list(objective(ObjectiveInputs(zeros, zeros, torch.ones_like(zeros), valid, zeros, ranks)).metrics)
 
 
 def _on_all_stages(table: Tensor) -> Tensor:

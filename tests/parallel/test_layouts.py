@@ -38,6 +38,7 @@ ALGORITHMS: dict[str, dict[str, object]] = {
         "model__mcpo__reuse_scoring": "true",
         **SMALL_PARTS,
     },
+    "scores, ranks, statistics": {"model__mcpo__objective": "probe", "model__mcpo__num_negatives": 3},
     "three negatives, chain": {"model__mcpo__num_negatives": 3, **CHAIN},
     "states on the host": {
         "model__mcpo__num_negatives": 1,
@@ -51,6 +52,7 @@ SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo", "states 
 RUNS = [
     *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", "products replayed", "layers replayed")),
     *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
+    *((layout, "scores, ranks, statistics") for layout in ("one", "pp2", "dp2", "tp2-pp2-sp")),
     *((layout, "states on the host") for layout in ("one", "dp2", "tp2-pp2-sp")),
 ]
 """What is run: a layout and an algorithm."""

@@ -17,7 +17,9 @@ from megatron.core import parallel_state
 from nemo_mcpo.algorithms import mcpo, run
 from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.models.pretrained import open_pretrained
+from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.platform.command import run_command, world_size_from_environment
+from tests.support.probe_objective import probe
 
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 
@@ -32,6 +34,7 @@ def main(argv: list[str]) -> None:
         return drawn
 
     mcpo.draw = recorded
+    OBJECTIVES["probe"] = probe
     run.shut_down = parallel_state.destroy_model_parallel  # the next layout needs the processes
     for directory, overrides in json.loads(Path(argv[0]).read_text()):
         draws.clear()

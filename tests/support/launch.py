@@ -30,7 +30,7 @@ def write_preferences(path: Path, num_prompts: int = 24, seed: int = 0) -> Path:
 
     with open(path, "w", encoding="utf-8") as file:
         for number in range(num_prompts):
-            responses = [{"text": text(9), "rank": rank + 1} for rank in range(1 + NUM_CANDIDATES)]
+            responses = [{"text": text(9), "rank": rank + 1, "score": -rank} for rank in range(1 + NUM_CANDIDATES)]
             file.write(json.dumps({"prompt": f"{number}: {text(6)}?", "responses": responses}) + "\n")
     return path
 

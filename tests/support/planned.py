@@ -75,7 +75,13 @@ def preferences() -> PreferenceBatch:
     table = torch.zeros(NUM_TREES, 2)
     lengths = torch.full_like(table, DATA.completion_length)
     return PreferenceBatch(
-        tuple(batch), ((0, 1),) * NUM_TREES, table, lengths, torch.ones_like(table, dtype=torch.bool)
+        tuple(batch),
+        ((0, 1),) * NUM_TREES,
+        table,
+        lengths,
+        torch.ones_like(table, dtype=torch.bool),
+        table,
+        torch.zeros_like(table, dtype=torch.long),
     )
 
 

@@ -10,11 +10,9 @@ import numpy as np
 
 from nemo_mcpo.algorithms.checkpointing import TrainerState
 from nemo_mcpo.algorithms.mcpo import MCPOTrainer
-from nemo_mcpo.algorithms.negatives import ReferencedTrees
-from nemo_mcpo.algorithms.run import reference_of
+from nemo_mcpo.algorithms.run import INITIAL_WEIGHTS, assemble_trainer
 from nemo_mcpo.algorithms.run_data import open_dataset, whole_run
 from nemo_mcpo.config import RunConfig
-from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
 from tests.support.configs import checked
@@ -46,7 +44,12 @@ class Records:
 
 
 def write_tokens(
-    path: Path, num_prompts: int = 12, num_completions: int = NUM_COMPLETIONS, vocab_size: int = 300, seed: int = 0
+    path: Path,
+    num_prompts: int = 12,
+    num_completions: int = NUM_COMPLETIONS,
+    vocab_size: int = 300,
+    seed: int = 0,
+    scores: bool = False,
 ) -> Path:
     """A file in the format ``tokens``: random prompts of 2 to 8 tokens and answers of 1 to 8, ranked."""
     random = np.random.default_rng(seed)
@@ -57,6 +60,8 @@ def write_tokens(
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(num_prompts):
             responses = [{"ids": ids(1), "rank": rank + 1} for rank in range(num_completions)]
+            for response in responses if scores else ():
+                response["score"] = (num_completions - response["rank"]) / 2
             file.write(json.dumps({"prompt_ids": ids(2), "responses": responses}) + "\n")
     return path
 
@@ -87,26 +92,8 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
         write_tokens(directory / "data.jsonl")
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     data = whole_run(config, pretrained)
-    model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
-    model.load_pretrained(pretrained)
-    referenced = ReferencedTrees(
-        data.trees, reference_of(config, model, data.dataset, "weights", range(len(data.dataset)), StopRequest())
-    )
-    validation = None
-    if config.model.data.validation:
-        held_out = open_dataset(config, pretrained, config.model.data.validation)
-        validation = ReferencedTrees(
-            held_out, reference_of(config, model, held_out, "weights", range(len(held_out)), StopRequest())
-        )
-    model.setup_training(config, data.num_steps)
+    held_out = config.model.data.validation
+    validation = open_dataset(config, pretrained, held_out) if held_out else None
     records = Records()
-    return MCPOTrainer(
-        config,
-        model,
-        referenced,
-        validation,
-        data.num_steps,
-        records,
-        records,
-        identity={},
-    )
+    identity = {INITIAL_WEIGHTS: "weights"}
+    return assemble_trainer(config, pretrained, data, validation, records, records, identity, StopRequest())

@@ -49,4 +49,8 @@ def preference_batch(trees: Sequence[PromptTree], ref_logps: Sequence[Sequence[f
         tables[1][row, :count] = torch.tensor([float(len(completion)) for completion in tree.completions])
         tables[2][row, :count] = 1.0
     columns = tuple(tuple(range(len(tree.completions))) for tree in trees)
-    return PreferenceBatch(tuple(trees), columns, tables[0], tables[1], tables[2].bool())
+    ranks = torch.arange(width).expand(len(trees), width)
+    valid = tables[2].bool()
+    return PreferenceBatch(
+        tuple(trees), columns, tables[0], tables[1], valid, torch.full_like(tables[0], torch.nan), ranks
+    )

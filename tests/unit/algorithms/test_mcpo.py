@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from nemo_mcpo.algorithms.checkpointing import TrainerState
 from nemo_mcpo.algorithms.negatives import NotFiniteError, draw
 from nemo_mcpo.algorithms.run_data import num_training_steps
 from nemo_mcpo.models.rows import Scored
+from nemo_mcpo.objectives import OBJECTIVES
 from tests.support.configs import checked
+from tests.support.probe_objective import probe
 from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -218,6 +223,22 @@ def test_when_it_validates_and_saves(tmp_path, llama_directory):
     assert [state.consumed_prompts for state in saved] == [12, 24, 28]
     by_step = {line["step"]: line.get("val_loss") for line in trainer.log.lines}
     assert [state.validation.get("val_loss") for state in saved] == [by_step[step] for step in (3, 6, 7)]
+
+
+def test_statistics_of_a_batch_reach_the_next_step_and_the_checkpoint(tmp_path, llama_directory, monkeypatch):
+    """The same whether the run goes on or is continued; the objective reads scores and ranks too."""
+    monkeypatch.setitem(OBJECTIVES, "probe", probe)
+    write_tokens(tmp_path / "data.jsonl", scores=True)
+    probed = {"model__mcpo__objective": "probe", "model__mcpo__num_negatives": 2}
+    whole = lines(tmp_path, llama_directory, **probed)
+    assert whole[0]["loss"] == pytest.approx(whole[0]["probe/gap"] * math.log(2), rel=1e-5)  # all rewards are 0
+    first = small_trainer(tmp_path, llama_directory, **probed)
+    for expected in whole[:2]:
+        assert first.train_single_step(first.next_step())["loss"] == expected["loss"]
+        assert first.batch_state["margin"] == pytest.approx(expected["rewards/margin"], rel=1e-6)
+    second = small_trainer(tmp_path, llama_directory, **probed)
+    second.load_state_dict(TrainerState(**json.loads(json.dumps(asdict(first.state_dict(metrics={}))))))
+    assert second.batch_state == first.batch_state and second.batch_state["steps"] == 2
 
 
 def test_the_state_continues_a_run(tmp_path, llama_directory):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_prune_keeps_the_preferred_and_the_drawn():
         assert batch.lengths_BK[row, count:].tolist() == [1.0] * (3 - count)
         assert batch.valid_BK[row].tolist() == [True] * count + [False] * (3 - count)
     assert batch.valid_BK.dtype == torch.bool
+
+
+def test_prune_keeps_scores_and_ranks_beside_their_completions():
+    scored = [replace(tree, scores=np.arange(len(tree.completions), 0, -1, dtype=np.float32)) for tree in TREES[:2]]
+    batch = prune([*scored, TREES[2]], torch.tensor([[3, 1], [1, -1], [-1, -1]]), REFERENCE[:3])
+    expected = torch.tensor([[4.0, 1.0, 3.0], [2.0, 1.0, math.nan], [math.nan] * 3])
+    torch.testing.assert_close(batch.scores_BK, expected, rtol=0, atol=0, equal_nan=True)
+    assert batch.ranks_BK.tolist() == [[0, 3, 1], [0, 1, 0], [0, 0, 0]]
 
 
 def test_prune_may_draw_a_column_twice():
