@@ -199,7 +199,7 @@ def test_a_gradient_that_is_not_finite(tmp_path, llama_directory, monkeypatch):
     monkeypatch.setattr(trainer.model, "finish_training_step", lambda num_prompts: (1e-3, math.inf))
     with pytest.raises(NotFiniteError, match="the gradient at step 1 is not finite"):
         trainer.fit()
-    assert trainer.log.lines == [] and trainer.log.beats == [("train", 0, 3)]
+    assert trainer.log.lines == [] and trainer.log.beats == [("reference", 12, 12), ("train", 0, 3)]
     prompts = {trainer.train.dataset[index].prompt_id for _, index in trainer.stream.take(0, 4)}
     assert {entry["prompt_id"] for entry in trainer.log.prompts} == prompts
     assert all("data.jsonl:" in entry["source"] for entry in trainer.log.prompts)
