@@ -6,6 +6,8 @@ Default values live in ``examples/conf/*.yaml`` only: every key below is require
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -182,3 +184,22 @@ class RunConfig(Section):
     exp_manager: ExpManager
     pretrained_checkpoint: PretrainedCheckpoint
     model: Model
+
+
+def settings_of(config: Section, *keys: str, without: Collection[str] = ()) -> dict[str, object]:
+    """Settings by their dotted keys, as ``settings_of(config, "model.seed", "judge", without={"judge.server"})``.
+
+    Args:
+        keys: of settings, or of sections, which stand for every setting in them.
+        without: keys of settings or sections that a section does not stand for.
+    """
+    found: dict[str, object] = {}
+    for key in keys:
+        *path, name = key.split(".")
+        owner = reduce(getattr, path, config)
+        if isinstance(getattr(owner, name), Section):
+            inner = [f"{key}.{field}" for field in type(getattr(owner, name)).model_fields]
+            found |= settings_of(config, *(one for one in inner if one not in without), without=without)
+        else:
+            found |= {key: owner.model_dump(include={name})[name]}
+    return found

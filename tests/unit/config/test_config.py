@@ -152,6 +152,19 @@ def test_wrong_value_in_a_list():
     )
 
 
+def test_settings_by_their_keys():
+    config = checked({"model.seed": 5})
+    mcpo = {f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump().items()}
+    assert schema.settings_of(config, "model.seed", "model.mcpo") == {"model.seed": 5} | mcpo
+    del mcpo["model.mcpo.beta"]
+    assert schema.settings_of(config, "model.mcpo", without={"model.mcpo.beta"}) == mcpo
+    found = schema.settings_of(config, "trainer", without={"trainer.mcpo", "trainer.devices"})
+    assert "trainer.precision" in found and not {"trainer.devices", "trainer.mcpo.max_steps"} & found.keys()
+    assert schema.settings_of(config, "trainer.mcpo.max_steps", without={"trainer.mcpo"}).keys() == {
+        "trainer.mcpo.max_steps"
+    }
+
+
 def test_the_budget_in_seconds():
     assert checked({}).exp_manager.budget_seconds is None
     assert checked({"exp_manager.max_time_per_run": "01:02:03:04"}).exp_manager.budget_seconds == 93784.0
