@@ -36,7 +36,7 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     launch = STAGES[stage].launch
     config = online_config(overrides, config_dir, trains=launch == "all")
     select_accelerator(config.trainer.accelerator)
-    if launch != "servers":  # where training runs, hours before it
+    if launch != "servers":  # the export, hours before training, runs where training runs
         check_fp8_here(config.model)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.algorithms.online_stages import run_stage

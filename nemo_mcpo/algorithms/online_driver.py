@@ -99,7 +99,7 @@ def num_processes(config: OnlineRunConfig) -> int:
             where="trainer.num_nodes",
             got=config.trainer.num_nodes,
             expected=1,
-            cure="let the scheduler start each stage: --stage export|generate|judge|train --segment N",
+            cure=f"let the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
         )
     model = config.model
     replica = model.tensor_model_parallel_size * model.pipeline_model_parallel_size

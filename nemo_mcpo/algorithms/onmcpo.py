@@ -125,10 +125,10 @@ class OnlineRun:
         mark = self._mark(segment, stage)
         if not mark.exists():
             return None
-        known, names = json.loads(mark.read_text()), [field.name for field in fields(STAGES[stage].result)]
+        known, record = json.loads(mark.read_text()), STAGES[stage].result
         # NaN is null in the file; what an earlier version did not count is not there.
-        values = {name: math.nan if known.get(name) is None else known[name] for name in names}
-        return Finished(known["seconds"], STAGES[stage].result(**values))
+        values = [math.nan if known.get(field.name) is None else known[field.name] for field in fields(record)]
+        return Finished(known["seconds"], record(*values))
 
     def run(self, segment: int, stage: str, work: Callable[[], object]) -> Finished:
         """Do a stage whose predecessors are finished, unless it is finished itself.
@@ -145,7 +145,7 @@ class OnlineRun:
         result = work()
         finished = Finished(time.monotonic() - started, result)
         if own_rank() == "0":
-            self._write(self.directory / IDENTITY, self._known() | identity_of(self.config, stage))
+            self._write(self.directory / IDENTITY, self._known() | self._fixed(stage))
             self._write(self._mark(segment, stage), finished.facts())
         return finished
 
@@ -176,11 +176,14 @@ class OnlineRun:
         path = self.directory / IDENTITY
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def _fixed(self, stage: str) -> dict[str, object]:
+        return settings_of(self.config, *STAGES[stage].fixed, without=FREE)
+
     def _check_identity(self) -> None:
         """Refuse to continue another run: a key is free until a stage that reads it is finished."""
         known = self._known()
         for stage in STAGES:
-            for name, now in identity_of(self.config, stage).items():
+            for name, now in self._fixed(stage).items():
                 if name in known and known[name] != now:
                     raise ConfigError(
                         "this run was started with another value",
@@ -189,8 +192,3 @@ class OnlineRun:
                         expected=known[name],
                         cure="restore it, or give a new exp_manager.explicit_log_dir to start a new run",
                     )
-
-
-def identity_of(config: OnlineRunConfig, stage: str) -> dict[str, object]:
-    """What must stay the same once a stage is finished; training checks more, for itself."""
-    return settings_of(config, *STAGES[stage].fixed, without=FREE)

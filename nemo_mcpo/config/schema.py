@@ -187,19 +187,14 @@ class RunConfig(Section):
 
 
 def settings_of(config: Section, *keys: str, without: Collection[str] = ()) -> dict[str, object]:
-    """Settings by their dotted keys, as ``settings_of(config, "model.seed", "judge", without={"judge.server"})``.
-
-    Args:
-        keys: of settings, or of sections, which stand for every setting in them.
-        without: keys of settings or sections that a section does not stand for.
-    """
+    """Settings by their dotted keys; the key of a section stands for all in it but those in ``without``."""
     found: dict[str, object] = {}
     for key in keys:
         *path, name = key.split(".")
         owner = reduce(getattr, path, config)
-        if isinstance(getattr(owner, name), Section):
-            inner = [f"{key}.{field}" for field in type(getattr(owner, name)).model_fields]
-            found |= settings_of(config, *(one for one in inner if one not in without), without=without)
+        if isinstance(section := getattr(owner, name), Section):
+            inner = [f"{key}.{field}" for field in type(section).model_fields if f"{key}.{field}" not in without]
+            found |= settings_of(config, *inner, without=without)
         else:
-            found |= {key: owner.model_dump(include={name})[name]}
+            found[key] = owner.model_dump(include={name})[name]
     return found
