@@ -6,8 +6,8 @@
 
 This command starts every stage and the training processes on this machine; killed, it continues where it stopped.
 ``--dry-run`` checks that servers, models and the judge are there and fit, and ends; with ``--gpus 8`` for nodes of so
-many GPUs instead of this machine. A scheduler can place the stages itself, one after the other, with the same
-overrides and a segment's number:
+many GPUs instead of this machine, and with ``--list-stages FILE`` the stages that are left are listed there. A
+scheduler can place the stages itself, one after the other, with the same overrides and a segment's number:
 
     python examples/train_gpt_onmcpo.py … --stage export --segment 0
     python scripts/generate.py … --segment 0
@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.algorithms.online_command import online_config, stage_command
-from nemo_mcpo.algorithms.online_driver import drive
+from nemo_mcpo.algorithms.online_driver import drive, dry_run
 from nemo_mcpo.algorithms.onmcpo import STAGES
-from nemo_mcpo.algorithms.preflight import check_and_report
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
@@ -39,12 +38,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--gpus", type=int)
+    parser.add_argument("--list-stages", type=Path)
     arguments, rest = parser.parse_known_args(argv)
     if arguments.dry_run:
-        check_and_report(online_config(rest, CONF), arguments.gpus)
+        dry_run(online_config(rest, CONF), arguments.gpus, arguments.list_stages)
         return
-    if arguments.gpus is not None:
-        raise ConfigError("only with --dry-run", where="--gpus", got=arguments.gpus, cure="add --dry-run, or drop it")
+    for option, value in (("--gpus", arguments.gpus), ("--list-stages", arguments.list_stages)):
+        if value is not None:
+            raise ConfigError("only with --dry-run", where=option, got=value, cure="add --dry-run, or drop it")
     if arguments.stage is not None:
         stage_command(rest, arguments.stage, CONF)
         return

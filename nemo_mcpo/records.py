@@ -213,3 +213,11 @@ class ObjectiveOutputs:
 
 Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
 """An objective with its hyper-parameters bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Where the time of a training went."""
+
+    reference_seconds: float
+    train_seconds: float

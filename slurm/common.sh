@@ -146,32 +146,30 @@ nemo_mcpo_train() { # config name, overrides of the job
     nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
-# config name, segments, overrides of the job. A stage that is finished has its mark in the run's directory.
+# config name, overrides of the job. The program checks what servers need, where they will run, so that no mistake waits for
+# hours, and lists the stages that are left and how each starts.
 nemo_mcpo_online() {
-    local config="$1" segments="$2" segment stage nodes servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" checked=false && shift 2
-    case "${OVERRIDES[*]-}" in *onmcpo.segments=*) die "the job counts the segments. Cure: SEGMENTS=5 sbatch …" ;; esac
-    nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" "onmcpo.segments=$segments" ${SERVER_WORDS[@]+"${SERVER_WORDS[@]}"} "$@"
-    ! $DRY_RUN || nemo_mcpo_check_here
-    for ((segment = 0; segment < segments; segment++)); do
-        for stage in export generate judge train; do
-            [ ! -f "$RUN_DIR/segments/$segment/$stage.json" ] || continue
-            case "$stage" in generate | judge) nodes="$servers" ;; *) nodes="$NODELIST" ;; esac
-            if ! $checked; then # programs, models and their fit, where servers will run: no mistake waits for hours
-                say "check${servers:+ on $servers}"
-                nemo_mcpo_serving 1 "${WORDS[@]}" --dry-run
-                [ "$CODE" -eq 0 ] || return 0
-                checked=true
-            fi
-            say "segment $((segment + 1)) of $segments: $stage${nodes:+ on $nodes}"
-            case "$stage" in
-                export) nemo_mcpo_step 0 1 1 "${WORDS[@]}" --stage export --segment "$segment" ;;
-                train) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}" --stage train --segment "$segment" ;;
-                *) nemo_mcpo_serving 1 "${WORDS[@]}" --stage "$stage" --segment "$segment" ;; # starts servers on all GPUs of its node
-            esac
-            [ "$CODE" -eq 0 ] || return 0
-        done
-        ! $DRY_RUN || return 0 # the others differ by their number
-    done
+    local config="$1" listing="${LOG%.log}.stages" servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" && shift
+    local stages segment segments launch stage nodes
+    nemo_mcpo_words examples/train_gpt_onmcpo.py "$config" ${SEGMENTS:+"onmcpo.segments=$SEGMENTS"} ${SERVER_WORDS[@]+"${SERVER_WORDS[@]}"} "$@"
+    ! $DRY_RUN || stages="$(nemo_mcpo_check_here)" || exit $?
+    say "check${servers:+ on $servers}"
+    nemo_mcpo_serving 1 "${WORDS[@]}" --dry-run --list-stages "$listing"
+    [ "$CODE" -eq 0 ] || return 0
+    $DRY_RUN || stages="$(cat "$listing")"
+    [ -n "$stages" ] || return 0
+    while read -r -u 3 segment segments launch stage; do
+        ! $DRY_RUN || [ "$segment" = "${stages%% *}" ] || return 0 # the others differ by their number
+        case "$launch" in servers) nodes="$servers" ;; *) nodes="$NODELIST" ;; esac
+        say "segment $((segment + 1)) of $segments: $stage${nodes:+ on $nodes}"
+        set -- "${WORDS[@]}" --stage "$stage" --segment "$segment"
+        case "$launch" in
+            one) nemo_mcpo_step 0 1 1 "$@" ;;
+            all) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "$@" ;;
+            servers) nemo_mcpo_serving 1 "$@" ;; # on all GPUs of its node
+        esac
+        [ "$CODE" -eq 0 ] || return 0
+    done 3<<<"$stages"
 }
 
 nemo_mcpo_words() { # program, config name, overrides of the job; those of the user come last and win
@@ -183,16 +181,18 @@ nemo_mcpo_words() { # program, config name, overrides of the job; those of the u
 }
 
 # What a plan can say of the servers: models and sums, where this machine's Python has what that needs. No Slurm, no image.
+# Prints the stages that are left.
 nemo_mcpo_check_here() {
     local python="${PYTHON:-python}" needed='import sys, importlib.util as u
 sys.exit(None in map(u.find_spec, ("hydra", "pydantic", "transformers")))'
     [ -z "${CONTAINER_IMAGE:-}" ] || [ ! -x "$ROOT/.venv/bin/python" ] || python="$ROOT/.venv/bin/python"
     if ! PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" -c "$needed" 2>/dev/null; then
-        say "the servers are checked when the job starts: no Python here has this project's packages"
+        say "servers are checked, and stages listed, when the job starts: no Python here has this project's packages"
         return 0
     fi
     say 'check, as far as that can be done here'
-    PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "${WORDS[@]:1}" --dry-run --gpus "$TASKS_PER_NODE" >&2 || exit $?
+    PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "${WORDS[@]:1}" --dry-run --gpus "$TASKS_PER_NODE" \
+        --list-stages /dev/fd/3 3>&1 >&2
 }
 
 # group of a heterogeneous job, command: a step of one process that starts servers, some of them perhaps as steps too.

@@ -28,8 +28,8 @@ done
 
 nemo_mcpo_begin "$@"
 if [ -n "${CONFIG:-}" ]; then
-    nemo_mcpo_online "$CONFIG" "${SEGMENTS:-3}"
+    nemo_mcpo_online "$CONFIG"
 else
-    nemo_mcpo_online gpt_onmcpo "${SEGMENTS:-3}" rollouts.engine=openai "rollouts.server.replicas=$TASKS_PER_NODE"
+    nemo_mcpo_online gpt_onmcpo rollouts.engine=openai "rollouts.server.replicas=$TASKS_PER_NODE"
 fi
 nemo_mcpo_end

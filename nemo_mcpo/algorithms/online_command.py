@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.algorithms.configuration import load_run_config
+from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
 from nemo_mcpo.platform.command import world_size_from_environment
@@ -32,15 +34,16 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--segment", type=int, default=0)
     arguments, overrides = parser.parse_known_args(argv)
-    config = online_config(overrides, config_dir, trains=stage == "train")
+    launch = STAGES[stage].launch
+    config = online_config(overrides, config_dir, trains=launch == "all")
     select_accelerator(config.trainer.accelerator)
-    if stage in ("export", "train"):  # the first stage, hours before training, runs where training runs
+    if launch != "servers":  # the export, hours before training, runs where training runs
         check_fp8_here(config.model)
     # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero
 
-    facts = run_stage(config, arguments.segment, stage, stop)
+    facts = run_stage(config, arguments.segment, stage, stop).facts()
     if is_rank_zero():
-        known = {name.replace("_", " "): f"{value:.6g}" for name, value in facts.items() if value is not None}
+        known = {name.replace("_", " "): f"{value:.6g}" for name, value in facts.items() if not math.isnan(value)}
         print(render_facts(known), flush=True)

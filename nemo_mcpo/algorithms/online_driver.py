@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from nemo_mcpo.algorithms.onmcpo import STAGES, Facts, OnlineRun
+from nemo_mcpo.algorithms.onmcpo import STAGES, Finished, OnlineRun
 from nemo_mcpo.algorithms.preflight import check_and_report
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.config.rules import check_processes
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
-from nemo_mcpo.judging.tally import tally_text
+from nemo_mcpo.judging.tally import Ranked, tally_text
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.children import Child, start_child
 from nemo_mcpo.platform.forks import preload, start_fork
 from nemo_mcpo.platform.launch import run_processes
 from nemo_mcpo.platform.stopping import JOB_START, STOPPED_EARLY, StoppedEarly, StopRequest, job_deadline, job_start
+from nemo_mcpo.records import Trained
+from nemo_mcpo.rollouts.samples import Generated
 from nemo_mcpo.storage.locks import lock_for_this_process
 
 CommandOf = Callable[[str, int], list[str]]
@@ -53,16 +57,38 @@ def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> 
     run = OnlineRun(config)
     check_and_report(config, gpus=None)
     lock_for_this_process(run.directory / ".driver.lock")
-    for segment in range(config.onmcpo.segments):
-        for stage in STAGES:
-            name = f"segment {segment + 1}/{config.onmcpo.segments}: {stage}"
-            facts = run.finished(segment, stage)
-            if facts is None:
-                print(name, flush=True)
-                command, count = command_of(stage, segment), processes if stage == "train" else 1
-                facts = _run_stage(run, segment, stage, command, count, stop)
-            print(f"{name}, {facts['seconds']:.0f} s", flush=True)
-        print(segment_line(run, segment), flush=True)
+    done: dict[str, Finished] = {}
+    for segment, stage in run.stages():
+        name = f"segment {segment + 1}/{config.onmcpo.segments}: {stage}"
+        finished = run.finished(segment, stage)
+        if finished is None:
+            print(name, flush=True)
+            count = processes if STAGES[stage].launch == "all" else 1
+            finished = _run_stage(run, segment, stage, command_of(stage, segment), count, stop)
+        print(f"{name}, {finished.seconds:.0f} s", flush=True)
+        done[stage] = finished
+        if len(done) == len(STAGES):
+            print(segment_line(done), flush=True)
+            done = {}
+
+
+def dry_run(config: OnlineRunConfig, gpus: int | None, listing: Path | None) -> None:
+    """Check what the run needs, for nodes of so many GPUs or for this machine (None).
+
+    Args:
+        listing: a file for a job script, which gets a line for each stage that is left, in their order: the segment's
+            number, the number of segments, how the stage starts (``Stage.launch``), its name. Where none is left
+            nothing is checked.
+    """
+    if listing is None:
+        check_and_report(config, gpus)
+        return
+    run = OnlineRun(config)
+    left = [(segment, stage) for segment, stage in run.stages() if run.finished(segment, stage) is None]
+    if left:
+        check_and_report(config, gpus)
+    rows = [f"{segment} {config.onmcpo.segments} {STAGES[stage].launch} {stage}\n" for segment, stage in left]
+    listing.write_text("".join(rows))
 
 
 def num_processes(config: OnlineRunConfig) -> int:
@@ -73,7 +99,7 @@ def num_processes(config: OnlineRunConfig) -> int:
             where="trainer.num_nodes",
             got=config.trainer.num_nodes,
             expected=1,
-            cure="let the scheduler start each stage: --stage export|generate|judge|train --segment N",
+            cure=f"let the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
         )
     model = config.model
     replica = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
@@ -85,13 +111,13 @@ def num_processes(config: OnlineRunConfig) -> int:
 
 def _run_stage(
     run: OnlineRun, segment: int, stage: str, command: Sequence[str], processes: int, stop: StopRequest
-) -> Facts:
+) -> Finished:
     """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it and nobody asked to stop."""
     for _ in range(run.config.onmcpo.restarts + 1):
         code = STOPPED_EARLY if stop.reason() else run_processes(command, processes, stop, _start(run.config))
-        facts = run.finished(segment, stage)
-        if code == 0 and facts is not None:
-            return facts
+        finished = run.finished(segment, stage)
+        if code == 0 and finished is not None:
+            return finished
         reason = stop.reason()
         if reason is not None and (code == STOPPED_EARLY or code < 0):
             raise StoppedEarly(f"{reason}, in segment {segment}: {stage}")
@@ -110,32 +136,32 @@ def _start(config: OnlineRunConfig) -> Callable[..., Child]:
     return start_fork
 
 
-def segment_line(run: OnlineRun, segment: int) -> str:
+def segment_line(done: Mapping[str, Finished]) -> str:
     """What became of a segment's answers, and where its time went."""
-    facts = {stage: run.finished(segment, stage) or {} for stage in STAGES}
-    generated, judged, trained = facts["generate"], facts["judge"], facts["train"]
-    seconds = {stage: facts[stage]["seconds"] for stage in ("export", "generate", "judge")}
-    seconds |= {part: trained[f"{part}_seconds"] for part in ("reference", "train")}
-    drawn = sum(generated[name] or 0 for name in ("samples", "repeated", "failed", "redrawn"))
+    generated: Generated = done["generate"].result
+    judged: Ranked = done["judge"].result
+    trained: Trained = done["train"].result
+    seconds = {stage: finished.seconds for stage, finished in done.items() if stage != "train"}
+    seconds |= {"reference": trained.reference_seconds, "train": trained.train_seconds}
+    drawn = generated.samples + generated.repeated + generated.failed + generated.redrawn
     return (
-        f"  {generated['samples']:.0f} answers to {generated['prompts']:.0f} prompts, {generated['mean_tokens']:.0f} "
-        f"tokens each ({generated['tokens_per_second']:.0f} tokens/s); {generated['samples'] / drawn:.0%} of the "
-        f"draws kept, {generated['repeated']:.0f} repeated, {generated['failed']:.0f} failed, "
-        f"{generated['unfinished']:.0f} cut{_encoded_again(generated)}\n"
-        f"  chosen beats the mean candidate {_share(judged['win_rate'])}; {tally_text(judged)}, "
-        f"{judged['without_choice']:.0f} prompts without a choice\n"
+        f"  {generated.samples:.0f} answers to {generated.prompts:.0f} prompts, {generated.mean_tokens:.0f} "
+        f"tokens each ({generated.tokens_per_second:.0f} tokens/s); {generated.samples / drawn:.0%} of the "
+        f"draws kept, {generated.repeated:.0f} repeated, {generated.failed:.0f} failed, "
+        f"{generated.unfinished:.0f} cut{_encoded_again(generated)}\n"
+        f"  chosen beats the mean candidate {_share(judged.win_rate)}; {tally_text(judged)}, "
+        f"{judged.without_choice:.0f} prompts without a choice\n"
         f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
     )
 
 
-def _encoded_again(generated: Facts) -> str:
+def _encoded_again(generated: Generated) -> str:
     """How many answers are known as text only; nothing where their generation did not count them."""
-    if "reencoded" not in generated:
+    if math.isnan(generated.reencoded):
         return ""
-    texts, differ = generated["reencoded"], generated["tokens_differ"]
-    return f"; {texts:.0f} known as text only, {differ:.0f} of them with other tokens"
+    return f"; {generated.reencoded} known as text only, {generated.tokens_differ} of them with other tokens"
 
 
-def _share(value: float | None) -> str:
+def _share(value: float) -> str:
     """A rate in percent; nothing where there is none."""
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if math.isnan(value) else f"{value:.1%}"

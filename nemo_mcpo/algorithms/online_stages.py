@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from nemo_mcpo.algorithms.onmcpo import Facts, OnlineRun
+from nemo_mcpo.algorithms.onmcpo import STAGES, Exported, Finished, OnlineRun
 from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, prompts_with_words, segment_data, segment_of
 from nemo_mcpo.config import OnlineRunConfig, check_architecture
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
@@ -16,27 +16,28 @@ from nemo_mcpo.errors import CheckpointError, RolloutError
 from nemo_mcpo.judging.judgement import Judge
 from nemo_mcpo.judging.judges import JUDGES
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
+from nemo_mcpo.judging.tally import Ranked
 from nemo_mcpo.models.checkpoint_files import newest_checkpoint, saved_step
 from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
+from nemo_mcpo.records import Trained
 from nemo_mcpo.rollouts.engine import Engine
 from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
-from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
+from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
 
 PROMPTS = "prompts"
 """The name of the prompts' fingerprint in a manifest of samples."""
 
 
-def run_stage(config: OnlineRunConfig, segment: int, stage: str, stop: StopRequest) -> Facts:
-    """One stage of one segment, unless it is finished; of ``train``, every process of the launch calls it."""
+def run_stage(config: OnlineRunConfig, segment: int, stage: str, stop: StopRequest) -> Finished:
+    """One stage of one segment, unless it is finished; every process of its launch calls it."""
     run = OnlineRun(config)
-    if stage == "train":
-        return run.run(segment, stage, lambda: train_segment(run, segment, stop))
-    stop.leave_at_once()
-    return run.run(segment, stage, lambda: WORK[stage](run, segment))
+    if STAGES[stage].launch != "all":  # every piece of its work is saved when it is done
+        stop.leave_at_once()
+    return run.run(segment, stage, lambda: WORK[stage](run, segment, stop))
 
 
 def initial_model(config: OnlineRunConfig) -> Pretrained:
@@ -46,7 +47,7 @@ def initial_model(config: OnlineRunConfig) -> Pretrained:
     return pretrained
 
 
-def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
+def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
     """The weights at the segment's start: the initial model's, or those that the segment before ended with.
 
     Raises:
@@ -68,10 +69,10 @@ def export_policy(run: OnlineRun, segment: int) -> Mapping[str, float]:
             )
         source = open_pretrained(str(newest), run.config.model.data.cache_dir)
     export_pretrained(source, run.files(segment).policy)
-    return {}
+    return Exported()
 
 
-def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
+def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generated:
     """Samples of the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
     fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine].needs_words)
@@ -81,11 +82,10 @@ def generate_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     engine = build_engine(run.config, sampling, files.logs / "generate")
     try:
         engine.load(str(files.policy))
-        facts = asdict(generate_samples(engine, store, dict(prompts), plan, progress=True))
+        generated = generate_samples(engine, store, dict(prompts), plan, progress=True)
     finally:
         engine.close()
-    del facts["path"]
-    return {"prompts": len(prompts)} | facts
+    return replace(generated, prompts=len(prompts))  # one that stands twice in the data counts twice
 
 
 def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) -> dict[str, object]:
@@ -94,7 +94,7 @@ def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) 
     return {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn}
 
 
-def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
+def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
     """The segment's training data: its samples, best first."""
     files = run.files(segment)
     fingerprint, prompts = segment_prompts(run, segment, with_words=True)
@@ -110,32 +110,29 @@ def judge_answers(run: OnlineRun, segment: int) -> Mapping[str, float]:
     finally:
         judge.close()
     judgements = dict(zip(different, found, strict=True))
-    facts = asdict(
-        write_ranked(
-            files.ranked,
-            load_chat_tokenizer(str(files.policy)),
-            [prompt for _, prompt in prompts],
-            [answers[prompt_id] for prompt_id, _ in prompts],
-            [judgements[prompt_id] for prompt_id, _ in prompts],
-        )
+    return write_ranked(
+        files.ranked,
+        load_chat_tokenizer(str(files.policy)),
+        [prompt for _, prompt in prompts],
+        [answers[prompt_id] for prompt_id, _ in prompts],
+        [judgements[prompt_id] for prompt_id, _ in prompts],
     )
-    return facts | facts.pop("tally")
 
 
-def train_segment(run: OnlineRun, segment: int, stop: StopRequest) -> Mapping[str, float]:
+def train_segment(run: OnlineRun, segment: int, stop: StopRequest) -> Trained:
     """The segment's steps."""
     from nemo_mcpo.algorithms.run import run_mcpo
 
-    seconds = run_mcpo(run.config, initial_model(run.config), stop, segment_data(segment, run.files(segment)))
-    return {f"{part}_seconds": value for part, value in seconds.items()}
+    return run_mcpo(run.config, initial_model(run.config), stop, segment_data(segment, run.files(segment)))
 
 
-WORK: Mapping[str, Callable[[OnlineRun, int], Mapping[str, float]]] = {
+WORK: dict[str, Callable[[OnlineRun, int, StopRequest], object]] = {
     "export": export_policy,
     "generate": generate_answers,
     "judge": judge_answers,
+    "train": train_segment,
 }
-"""The stages of one process, of which every piece is saved when it is done."""
+"""What each of ``onmcpo.STAGES`` does; it returns the record that is named there."""
 
 
 def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[str, list[tuple[int, Prompt]]]:

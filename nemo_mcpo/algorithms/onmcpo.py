@@ -10,30 +10,96 @@
 Weights, optimizer, learning rate and step count carry on as in one run. What is done stands on disk:
 
     <log_dir>/onmcpo.json                   what must stay the same for a continued run to be the same run
-    <log_dir>/segments/0/generate.json      a finished stage: its seconds, and its facts
+    <log_dir>/segments/0/generate.json      a finished stage: its seconds, and the fields of its result
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
 
 from nemo_mcpo.algorithms.segments import SegmentFiles
 from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config.schema import settings_of
 from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.judging.tally import Ranked
 from nemo_mcpo.platform.command import own_rank
+from nemo_mcpo.records import Trained
+from nemo_mcpo.rollouts.samples import Generated
 from nemo_mcpo.storage.atomic import write_json
 from nemo_mcpo.storage.locks import lock_for_this_process
 from nemo_mcpo.storage.manifests import refuse_another_recipe
 
-STAGES = ("export", "generate", "judge", "train")
-IDENTITY = "onmcpo.json"
-HOW = {"server", "batch_size", "attempts"}
-"""Keys of ``rollouts`` and ``judge`` that decide where and how fast, not what."""
 
-Facts = dict[str, float]
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An export leaves files, and no facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a segment, whose work is in ``online_stages.WORK``.
+
+    Attributes:
+        launch: ``one`` process where training runs, one that starts ``servers``, or ``all`` training processes.
+        result: the record that it leaves.
+        fixed: settings that must stay the same once it is finished, but for ``FREE``.
+    """
+
+    launch: Literal["one", "servers", "all"]
+    result: type[Any]
+    fixed: tuple[str, ...] = ()
+
+
+STAGES = {
+    "export": Stage("one", Exported, ("pretrained_checkpoint.restore_from_path",)),
+    "generate": Stage(
+        "servers",
+        Generated,
+        (
+            "model.seed",
+            "model.global_batch_size",
+            "onmcpo.segments",
+            "model.data.train",
+            "model.data.format",
+            "model.data.shuffle",
+            "model.data.max_prompt_length",
+            "trainer.mcpo.max_epochs",
+            "trainer.mcpo.max_steps",
+            "rollouts",
+        ),
+    ),
+    "judge": Stage("servers", Ranked, ("judge.server.model", "judge")),
+    "train": Stage("all", Trained),  # it checks its settings itself
+}
+"""In the order in which they run."""
+FREE = {
+    "rollouts.server",
+    "rollouts.batch_size",
+    "judge.server",
+    "judge.batch_size",
+    "judge.attempts",
+    "judge.max_tokens",
+}
+"""Settings that decide where and how fast, not what."""
+IDENTITY = "onmcpo.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a finished stage leaves: how long it took, and the record that ``STAGES`` names."""
+
+    seconds: float
+    result: Any
+
+    def facts(self) -> dict[str, float]:
+        """As on disk, by name."""
+        return {**asdict(self.result), "seconds": self.seconds}
 
 
 class OnlineRun:
@@ -51,13 +117,22 @@ class OnlineRun:
         """Where a segment's stages write."""
         return SegmentFiles(self.directory / "segments" / str(segment))
 
-    def finished(self, segment: int, stage: str) -> Facts | None:
-        """Facts of a finished stage, ``seconds`` among them; None when it is not finished."""
-        mark = self._mark(segment, stage)
-        return json.loads(mark.read_text()) if mark.exists() else None
+    def stages(self) -> list[tuple[int, str]]:
+        """Every segment's stages, in the order in which they run."""
+        return [(segment, stage) for segment in range(self.config.onmcpo.segments) for stage in STAGES]
 
-    def run(self, segment: int, stage: str, work: Callable[[], Mapping[str, float]]) -> Facts:
-        """Do a stage whose predecessors are finished, unless it is finished itself; returns its facts.
+    def finished(self, segment: int, stage: str) -> Finished | None:
+        """What a stage left; None when it is not finished."""
+        mark = self._mark(segment, stage)
+        if not mark.exists():
+            return None
+        known, record = json.loads(mark.read_text()), STAGES[stage].result
+        # NaN is null in the file; what an earlier version did not count is not there.
+        values = [math.nan if known.get(field.name) is None else known[field.name] for field in fields(record)]
+        return Finished(known["seconds"], record(*values))
+
+    def run(self, segment: int, stage: str, work: Callable[[], object]) -> Finished:
+        """Do a stage whose predecessors are finished, unless it is finished itself.
 
         Raises:
             RolloutError: a stage before is not finished.
@@ -68,22 +143,22 @@ class OnlineRun:
         started = time.monotonic()
         if own_rank() == "0":
             lock_for_this_process(self.files(segment).directory / f".{stage}.lock")
-        facts = dict(work())
-        facts["seconds"] = time.monotonic() - started
+        result = work()
+        finished = Finished(time.monotonic() - started, result)
         if own_rank() == "0":
-            write_json(self.directory / IDENTITY, self._known() | identity_of(self.config, stage))
-            write_json(self._mark(segment, stage), facts)
-        return facts
+            write_json(self.directory / IDENTITY, self._known() | self._fixed(stage))
+            write_json(self._mark(segment, stage), finished.facts())
+        return finished
 
     def check_turn(self, segment: int, stage: str) -> None:
         """Raise where a stage before this one is not finished."""
-        number = self.config.onmcpo.segments
-        if not 0 <= segment < number:
-            expected = f"0 to {number - 1}"
+        order = self.stages()
+        if (segment, stage) not in order:
+            expected = f"0 to {self.config.onmcpo.segments - 1}"
             raise ConfigError("there is no such segment", where="--segment", got=segment, expected=expected)
-        place = STAGES.index(stage)
-        before = (segment, STAGES[place - 1]) if place else (segment - 1, STAGES[-1])
-        if before[0] >= 0 and self.finished(*before) is None:
+        place = order.index((segment, stage))
+        before = order[place - 1] if place else None
+        if before is not None and self.finished(*before) is None:
             raise RolloutError(
                 f"segment {before[0]}: {before[1]} is not finished",
                 where=str(self.files(before[0]).directory),
@@ -97,31 +172,12 @@ class OnlineRun:
         path = self.directory / IDENTITY
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def _fixed(self, stage: str) -> dict[str, object]:
+        return settings_of(self.config, *STAGES[stage].fixed, without=FREE)
+
     def _check_identity(self) -> None:
         """Refuse to continue another run: a key is free until a stage that reads it is finished."""
         known = self._known()
-        now = {name: value for stage in STAGES for name, value in identity_of(self.config, stage).items()}
-        now = {name: value for name, value in now.items() if name in known}
+        now = {name: value for stage in STAGES for name, value in self._fixed(stage).items() if name in known}
         cure = "restore it, or give a new exp_manager.explicit_log_dir to start a new run"
         refuse_another_recipe(known, now, ConfigError, "this run was started with another value", cure)
-
-
-def identity_of(config: OnlineRunConfig, stage: str) -> dict[str, object]:
-    """What must stay the same once a stage is finished; training checks more, for itself."""
-    if stage == "export":
-        return {"pretrained_checkpoint.restore_from_path": config.pretrained_checkpoint.restore_from_path}
-    if stage == "generate":
-        prompts = config.model.data.model_dump(include={"train", "format", "shuffle", "max_prompt_length"})
-        length = config.trainer.mcpo.model_dump(include={"max_epochs", "max_steps"})
-        return {
-            "model.seed": config.model.seed,
-            "model.global_batch_size": config.model.global_batch_size,
-            "onmcpo.segments": config.onmcpo.segments,
-            **{f"model.data.{name}": value for name, value in prompts.items()},
-            **{f"trainer.mcpo.{name}": value for name, value in length.items()},
-            **{f"rollouts.{name}": value for name, value in config.rollouts.model_dump(exclude=HOW).items()},
-        }
-    if stage == "judge":
-        judge = config.judge.model_dump(exclude=HOW | {"max_tokens"})
-        return {"judge.server.model": config.judge.server.model} | {f"judge.{name}": judge[name] for name in judge}
-    return {}

@@ -31,6 +31,7 @@ from nemo_mcpo.algorithms.run_data import (
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import num_validation_prompts
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config.schema import settings_of
 from nemo_mcpo.data.prepared import PreparedDataset
 from nemo_mcpo.errors import CheckpointError, ConfigError
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
@@ -46,11 +47,12 @@ from nemo_mcpo.platform.distributed import (
     shut_down,
 )
 from nemo_mcpo.platform.stopping import StopRequest, job_deadline
+from nemo_mcpo.records import Trained
 from nemo_mcpo.storage.locks import lock_for_this_process
 from nemo_mcpo.variant import Need
 
-ENGINE_KEYS = {"scoring_tokens", "reuse_scoring"}
-"""Keys of ``model.mcpo`` that decide how fast, not what is computed."""
+ENGINE_KEYS = {"model.mcpo.scoring_tokens", "model.mcpo.reuse_scoring"}
+"""Settings that decide how fast, not what is computed."""
 
 INITIAL_WEIGHTS = "initial weights"
 """The name of their hash in a run's identity."""
@@ -63,11 +65,8 @@ logger = logging.getLogger(__name__)
 
 def run_mcpo(
     config: RunConfig, pretrained: Pretrained, stop: StopRequest | None = None, open_data: OpenData = whole_run
-) -> dict[str, float]:
+) -> Trained:
     """Train as configured, or as far as the data goes; every process of the launch calls it.
-
-    Returns:
-        Seconds by part: ``reference`` (all that comes before the first step) and ``train``.
 
     Raises:
         StoppedEarly: ``stop`` or the job's time asked for it; what was done is saved.
@@ -91,7 +90,7 @@ def run_mcpo(
 
     started = time.monotonic()
     trainer = assemble_trainer(config, pretrained, data, validation, checkpoints, log, identity, stop)
-    seconds = {"reference": time.monotonic() - started}
+    reference_seconds = time.monotonic() - started
     if resume_from is not None:
         trainer.load_state_dict(checkpoints.load(trainer.model, resume_from))
     check_start(trainer.step, data.first_step, checkpoints.directory)
@@ -102,11 +101,11 @@ def run_mcpo(
     finally:
         log.close()
     dist.barrier()
-    seconds["train"] = time.monotonic() - started
+    train_seconds = time.monotonic() - started
     if is_rank_zero():
         print(f"done: {trainer.step} steps; metrics and checkpoints are in {log.directory}", flush=True)
     shut_down()
-    return seconds
+    return Trained(reference_seconds, train_seconds)
 
 
 def assemble_trainer(
@@ -227,11 +226,15 @@ def run_identity(config: RunConfig, fingerprint: str, weights_hash: str) -> dict
     return {
         "data or tokenizer": fingerprint,
         INITIAL_WEIGHTS: weights_hash,
-        "model.seed": config.model.seed,
-        "model.data.shuffle": config.model.data.shuffle,
-        "model.global_batch_size": config.model.global_batch_size,
-        "trainer.precision": config.trainer.precision,
-        **{f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump(exclude=ENGINE_KEYS).items()},
+        **settings_of(
+            config,
+            "model.seed",
+            "model.data.shuffle",
+            "model.global_batch_size",
+            "trainer.precision",
+            "model.mcpo",
+            without=ENGINE_KEYS,
+        ),
     }
 
 

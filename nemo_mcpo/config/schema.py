@@ -6,7 +6,8 @@ Default values live in ``examples/conf/*.yaml`` only: every key below is require
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -200,3 +201,17 @@ class RunConfig(Section):
     exp_manager: ExpManager
     pretrained_checkpoint: PretrainedCheckpoint
     model: Model
+
+
+def settings_of(config: Section, *keys: str, without: Collection[str] = ()) -> dict[str, object]:
+    """Settings by their dotted keys; the key of a section stands for all in it but those in ``without``."""
+    found: dict[str, object] = {}
+    for key in keys:
+        *path, name = key.split(".")
+        owner = reduce(getattr, path, config)
+        if isinstance(section := getattr(owner, name), Section):
+            inner = [f"{key}.{field}" for field in type(section).model_fields if f"{key}.{field}" not in without]
+            found |= settings_of(config, *inner, without=without)
+        else:
+            found[key] = owner.model_dump(include={name})[name]
+    return found

@@ -153,5 +153,5 @@ def win_rate_line(result: WinRate) -> str:
         f"{result.losses} lost, {result.failures} without a verdict, {result.unanswered} without an answer; "
         f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens an answer, "
         f"{result.policy_unfinished} against {result.baseline_unfinished} of them cut; "
-        f"the judge: {tally_text(asdict(result.judge))}"
+        f"the judge: {tally_text(result.judge)}"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
@@ -18,26 +18,9 @@ from tqdm import tqdm
 
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_answers
 from nemo_mcpo.judging.judgement import Judge, Judgement, Question
-from nemo_mcpo.judging.tally import Tally, tally
+from nemo_mcpo.judging.tally import Ranked, tally
 from nemo_mcpo.rollouts.samples import Prompt, Sample
 from nemo_mcpo.storage.atomic import write_whole
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """What a segment's judge found.
-
-    Attributes:
-        prompts: in the file.
-        without_choice: prompts with one answer, or none that the judge finds worse than its best.
-        win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
-        tally: what the judge did.
-    """
-
-    prompts: int
-    without_choice: int
-    win_rate: float
-    tally: Tally
 
 
 def rank_answers(
@@ -84,7 +67,7 @@ def write_ranked(
         prompts=len(prompts),
         without_choice=len(prompts) - sum(len(judgement.order) > 1 for judgement in known),
         win_rate=fmean(rates) if rates else math.nan,
-        tally=total,
+        **asdict(total),
     )
 
 

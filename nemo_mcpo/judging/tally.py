@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nemo_mcpo.errors import RolloutError
@@ -35,6 +35,21 @@ class Tally:
     unfinished: int
     cut: int
     first_place: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked(Tally):
+    """What a segment's judge found and did.
+
+    Attributes:
+        prompts: in the file.
+        without_choice: prompts with one answer, or none that the judge finds worse than its best.
+        win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
+    """
+
+    prompts: int
+    without_choice: int
+    win_rate: float
 
 
 def tally(judgements: Iterable[Judgement | None]) -> Tally:
@@ -85,9 +100,7 @@ _PHRASES = {
 }
 
 
-def tally_text(facts: Mapping[str, float | None]) -> str:
-    """For people: the fields of a ``Tally`` that are known."""
-    known = {name: facts.get(name) for name in _PHRASES}
-    return ", ".join(
-        _PHRASES[name].format(value) for name, value in known.items() if value is not None and not math.isnan(value)
-    )
+def tally_text(total: Tally) -> str:
+    """For people: what is known, that is, not NaN."""
+    known = {name: getattr(total, name) for name in _PHRASES}
+    return ", ".join(_PHRASES[name].format(value) for name, value in known.items() if not math.isnan(value))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.config.rules import reused_scoring
+from nemo_mcpo.config.schema import settings_of
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import collect, score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, fp8_scoring, resolve_transformer_impl
@@ -34,30 +35,29 @@ from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 from nemo_mcpo.trees.packing import pack_into_rows
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+SETTINGS = (
+    "trainer.precision",
+    "model.micro_batch_tokens",
+    "model.mcpo.scoring_tokens",
+    "model.mcpo.reuse_scoring",
+    "model.tensor_model_parallel_size",
+    "model.pipeline_model_parallel_size",
+    "model.virtual_pipeline_model_parallel_size",
+    "model.sequence_parallel",
+    "model.activations_checkpoint_granularity",
+    "model.transformer_impl",
+    "model.attention_backend",
+    "model.fp8",
+    "model.fp8_recipe",
+    "model.mcpo.scoring_fp8",
+)
+"""What the model reads; in its ``cfg`` each has the last part of its key as its name."""
 
 
 def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConfig:
     """The ``cfg`` of ``MegatronGPTMCPOModel``: what rebuilds the model from a ``.nemo`` file alone."""
-    model = config.model
-    return OmegaConf.create(
-        {
-            "architecture": asdict(architecture),
-            "precision": config.trainer.precision,
-            "micro_batch_tokens": model.micro_batch_tokens,
-            "scoring_tokens": model.mcpo.scoring_tokens,
-            "reuse_scoring": model.mcpo.reuse_scoring,
-            "tensor_model_parallel_size": model.tensor_model_parallel_size,
-            "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
-            "virtual_pipeline_model_parallel_size": model.virtual_pipeline_model_parallel_size,
-            "sequence_parallel": model.sequence_parallel,
-            "activations_checkpoint_granularity": model.activations_checkpoint_granularity,
-            "transformer_impl": model.transformer_impl,
-            "attention_backend": model.attention_backend,
-            "fp8": model.fp8,
-            "fp8_recipe": model.fp8_recipe,
-            "scoring_fp8": model.mcpo.scoring_fp8,
-        }
-    )
+    settings = {key.rpartition(".")[2]: value for key, value in settings_of(config, *SETTINGS).items()}
+    return OmegaConf.create({"architecture": asdict(architecture)} | settings)
 
 
 def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable[[], Recording] | None:

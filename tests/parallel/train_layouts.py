@@ -13,13 +13,13 @@ import os
 from pathlib import Path
 
 from megatron.core import parallel_state
+from probe_objective import probe
 
 from nemo_mcpo.algorithms import mcpo, run
 from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.platform.command import run_command, world_size_from_environment
-from tests.support.probe_objective import probe
 
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 
 from nemo_mcpo.algorithms import online_driver, onmcpo
-from nemo_mcpo.algorithms.online_driver import StageFailedError, drive
-from nemo_mcpo.algorithms.onmcpo import STAGES, OnlineRun
+from nemo_mcpo.algorithms.online_driver import StageFailedError, drive, dry_run
+from nemo_mcpo.algorithms.onmcpo import STAGES, Exported, OnlineRun
 from nemo_mcpo.errors import ConfigError, RolloutError
+from nemo_mcpo.judging.tally import Ranked
 from nemo_mcpo.platform.children import Child
 from nemo_mcpo.platform.stopping import STOPPED_EARLY, StoppedEarly, StopRequest
+from nemo_mcpo.records import Trained
 from tests.support.configs import online
 
 
@@ -24,11 +28,10 @@ def no_locks(monkeypatch):
     monkeypatch.setattr(online_driver, "lock_for_this_process", lambda path: None)
 
 
-NAMES = (
-    "samples redrawn prompts mean_tokens tokens_per_second repeated failed unfinished win_rate ties failures "
-    "without_choice reference_seconds train_seconds first_place reencoded tokens_differ comparisons cut"
-)
-FACTS = dict.fromkeys(NAMES.split(" "), 1.0)
+def result(stage: str, value: float = 1):
+    """A record as a stage leaves it, of equal numbers."""
+    record = STAGES[stage].result
+    return record(*(value for _ in fields(record)))
 
 
 def config(tmp_path, **changes):
@@ -38,30 +41,30 @@ def config(tmp_path, **changes):
 
 def test_stages_in_their_order_and_once(tmp_path):
     run = OnlineRun(config(tmp_path))
-    done = []
-    for segment in range(2):
-        for stage in STAGES:
-            for later in STAGES[STAGES.index(stage) + 1 :]:
-                with pytest.raises(RolloutError, match="is not finished"):
-                    run.run(segment, later, dict)
-            for _ in range(2):
-                facts = run.run(segment, stage, lambda here=(segment, stage): done.append(here) or {"a": 1.5})
-                assert facts["a"] == 1.5 and facts["seconds"] >= 0
-    assert done == [(segment, stage) for segment in range(2) for stage in STAGES]
-    assert OnlineRun(config(tmp_path)).finished(1, "train") is not None
+    done, order = [], run.stages()
+    assert order == [(segment, stage) for segment in range(2) for stage in STAGES]
+    for place, (segment, stage) in enumerate(order):
+        for later in order[place + 1 :]:
+            with pytest.raises(RolloutError, match="is not finished"):
+                run.run(*later, Exported)
+        for _ in range(2):
+            finished = run.run(segment, stage, lambda here=(segment, stage): done.append(here) or result(here[1], 1.5))
+            assert finished.result == result(stage, 1.5) and finished.seconds >= 0
+    assert done == order
+    assert OnlineRun(config(tmp_path)).finished(1, "train").result == result("train", 1.5)
 
 
 def test_a_failed_stage_is_not_finished(tmp_path):
     run = OnlineRun(config(tmp_path))
     with pytest.raises(ZeroDivisionError):
-        run.run(0, "export", lambda: {"a": 1 / 0})
+        run.run(0, "export", lambda: 1 / 0)
     assert run.finished(0, "export") is None
 
 
 @pytest.mark.parametrize("segment", [-1, 2])
 def test_no_such_segment(tmp_path, segment):
     with pytest.raises(ConfigError, match="no such segment"):
-        OnlineRun(config(tmp_path)).run(segment, "export", dict)
+        OnlineRun(config(tmp_path)).run(segment, "export", Exported)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, val
     run = OnlineRun(config(tmp_path))
     OnlineRun(config(tmp_path, **{key: value}))  # nothing is finished: a mistake may still be corrected
     for stage in ("export", "generate", "judge"):
-        run.run(0, stage, dict)
+        run.run(0, stage, lambda stage=stage: result(stage))
     with pytest.raises(ConfigError, match=f"{key}: this run was started with another value"):
         OnlineRun(config(tmp_path, **{key: value}))
 
@@ -88,10 +91,10 @@ def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, val
 )
 def test_where_and_how_fast_may_change(tmp_path, key):
     for stage in ("export", "generate", "judge"):
-        OnlineRun(config(tmp_path)).run(0, stage, lambda: {"a": 1.0})
+        OnlineRun(config(tmp_path)).run(0, stage, lambda stage=stage: result(stage))
     changed = OnlineRun(config(tmp_path, **{key: 7}))
-    assert changed.run(0, "judge", lambda: pytest.fail("it is finished"))["a"] == 1.0
-    assert changed.run(0, "train", lambda: {"a": 2.0})["a"] == 2.0
+    assert changed.run(0, "judge", lambda: pytest.fail("it is finished")).result == result("judge")
+    assert changed.run(0, "train", lambda: result("train", 2)).result == result("train", 2)
     assert key not in json.loads((tmp_path / onmcpo.IDENTITY).read_text())
 
 
@@ -108,7 +111,7 @@ class Launcher:
         if stage == self.asks_at:
             stop.deadline = 0.0
         if code == 0:
-            self.run.run(int(segment), stage, lambda: FACTS)
+            self.run.run(int(segment), stage, lambda: result(stage))
         return code
 
 
@@ -130,10 +133,37 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 
-def test_a_rate_that_does_not_exist(tmp_path):
+def test_a_script_gets_the_stages_that_are_left(tmp_path, monkeypatch):
+    checks: list[int | None] = []
+    monkeypatch.setattr(online_driver, "check_and_report", lambda config, gpus: checks.append(gpus))
+    driven(tmp_path / "run", monkeypatch, [], onmcpo__segments=1)
+    assert checks == [None]
+    for segment, stage in ((0, "train"), (0, "judge")):
+        dry_run(config(tmp_path / "run", onmcpo__segments=1), 8, tmp_path / "listing")
+        (tmp_path / "run" / "segments" / str(segment) / f"{stage}.json").unlink()
+    assert (tmp_path / "listing").read_text() == "0 1 all train\n" and checks == [None, 8]
+    dry_run(config(tmp_path / "other"), 8, tmp_path / "listing")
+    rows = [line.split() for line in (tmp_path / "listing").read_text().splitlines()]
+    launches = {"export": "one", "generate": "servers", "judge": "servers", "train": "all"}
+    assert rows == [[str(number), "2", launch, stage] for number in range(2) for stage, launch in launches.items()]
+
+
+def test_what_a_stage_leaves(tmp_path):
+    """One flat object; what does not exist, or was not counted by an earlier version, is read as NaN."""
     run = OnlineRun(config(tmp_path))
-    run.run(0, "export", lambda: {"rate": float("nan")})
-    assert run.finished(0, "export")["rate"] is None
+    for stage in ("export", "generate"):
+        run.run(0, stage, lambda stage=stage: result(stage))
+    run.run(0, "judge", lambda: Ranked(5, 1, 0, 0, 0, math.nan, 4, 1, 0.75))
+    mark = tmp_path / "segments" / "0" / "judge.json"
+    known = json.loads(mark.read_text())
+    counts = {"comparisons": 5, "ties": 1, "failures": 0, "unfinished": 0, "cut": 0, "prompts": 4, "without_choice": 1}
+    assert known == counts | {"first_place": None, "win_rate": 0.75, "seconds": known["seconds"]}
+    mark.write_text(json.dumps({"prompts": 4, "first_place": None, "seconds": 2.5, "key of another version": 1}))
+    left = run.finished(0, "judge")
+    assert (left.seconds, left.result.prompts) == (2.5, 4)
+    assert math.isnan(left.result.first_place) and math.isnan(left.result.cut)
+    facts = run.run(0, "train", lambda: Trained(1.0, 2.0)).facts()
+    assert (facts.pop("reference_seconds"), facts.pop("train_seconds"), list(facts)) == (1.0, 2.0, ["seconds"])
 
 
 def test_what_a_signal_ended_is_started_again(tmp_path, monkeypatch):

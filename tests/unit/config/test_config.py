@@ -179,6 +179,18 @@ def test_wrong_value_in_a_list():
     assert (error.where, error.got) == ("model.data.drop_ranks.1", "0")
 
 
+def test_settings_by_their_keys():
+    config = checked({"model.seed": 5})
+    mcpo = {f"model.mcpo.{name}": value for name, value in config.model.mcpo.model_dump().items()}
+    assert schema.settings_of(config, "model.seed", "model.mcpo") == {"model.seed": 5} | mcpo
+    del mcpo["model.mcpo.beta"]
+    assert schema.settings_of(config, "model.mcpo", without={"model.mcpo.beta"}) == mcpo
+    found = schema.settings_of(config, "trainer", without={"trainer.mcpo", "trainer.devices"})
+    assert "trainer.precision" in found and not {"trainer.devices", "trainer.mcpo.max_steps"} & found.keys()
+    found = schema.settings_of(config, "trainer.mcpo.max_steps", without={"trainer.mcpo"})
+    assert found == {"trainer.mcpo.max_steps": config.trainer.mcpo.max_steps}
+
+
 def test_the_budget_in_seconds():
     assert checked({}).exp_manager.budget_seconds is None
     assert checked({"exp_manager.max_time_per_run": "01:02:03:04"}).exp_manager.budget_seconds == 93784.0

@@ -56,8 +56,8 @@ def test_ranked_by_a_rule(tmp_path, chat):
     assert texts[3] == ["not"] * 2  # the limit cut it, so that it does not end its turn
     assert [answer["score"] for answer in lines[0]["responses"]] == [14.0, 8.0, 3.0]
     assert [[answer["rank"] for answer in line["responses"]] for line in lines] == [[1, 2, 3], [1, 2], [1, 2], [1, 2]]
-    assert (found.prompts, found.without_choice, found.win_rate, found.tally.ties) == (4, 3, 0.75, 1)
-    assert math.isnan(found.tally.first_place)
+    assert (found.prompts, found.without_choice, found.win_rate, found.ties) == (4, 3, 0.75, 1)
+    assert math.isnan(found.first_place)
 
 
 def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
@@ -80,7 +80,7 @@ def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
 def test_places_and_failures_are_counted(tmp_path, chat):
     judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=9, first_place=9), None, None, None]
     found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
-    assert (found.tally.failures, found.tally.first_place) == (1, 1.0)
+    assert (found.failures, found.first_place) == (1, 1.0)
     assert "score" not in read(tmp_path / "ranked.jsonl")[0]["responses"][0]
 
 

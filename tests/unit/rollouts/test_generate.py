@@ -11,7 +11,7 @@ from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts import generate as stage
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Prompt
-from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.rollouts.store import COMPLETE, SampleStore, read_complete
 from nemo_mcpo.storage import append_log as module
 from tests.unit.rollouts.samples import Scripted
 
@@ -78,7 +78,7 @@ def test_an_interruption_changes_nothing(tmp_path, stop):
     before = len(store)
     second = Scripted(varied)
     again = generate_samples(second, store, PROMPTS, PLAN)
-    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert (tmp_path / "again" / COMPLETE).read_bytes() == (tmp_path / "whole" / COMPLETE).read_bytes()
     assert before + len(second.generated) == 20  # nothing in the store was asked for again
     assert (again.samples, again.repeated) == (whole.samples, whole.repeated)
 
@@ -119,8 +119,8 @@ def test_what_failed_is_asked_for_again_by_the_next_process(tmp_path):
     engine = Scripted(varied)
     done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
     assert done.failed == 0 and {key.prompt_id for key in engine.generated} == {11, 13}
-    whole = generate_samples(Scripted(varied), SampleStore(tmp_path / "whole", {}), PROMPTS, PLAN)
-    assert done.path.read_text() == whole.path.read_text()
+    generate_samples(Scripted(varied), SampleStore(tmp_path / "whole", {}), PROMPTS, PLAN)
+    assert (tmp_path / COMPLETE).read_text() == (tmp_path / "whole" / COMPLETE).read_text()
 
 
 def test_an_empty_answer_is_none(tmp_path):
