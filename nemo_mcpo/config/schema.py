@@ -129,7 +129,7 @@ class MCPO(Section):
     @property
     def sampler_keys(self) -> dict[str, object]:
         """The keys that are parameters of some samplers."""
-        return self.model_dump(include={"replacement", "chain_steps", "chain_candidates"})
+        return self.model_dump(include={"chain_steps", "chain_candidates", "replacement"})
 
 
 class Schedule(Section):

@@ -75,13 +75,13 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
     own = sampler.parameters.model_fields
     every = [one.parameters.model_fields for one in SAMPLERS.values()]
     switched_off = {key: field.default for fields in every for key, field in fields.items()}
-    for key in shared.keys() - own.keys():
-        if key not in switched_off or shared[key] != switched_off[key]:
+    for key, value in shared.items():
+        if key not in own and (key not in switched_off or value != switched_off[key]):
             raise ConfigError(
                 f"sampler {name} has no parameter {key}",
                 where=f"model.mcpo.{key}",
-                got=shared[key],
+                got=value,
                 expected=switched_off.get(key, "no such parameter"),
                 cure=f"leave {key} at its default, or choose a sampler that uses it",
             )
-    return sampler.bind({**{key: shared[key] for key in shared.keys() & own.keys()}, **given}, KEY)
+    return sampler.bind({**{key: value for key, value in shared.items() if key in own}, **given}, KEY)
