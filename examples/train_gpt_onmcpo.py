@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         return
     for option, value in (("--gpus", arguments.gpus), ("--list-stages", arguments.list_stages)):
         if value is not None:
-            raise ConfigError("only with --dry-run", where=option, got=value, cure="add --dry-run, or drop it")
+            raise ConfigError("only with --dry-run", where=option, got=value, fix="add --dry-run, or drop it")
     if arguments.stage is not None:
         stage_command(rest, arguments.stage, CONF)
         return

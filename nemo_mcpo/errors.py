@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user can cause: each says what is wrong, where, what was found, what was expected, and the cure.
+"""The errors a user can cause: each says what is wrong, where, what was found, what was expected, and the fix.
 
->>> print(DataError("no answers", where="prompts.jsonl:7", got="[]", expected="at least 2", cure="drop the line"))
-prompts.jsonl:7: no answers (got [], expected at least 2). Cure: drop the line.
+>>> print(DataError("no answers", where="prompts.jsonl:7", got="[]", expected="at least 2", fix="drop the line"))
+prompts.jsonl:7: no answers (got [], expected at least 2). Fix: drop the line.
 """
 
 from __future__ import annotations
 
 
 class NemoMcpoError(Exception):
-    """Base of every error that a user can cause and cure; scripts print its one line before any traceback.
+    """Base of every error that a user can cause and fix; scripts print its one line before any traceback.
 
     Args:
         what: the problem, in a few words.
         where: a configuration key, ``file:line``, or a path.
         got: the offending value (never a secret).
         expected: what would have been accepted.
-        cure: what to change.
+        fix: what to change.
     """
 
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: str = "", got: object = None, expected: object = None, cure: str = ""
+        self, what: str, *, where: str = "", got: object = None, expected: object = None, fix: str = ""
     ) -> None:
-        self.what, self.where, self.got, self.expected, self.cure = what, where, got, expected, cure
+        self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
         facts = [f"{name} {value}" for name, value in (("got", got), ("expected", expected)) if value is not None]
         line = f"{where}: {what}" if where else what
         line += f" ({', '.join(facts)})" if facts else ""
-        line += f". Cure: {cure.rstrip('.')}{'' if cure.endswith('?') else '.'}" if cure else ""
+        line += f". Fix: {fix.rstrip('.')}{'' if fix.endswith('?') else '.'}" if fix else ""
         super().__init__(" ".join(line.split()))
 
 

@@ -130,5 +130,5 @@ def entry(table: Mapping[str, Entry], name: str, kind: str, where: str) -> Entry
         where=where,
         got=name,
         expected=f"one of: {', '.join(table)}",
-        cure=f"did you mean {close[0]}?" if close else "choose one of these names",
+        fix=f"did you mean {close[0]}?" if close else "choose one of these names",
     )

@@ -56,10 +56,10 @@ def main() -> int:
     """0 when everything is there in the end, 1 when the base is none, else pip's code."""
     wanted = requirements()
     if not wanted:
-        sys.exit("error: nemo_mcpo is not installed. Cure: python -m pip install --no-deps .")
+        sys.exit("error: nemo_mcpo is not installed. Fix: python -m pip install --no-deps .")
     lacking = missing(wanted)
     if foreign := [one.name for one in lacking if one.name in OF_THE_CONTAINER]:
-        sys.exit(f"error: no {', '.join(foreign)} here. Cure: a base that has it, such as nvcr.io/nvidia/nemo:26.02")
+        sys.exit(f"error: no {', '.join(foreign)} here. Fix: a base that has it, such as nvcr.io/nvidia/nemo:26.02")
     if not lacking:
         print(f"all {len(wanted)} requirements are there")
         return 0

@@ -44,7 +44,7 @@ nemo_mcpo_install() {
     nemo_mcpo_say "filling $venv: about 160 pinned packages, 2.3 GB on disk, a few minutes, once"
     if ! nemo_mcpo_fill "$venv"; then
         nemo_mcpo_say "the environment is not complete: the reason is above (pip's own account: $venv/install.log)." \
-            "Cure: see that the package index can be reached and 5 GB of disk are free, and run this again."
+            "Fix: see that the package index can be reached and 5 GB of disk are free, and run this again."
         return 1
     fi
     nemo_mcpo_say "environment ready after $((SECONDS - started)) s"
@@ -64,7 +64,7 @@ nemo_mcpo_fresh_venv() {
     rm -f "$1/nemo_mcpo.stamp"
     if [ -x "$1/bin/python" ] && ! [ -e "$1/nemo_mcpo.mine" ]; then
         nemo_mcpo_suits "$1/bin/python" && return 0
-        nemo_mcpo_say "$1 exists, and its Python is not a working 3.11. Cure: remove or rename it."
+        nemo_mcpo_say "$1 exists, and its Python is not a working 3.11. Fix: remove or rename it."
         return 1
     fi
     python="$(nemo_mcpo_python)" || return 1
@@ -95,7 +95,7 @@ nemo_mcpo_python() {
         fi
     done
     nemo_mcpo_say "no Python 3.11 with venv on PATH (the pinned packages are for 3.11)." \
-        "Cure: install it (Debian and Ubuntu: apt-get install python3.11-venv), or name it: NEMO_MCPO_PYTHON=/path/to/python3.11"
+        "Fix: install it (Debian and Ubuntu: apt-get install python3.11-venv), or name it: NEMO_MCPO_PYTHON=/path/to/python3.11"
     return 1
 }
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = [check for check in every if not options.only or check.name.startswith(tuple(options.only))]
     if not chosen:
         names = ", ".join(check.name for check in every)
-        raise ConfigError("no such check", where="--only", got=options.only, expected=names, cure="choose of these")
+        raise ConfigError("no such check", where="--only", got=options.only, expected=names, fix="choose of these")
     out.mkdir(parents=True, exist_ok=True)
     rows = examine(out)
     print(render(rows), flush=True)

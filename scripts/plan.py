@@ -79,8 +79,8 @@ def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
     except ConfigError as error:
         if error.where != MODEL_KEY or model is not None:
             raise
-        cure = f"name a public model with --model, or set {MODEL_KEY}=DIR"
-        raise ConfigError("no model to plan for", where=MODEL_KEY, cure=cure) from None
+        fix = f"name a public model with --model, or set {MODEL_KEY}=DIR"
+        raise ConfigError("no model to plan for", where=MODEL_KEY, fix=fix) from None
 
 
 def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
@@ -107,7 +107,7 @@ def _data(arguments: argparse.Namespace, config: RunConfig) -> DataShape:
 def _num_gpus(given: int | None, config: RunConfig) -> int:
     """``--gpus``; else what the configuration says, or one node."""
     if given is not None and given < 1:
-        raise ConfigError("not a number of GPUs", where="--gpus", got=given, cure="give at least 1")
+        raise ConfigError("not a number of GPUs", where="--gpus", got=given, fix="give at least 1")
     trainer = config.trainer
     configured = trainer.num_nodes * (GPUS_PER_NODE if trainer.devices == "auto" else trainer.devices)
     return configured if given is None else given
@@ -119,12 +119,12 @@ def _write(plan: Plan, path: Path) -> None:
         path.write_text(json.dumps(plan.as_dict(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         got = f"{path}: {error.strerror}"
-        raise ConfigError("cannot be written", where="--json", got=got, cure="name a file that can") from None
+        raise ConfigError("cannot be written", where="--json", got=got, fix="name a file that can") from None
 
 
-def _chosen(table: Mapping[str, Choice], flag: str, name: str, cure: str) -> Choice:
+def _chosen(table: Mapping[str, Choice], flag: str, name: str, fix: str) -> Choice:
     if name not in table:
-        raise ConfigError("unknown name", where=flag, got=name, expected=f"one of {', '.join(table)}", cure=cure)
+        raise ConfigError("unknown name", where=flag, got=name, expected=f"one of {', '.join(table)}", fix=fix)
     return table[name]
 
 
@@ -132,7 +132,7 @@ def _limited(given: float | None, default: float, flag: str, most: float) -> flo
     number = default if given is None else given
     if not 0 < number <= most:
         expected = f"above 0, at most {most:g}"
-        raise ConfigError("out of range", where=flag, got=number, expected=expected, cure=f"default: {default:g}")
+        raise ConfigError("out of range", where=flag, got=number, expected=expected, fix=f"default: {default:g}")
     return number
 
 
@@ -140,7 +140,7 @@ def _refuse_beside(flag: str, arguments: argparse.Namespace, names: Sequence[str
     """Of these flags none may be given together with this one, which would ignore them."""
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
     if given:
-        raise ConfigError(f"would be ignored with {flag}", where=" ".join(given), cure=f"leave out {flag}, or these")
+        raise ConfigError(f"would be ignored with {flag}", where=" ".join(given), fix=f"leave out {flag}, or these")
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

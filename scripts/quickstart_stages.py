@@ -104,8 +104,8 @@ def _run(stage: Stage, head: str, log: Path, start: Callable[..., Child]) -> flo
     if code:
         print("failed", flush=True)
         print(*(f"    {line}" for line in _reason(log)), sep="\n", file=sys.stderr)
-        cure = "read the log, then run the same command again: it continues from here"
-        raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {code}", cure=cure)
+        fix = "read the log, then run the same command again: it continues from here"
+        raise StageError(f"stage failed: {stage.title}", where=str(log), got=f"exit {code}", fix=fix)
     _show(f"{head}: {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     print(flush=True)
     return seconds

@@ -19,7 +19,7 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
         case "$word" in
             --dry-run) DRY_RUN=true ;;
             *=*) OVERRIDES+=("$word") ;;
-            *) die "not an override: $word. Cure: key=value, or --dry-run" ;;
+            *) die "not an override: $word. Fix: key=value, or --dry-run" ;;
         esac
     done
     local site="${NEMO_MCPO_SITE:-$ROOT/slurm/site.env}"
@@ -33,14 +33,14 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     NODES="${SLURM_JOB_NUM_NODES_HET_GROUP_0:-${SLURM_JOB_NUM_NODES:-1}}"
     NODELIST="${SLURM_JOB_NODELIST_HET_GROUP_0:-${SLURM_JOB_NODELIST:-}}"
     TASKS_PER_NODE="${TASKS_PER_NODE:-$(nemo_mcpo_gpus)}"
-    [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Cure: another partition, or TASKS_PER_NODE for CPUs"
+    [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Fix: another partition, or TASKS_PER_NODE for CPUs"
     CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
     nemo_mcpo_containers
     say "run $RUN_DIR, training on $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE"
     $DRY_RUN && return
-    [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Cure: sbatch $0, or --dry-run"
+    [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Fix: sbatch $0, or --dry-run"
     trap nemo_mcpo_stop USR1 TERM
-    mkdir -p "$RUN_DIR/logs" "$NEMO_MCPO_CACHE" || die "$RUN_DIR cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
+    mkdir -p "$RUN_DIR/logs" "$NEMO_MCPO_CACHE" || die "$RUN_DIR cannot be made. Fix: NEMO_MCPO_RESULTS in slurm/site.env"
     NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
     nemo_mcpo_canary
     nemo_mcpo_rendezvous
@@ -102,7 +102,7 @@ nemo_mcpo_container() { # variable with the image: WORDS for srun, or words BEFO
     local image="${!1}" mount runtime
     local mounts="$ROOT:$ROOT,${RUN_DIR%/*}:${RUN_DIR%/*},$NEMO_MCPO_CACHE:$NEMO_MCPO_CACHE${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
     for mount in ${CONTAINER_MOUNTS//,/ }; do
-        [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Cure: CONTAINER_MOUNTS in slurm/site.env"
+        [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Fix: CONTAINER_MOUNTS in slurm/site.env"
     done
     WORDS=() BEFORE=()
     if srun --help 2>/dev/null | grep -e --container-image >/dev/null; then
@@ -110,7 +110,7 @@ nemo_mcpo_container() { # variable with the image: WORDS for srun, or words BEFO
     elif runtime="$(command -v apptainer || command -v singularity)"; then
         BEFORE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$image")
     else
-        die "nothing here can run $1=$image (no pyxis, no apptainer). Cure: install one, or unset it"
+        die "nothing here can run $1=$image (no pyxis, no apptainer). Fix: install one, or unset it"
     fi
 }
 
@@ -126,7 +126,7 @@ nemo_mcpo_canary() { # a file that every node must see
     # shellcheck disable=SC2016  # expands on the node
     srun --input=none --export=ALL ${SLURM_HET_SIZE:+--het-group=0} --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
         bash -c '[ "$(cat "$0" 2>/dev/null)" = "$1" ] || { echo "$(hostname) does not see $0" >&2; exit 1; }' "$file" "$token" ||
-        die "$RUN_DIR is not the same directory on every node. Cure: NEMO_MCPO_RESULTS on a shared file system"
+        die "$RUN_DIR is not the same directory on every node. Fix: NEMO_MCPO_RESULTS on a shared file system"
     rm -f "$file"
 }
 

@@ -24,7 +24,7 @@ NEMO_MCPO_JOB=onmcpo_llama8b
 for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/.."; do
     [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
 done
-[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Cure: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
+[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Fix: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
 
 nemo_mcpo_begin "$@"
 if [ -n "${CONFIG:-}" ]; then

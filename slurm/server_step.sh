@@ -10,10 +10,10 @@
 # ends it when it is ended, and has its exit code.
 set -uo pipefail
 directory="${NEMO_MCPO_SERVER_STEPS:-}"
-[ -d "$directory" ] || { echo 'error: no job script takes requests for steps. Cure: start the run by slurm/*.sh, or drop this prefix' >&2 && exit 2; }
+[ -d "$directory" ] || { echo 'error: no job script takes requests for steps. Fix: start the run by slurm/*.sh, or drop this prefix' >&2 && exit 2; }
 OPTIONS=()
 while [ $# -gt 0 ] && [[ "$1" == --* ]]; do OPTIONS+=("$1") && shift; done
-[ $# -gt 0 ] || { echo 'error: no program to start. Cure: slurm/server_step.sh [--option=value …] program arguments' >&2 && exit 2; }
+[ $# -gt 0 ] || { echo 'error: no program to start. Fix: slurm/server_step.sh [--option=value …] program arguments' >&2 && exit 2; }
 request="$directory/${SLURMD_NODENAME:-$HOSTNAME}-$$"
 log="$(readlink -f /proc/self/fd/1)"
 [ -f "$log" ] || log="$request.log" # a pipe: what it says is printed at its end

@@ -25,7 +25,7 @@ NEMO_MCPO_JOB=mcpo_sweep
 for root in "${NEMO_MCPO_ROOT:-}" "$(dirname "$0")/.." "${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/.."; do
     [ ! -f "$root/slurm/common.sh" ] || { source "$root/slurm/common.sh" && break; }
 done
-[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Cure: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
+[ -n "${ROOT:-}" ] || { echo "error: no slurm/common.sh. Fix: submit from the repository, or set NEMO_MCPO_ROOT" >&2 && exit 2; }
 STAGE='' KEYS=()
 for word in "$@"; do
     case "$word" in
@@ -33,7 +33,7 @@ for word in "$@"; do
         --lrs=*) LRS="${word#*=}" ;;
         --seeds=*) SEEDS="${word#*=}" ;;
         --metric=*) METRIC="${word#*=}" ;;
-        model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Cure: LRS=\"…\" SEEDS=\"…\"" ;;
+        model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Fix: LRS=\"…\" SEEDS=\"…\"" ;;
         *) KEYS+=("$word") ;;
     esac
 done
@@ -53,7 +53,7 @@ sweep_submit() { # overrides
     set -- "$ROOT/slurm/sweep.sh" "--lrs=$LRS" "--seeds=$SEEDS" "--metric=$METRIC" "$@"
     cd "$ROOT"
     logs="${NEMO_MCPO_RESULTS:-$ROOT/results}/$NEMO_MCPO_JOB/logs" # Slurm makes no directories
-    mkdir -p "$logs" || die "$logs cannot be made. Cure: NEMO_MCPO_RESULTS in slurm/site.env"
+    mkdir -p "$logs" || die "$logs cannot be made. Fix: NEMO_MCPO_RESULTS in slurm/site.env"
     words=(sbatch --parsable "--output=$logs/%x-%j.log" ${options[@]+"${options[@]}"})
     cache="$("${words[@]}" "$@" --stage=cache)" && cache="${cache%%;*}" && echo "cache: job $cache"
     runs="$("${words[@]}" --array="0-$((RUNS - 1))" --dependency="afterok:$cache" --kill-on-invalid-dep=yes "$@" --stage=run)"
@@ -96,7 +96,7 @@ case "$STAGE $*" in
         ;;
     table*) sweep_table ;;
     *)
-        case "$0" in */slurm_script) die "this job would submit others. Cure: bash slurm/sweep.sh" ;; esac
+        case "$0" in */slurm_script) die "this job would submit others. Fix: bash slurm/sweep.sh" ;; esac
         sweep_submit "$@"
         exit 0
         ;;

@@ -130,7 +130,7 @@ class CheckpointManager:
                 "the checkpoint could not be written",
                 where=str(final),
                 got=f"{problem or 'an error on another rank'}; {free:,.1f} MB were free then",
-                cure="make room or fix the directory; the same command continues from the last good checkpoint",
+                fix="make room or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
 
     def _start(self, model, temporary: Path) -> None:
@@ -183,15 +183,15 @@ def read_state(path: Path) -> TrainerState:
             "not a readable checkpoint",
             where=str(path / STATE_FILE),
             got=problem,
-            cure="restore the file; until then the one before it is used",
+            fix="restore the file; until then the one before it is used",
         ) from None
 
 
 def check_identity(state: TrainerState, identity: dict[str, object], path: Path) -> None:
     """Refuse to continue a run with other data, tokenizer, initial weights, seed or batch size."""
     problem = "this run was started with another {name}"
-    cure = "restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run"
-    refuse_another_recipe(state.identity, identity, CheckpointError, problem, cure, where=str(path))
+    fix = "restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run"
+    refuse_another_recipe(state.identity, identity, CheckpointError, problem, fix, where=str(path))
 
 
 def _copy_source_files(source: Path, target: Path) -> None:

@@ -42,5 +42,5 @@ def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[Pro
                 where=f"prompt {tree.prompt_id}, completion {column} of {len(completion)} tokens",
                 got=f"{shared:.6g} nats",
                 expected=f"{separate:.6g} nats",
-                cure="set model.attention_backend=sdpa, and please report the versions that scripts/doctor.py prints",
+                fix="set model.attention_backend=sdpa, and please report the versions that scripts/doctor.py prints",
             )

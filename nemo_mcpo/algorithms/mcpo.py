@@ -148,7 +148,7 @@ class MCPOTrainer:
                 f"the gradient at step {self.step + 1} is not finite",
                 where="its norm",
                 got=grad_norm,
-                cure="lower model.optim.lr or set trainer.precision=32; the last checkpoint is unharmed",
+                fix="lower model.optim.lr or set trainer.precision=32; the last checkpoint is unharmed",
             )
         self.step += 1
         self.consumed_prompts += len(trees)

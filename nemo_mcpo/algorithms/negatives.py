@@ -69,7 +69,7 @@ class ReferencedTrees:
                 f"{what} is not finite",
                 where=f"{len(bad)} of {len(trees)} prompts: {', '.join(named)}{', …' if len(bad) > _NAMED else ''}",
                 got=values_B[bad[0]].item(),
-                cure="lower model.optim.lr, or look at these prompts; the last checkpoint is unharmed",
+                fix="lower model.optim.lr, or look at these prompts; the last checkpoint is unharmed",
             )
 
 

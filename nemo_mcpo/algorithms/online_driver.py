@@ -40,7 +40,7 @@ class StageFailedError(NemoMcpoError):
         super().__init__(
             f"segment {segment}: {stage} failed",
             got=f"exit code {exit_code}",
-            cure="see its message above; the same command then continues",
+            fix="see its message above; the same command then continues",
         )
         self.exit_code = exit_code if exit_code > 0 else 1
 
@@ -99,7 +99,7 @@ def num_processes(config: OnlineRunConfig) -> int:
             where="trainer.num_nodes",
             got=config.trainer.num_nodes,
             expected=1,
-            cure=f"let the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
+            fix=f"let the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
         )
     model = config.model
     replica = model.tensor_model_parallel_size * model.pipeline_model_parallel_size

@@ -65,7 +65,7 @@ def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
                 where=str(run.directory / "checkpoints"),
                 got=newest and f"a newest whole one of step {saved_step(newest)}",
                 expected=f"one of step {first_step}",
-                cure=f"restore it, or delete segments/{segment - 1}/train.json: its last steps are trained again",
+                fix=f"restore it, or delete segments/{segment - 1}/train.json: its last steps are trained again",
             )
         source = open_pretrained(str(newest), run.config.model.data.cache_dir)
     export_pretrained(source, run.files(segment).policy)
@@ -154,7 +154,7 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
             where=str(samples),
             got=fingerprint,
             expected=known,
-            cure="restore model.data.train and the keys that decide its tokens, or start a new run",
+            fix="restore model.data.train and the keys that decide its tokens, or start a new run",
         )
 
 

@@ -162,7 +162,7 @@ class OnlineRun:
             raise RolloutError(
                 f"segment {before[0]}: {before[1]} is not finished",
                 where=str(self.files(before[0]).directory),
-                cure=f"run that stage before {stage} of segment {segment}, or examples/train_gpt_onmcpo.py for all",
+                fix=f"run that stage before {stage} of segment {segment}, or examples/train_gpt_onmcpo.py for all",
             )
 
     def _mark(self, segment: int, stage: str) -> Path:
@@ -179,5 +179,5 @@ class OnlineRun:
         """Refuse to continue another run: a key is free until a stage that reads it is finished."""
         known = self._known()
         now = {name: value for stage in STAGES for name, value in self._fixed(stage).items() if name in known}
-        cure = "restore it, or give a new exp_manager.explicit_log_dir to start a new run"
-        refuse_another_recipe(known, now, ConfigError, "this run was started with another value", cure)
+        fix = "restore it, or give a new exp_manager.explicit_log_dir to start a new run"
+        refuse_another_recipe(known, now, ConfigError, "this run was started with another value", fix)

@@ -58,11 +58,11 @@ def check_and_report(config: OnlineRunConfig, gpus: int | None, policies: Mappin
 def run_rows(words: Sequence[str], config_dir: Path) -> tuple[Row, ...]:
     """A row about the run of ``doctor.py CONFIG key=value …``, on this machine."""
     name, overrides = words[0], words[1:]
-    enables, cure = "this run's servers and judge", "change what it names"
+    enables, fix = "this run's servers and judge", "change what it names"
     try:
         raw = compose_config(overrides, config_dir=config_dir, config_name=name)
         config = checked_config(raw, None, OnlineRunConfig if "onmcpo" in raw else RunConfig)
         notes = check_servers(config, this_machine(config)) if isinstance(config, OnlineRunConfig) else ()
     except NemoMcpoError as error:
-        return (Row(RUN, "broken", name, enables, str(error), cure, required=True),)
+        return (Row(RUN, "broken", name, enables, str(error), fix, required=True),)
     return (Row(RUN, "ok", name, enables, "; ".join(notes)),)

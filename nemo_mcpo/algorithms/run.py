@@ -146,7 +146,7 @@ def check_start(step: int, first_step: int, checkpoints: Path) -> None:
             where=str(checkpoints),
             got=f"a newest checkpoint of step {step}" if step else "no checkpoint",
             expected=f"one of step {first_step}",
-            cure="train the segment before",
+            fix="train the segment before",
         )
 
 
@@ -262,7 +262,7 @@ def checkpoint_to_resume(
             "the log directory already holds a run",
             where="exp_manager.resume_if_exists",
             got=False,
-            cure="set it to true to continue, or choose another exp_manager.explicit_log_dir",
+            fix="set it to true to continue, or choose another exp_manager.explicit_log_dir",
         )
     state, path = found
     check_identity(state, identity, path)

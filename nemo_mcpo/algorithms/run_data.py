@@ -119,7 +119,7 @@ def check_batch(config: RunConfig, dataset: PreparedDataset) -> None:
             where=config.model.data.train,
             got=f"{len(dataset)} usable prompts",
             expected=f"at least model.global_batch_size={size}",
-            cure=f"lower model.global_batch_size, or see what was dropped and why in {dataset.dropped_path}",
+            fix=f"lower model.global_batch_size, or see what was dropped and why in {dataset.dropped_path}",
         )
 
 
@@ -133,7 +133,7 @@ def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
             where="model.mcpo.num_negatives",
             got=mcpo.num_negatives,
             expected=f"at most {most}",
-            cure="lower num_negatives or drop fewer ranks",
+            fix="lower num_negatives or drop fewer ranks",
         )
 
 
@@ -145,7 +145,7 @@ def check_scores(config: RunConfig, dataset: PreparedDataset) -> None:
             f"the {config.model.mcpo.objective.name} objective needs a score of every response",
             where=dataset.source(first),
             got=f"{int((~dataset.is_scored).sum())} of {len(dataset)} prompts without",
-            cure="add a score to each response, or choose an objective that reads none",
+            fix="add a score to each response, or choose an objective that reads none",
         )
 
 
@@ -172,7 +172,7 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
                 where=key,
                 got=budget,
                 expected=f"at least {longest}, the longest prompt in {dataset.directory}",
-                cure=f"raise {key}, or lower model.data.max_prompt_length",
+                fix=f"raise {key}, or lower model.data.max_prompt_length",
             )
     whole = dataset.tree_lengths
     trained = np.minimum(whole, dataset.trained_lengths(config.model.mcpo.num_negatives))

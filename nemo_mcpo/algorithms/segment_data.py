@@ -138,5 +138,5 @@ def _check_same_prompts(
             where=str(files.ranked),
             got=f"{len(answers)} prompts",
             expected=f"{len(rows)} prompts in the order of training",
-            cure="delete the segment's ranked.jsonl and judge.json: it is judged again",
+            fix="delete the segment's ranked.jsonl and judge.json: it is judged again",
         )

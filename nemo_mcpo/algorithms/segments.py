@@ -61,7 +61,7 @@ def split_steps(num_steps: int, num_segments: int) -> list[Segment]:
             where="onmcpo.segments",
             got=num_segments,
             expected=f"at most {num_steps}",
-            cure="lower onmcpo.segments or train longer",
+            fix="lower onmcpo.segments or train longer",
         )
     starts = [number * num_steps // num_segments for number in range(num_segments + 1)]
     return [Segment(number, *starts[number : number + 2]) for number in range(num_segments)]

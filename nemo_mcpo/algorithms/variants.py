@@ -35,7 +35,7 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
                 where="model.mcpo.num_negatives",
                 got=mcpo.num_negatives,
                 expected=0,
-                cure="set model.mcpo.num_negatives=0",
+                fix="set model.mcpo.num_negatives=0",
             )
         return
     if mcpo.num_negatives < 1:
@@ -44,7 +44,7 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
             where="model.mcpo.num_negatives",
             got=mcpo.num_negatives,
             expected="at least 1",
-            cure="set model.mcpo.num_negatives=1",
+            fix="set model.mcpo.num_negatives=1",
         )
     if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
         raise ConfigError(
@@ -52,7 +52,7 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
             where="model.mcpo.num_negatives",
             got=mcpo.num_negatives,
             expected=f"at most model.data.max_candidates={pool}",
-            cure="lower num_negatives, raise max_candidates, or set model.mcpo.replacement=true",
+            fix="lower num_negatives, raise max_candidates, or set model.mcpo.replacement=true",
         )
 
 
@@ -65,7 +65,7 @@ def _check_no_scoring(mcpo: MCPO) -> None:
                 where=f"model.mcpo.{key}",
                 got=True,
                 expected=f"{off} with sampler {mcpo.sampler.name} and objective {mcpo.objective.name}",
-                cure=f"set model.mcpo.{key}={off}",
+                fix=f"set model.mcpo.{key}={off}",
             )
 
 
@@ -79,7 +79,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
             where="model.mcpo.objective",
             got=mcpo.objective.name,
             expected="an objective with negatives",
-            cure="change model.mcpo.objective",
+            fix="change model.mcpo.objective",
         )
     if Need.GIVEN in needs:
         raise ConfigError(
@@ -87,7 +87,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
             where="model.mcpo.sampler",
             got=mcpo.sampler.name,
             expected="mc_kernel, random, max or min",
-            cure="set model.mcpo.sampler=mc_kernel",
+            fix="set model.mcpo.sampler=mc_kernel",
         )
     if serves:
         _check_serving(config)
@@ -109,5 +109,5 @@ def _check_serving(config: OnlineRunConfig) -> None:
             where="judge.kind",
             got=config.judge.kind,
             expected=f"one of: {', '.join(name for name, one in JUDGES.items() if one.gives_scores)}",
-            cure="choose a judge that gives scores, or an objective that reads none",
+            fix="choose a judge that gives scores, or an objective that reads none",
         )

@@ -28,7 +28,7 @@ def check_fp8(config: RunConfig) -> None:
             "FP8 needs Transformer Engine's layers in bf16",
             where=key,
             got=value,
-            cure=f"set model.transformer_impl=transformer_engine and trainer.precision=bf16, or {key}={off}",
+            fix=f"set model.transformer_impl=transformer_engine and trainer.precision=bf16, or {key}={off}",
         )
     if key and model.fp8_recipe == "delayed":
         raise ConfigError(
@@ -37,7 +37,7 @@ def check_fp8(config: RunConfig) -> None:
             where="model.fp8_recipe",
             got="delayed",
             expected="tensorwise or blockwise, whose scales are of the tensor at hand",
-            cure="set model.fp8_recipe=tensorwise",
+            fix="set model.fp8_recipe=tensorwise",
         )
     if model.mcpo.scoring_fp8 and model.fp8:
         raise ConfigError(
@@ -45,7 +45,7 @@ def check_fp8(config: RunConfig) -> None:
             where="model.mcpo.scoring_fp8",
             got=True,
             expected="false with model.fp8",
-            cure="set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16",
+            fix="set model.mcpo.scoring_fp8=false, or model.fp8=null to train in bf16",
         )
     if model.mcpo.scoring_fp8 and model.mcpo.reuse_scoring is True:
         raise ConfigError(
@@ -53,7 +53,7 @@ def check_fp8(config: RunConfig) -> None:
             where="model.mcpo.reuse_scoring",
             got=True,
             expected="auto or false with model.mcpo.scoring_fp8",
-            cure="set model.mcpo.reuse_scoring=auto, or model.mcpo.scoring_fp8=false",
+            fix="set model.mcpo.reuse_scoring=auto, or model.mcpo.scoring_fp8=false",
         )
 
 
@@ -68,5 +68,5 @@ def check_capability(model: Model, gpu: str, capability: float) -> None:
             where=key,
             got=f"{value} on {gpu}, compute capability {capability}",
             expected=f"at least {needed} (H100, H200{'' if by_blocks else ', L40'})",
-            cure=f"set {key}={off}: bf16 runs on A100 and newer",
+            fix=f"set {key}={off}: bf16 runs on A100 and newer",
         )

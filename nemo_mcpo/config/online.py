@@ -53,8 +53,8 @@ def api_key(server: Server, section: str) -> str:
     if variable is None:
         return "none"  # local servers want none, the client wants one
     if variable not in os.environ:
-        cure = f"export {variable}"
-        raise ConfigError("the variable is not set", where=f"{section}.api_key_env", got=variable, cure=cure)
+        fix = f"export {variable}"
+        raise ConfigError("the variable is not set", where=f"{section}.api_key_env", got=variable, fix=fix)
     return os.environ[variable]
 
 
@@ -108,14 +108,14 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             where="rollouts.max_tokens",
             got=rollouts.max_tokens,
             expected=f"at most {room}, model.data.max_length less model.data.max_prompt_length",
-            cure="lower it or raise model.data.max_length",
+            fix="lower it or raise model.data.max_length",
         )
     if len(set(rollouts.temperatures)) < len(rollouts.temperatures):
         raise ConfigError(
             "the same temperature twice",
             where="rollouts.temperatures",
             got=rollouts.temperatures,
-            cure="list each once and raise rollouts.samples",
+            fix="list each once and raise rollouts.samples",
         )
     needed = 1 + (1 if config.model.mcpo.replacement else config.model.mcpo.num_negatives)
     if config.num_samples < needed:
@@ -124,7 +124,7 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             where="rollouts.samples",
             got=f"{len(rollouts.temperatures)} temperatures x {rollouts.samples}",
             expected=f"at least {needed} in all: the preferred one and model.mcpo.num_negatives",
-            cure="raise rollouts.samples or lower model.mcpo.num_negatives",
+            fix="raise rollouts.samples or lower model.mcpo.num_negatives",
         )
 
 
@@ -150,7 +150,7 @@ def check_online(config: OnlineRunConfig) -> None:
     )
     for key, is_wrong, reason in refused:
         if is_wrong:
-            raise ConfigError(f"not in an online run: {reason}", where=key, cure=f"change {key}")
+            raise ConfigError(f"not in an online run: {reason}", where=key, fix=f"change {key}")
 
 
 ONLINE_RULES = (check_rollouts, check_online)

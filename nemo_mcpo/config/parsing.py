@@ -30,7 +30,7 @@ def parse_config(
         schema: what the keys are.
 
     Raises:
-        ConfigError: for the first offending key: its name, its value, what was expected, the cure.
+        ConfigError: for the first offending key: its name, its value, what was expected, the fix.
     """
     try:
         config = schema.model_validate(raw)
@@ -62,17 +62,17 @@ def config_error(problem: ValidationError, schema: type[BaseModel], section: str
         for name in names[:-1]:
             owner = owner.model_fields[name].annotation
         close = difflib.get_close_matches(names[-1], owner.model_fields, n=1)
-        cure = f"did you mean {'.'.join([*prefix, *names[:-1], close[0]])}?" if close else "remove it"
+        fix = f"did you mean {'.'.join([*prefix, *names[:-1], close[0]])}?" if close else "remove it"
         known = ", ".join(owner.model_fields)
         expected = f"one of: {known}" if known else "no parameters"
-        return ConfigError("unknown key", where=key, got=error["input"], expected=expected, cure=cure)
+        return ConfigError("unknown key", where=key, got=error["input"], expected=expected, fix=fix)
     if error["type"] == "missing":
-        return ConfigError("missing key", where=key, cure=f"set {key}=… on the command line or in the YAML")
+        return ConfigError("missing key", where=key, fix=f"set {key}=… on the command line or in the YAML")
     # pydantic reports one error for each branch of a union.
     branches = [
         branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]
     ]
     expected = " or ".join(dict.fromkeys(branches))
     return ConfigError(
-        "not a valid value", where=key, got=repr(error["input"]), expected=expected, cure=f"change {key}"
+        "not a valid value", where=key, got=repr(error["input"]), expected=expected, fix=f"change {key}"
     )

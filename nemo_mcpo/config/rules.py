@@ -18,7 +18,7 @@ def _check_lengths(config: RunConfig) -> None:
             where="model.data.max_prompt_length",
             got=data.max_prompt_length,
             expected=f"less than model.data.max_length={data.max_length}",
-            cure="raise max_length or lower max_prompt_length",
+            fix="raise max_length or lower max_prompt_length",
         )
 
 
@@ -29,7 +29,7 @@ def _check_layout(config: RunConfig) -> None:
             "sequence parallelism splits over tensor-parallel ranks, and there is one",
             where="model.sequence_parallel",
             got=True,
-            cure="set model.tensor_model_parallel_size > 1 or model.sequence_parallel=false",
+            fix="set model.tensor_model_parallel_size > 1 or model.sequence_parallel=false",
         )
     if model.context_parallel_size > 1:
         raise ConfigError(
@@ -37,7 +37,7 @@ def _check_layout(config: RunConfig) -> None:
             where="model.context_parallel_size",
             got=model.context_parallel_size,
             expected=1,
-            cure="set it to 1; for long rows use tensor_model_parallel_size with sequence_parallel=true",
+            fix="set it to 1; for long rows use tensor_model_parallel_size with sequence_parallel=true",
         )
     if model.virtual_pipeline_model_parallel_size and model.pipeline_model_parallel_size == 1:
         raise ConfigError(
@@ -45,7 +45,7 @@ def _check_layout(config: RunConfig) -> None:
             where="model.virtual_pipeline_model_parallel_size",
             got=model.virtual_pipeline_model_parallel_size,
             expected="null with model.pipeline_model_parallel_size=1",
-            cure="set model.pipeline_model_parallel_size > 1 or leave it null",
+            fix="set model.pipeline_model_parallel_size > 1 or leave it null",
         )
 
 
@@ -57,7 +57,7 @@ def _check_schedule(config: RunConfig) -> None:
             where="model.optim.sched.min_lr",
             got=optim.sched.min_lr,
             expected=f"at most model.optim.lr={optim.lr}",
-            cure="lower min_lr or raise lr",
+            fix="lower min_lr or raise lr",
         )
 
 
@@ -88,7 +88,7 @@ def reused_scoring(
         "with Transformer Engine the scoring pass can stand in for full recompute only, and not with FP8",
         where="model.mcpo.reuse_scoring",
         got=requested,
-        cure="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
+        fix="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
     )
 
 
@@ -110,7 +110,7 @@ def check_processes(config: RunConfig, world_size: int) -> None:
             where="trainer.devices",
             got=f"{trainer.num_nodes} nodes x {trainer.devices} devices",
             expected=f"{world_size} processes",
-            cure=f"launch with torchrun --nproc-per-node={trainer.devices}, or set trainer.devices=auto",
+            fix=f"launch with torchrun --nproc-per-node={trainer.devices}, or set trainer.devices=auto",
         )
     model_parallel = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
     if world_size % model_parallel:
@@ -119,7 +119,7 @@ def check_processes(config: RunConfig, world_size: int) -> None:
             where="model.tensor_model_parallel_size x model.pipeline_model_parallel_size",
             got=f"{model.tensor_model_parallel_size} x {model.pipeline_model_parallel_size}",
             expected=f"a divisor of {world_size} processes",
-            cure=f"launch a multiple of {model_parallel} processes (sbatch --nodes=…, torchrun --nproc-per-node=…), "
+            fix=f"launch a multiple of {model_parallel} processes (sbatch --nodes=…, torchrun --nproc-per-node=…), "
             "or lower the sizes",
         )
     replicas = world_size // model_parallel
@@ -129,7 +129,7 @@ def check_processes(config: RunConfig, world_size: int) -> None:
             where="model.global_batch_size",
             got=model.global_batch_size,
             expected=f"at least {replicas}, one a replica",
-            cure="raise global_batch_size or use fewer processes",
+            fix="raise global_batch_size or use fewer processes",
         )
 
 
@@ -150,8 +150,8 @@ def check_architecture(config: RunConfig, architecture) -> None:
     )
     for key, parts, what, total in divisions:
         if total % parts:
-            cure = "choose a size that divides it"
-            raise ConfigError(f"does not divide the model's {total} {what}", where=key, got=parts, cure=cure)
+            fix = "choose a size that divides it"
+            raise ConfigError(f"does not divide the model's {total} {what}", where=key, got=parts, fix=fix)
     limits = [("max_position_embeddings", architecture.max_positions), ("sliding_window", architecture.sliding_window)]
     for name, limit in limits:
         if limit is not None and model.data.max_length > limit:
@@ -160,5 +160,5 @@ def check_architecture(config: RunConfig, architecture) -> None:
                 where="model.data.max_length",
                 got=model.data.max_length,
                 expected=f"at most {limit}",
-                cure=f"set model.data.max_length={limit} or lower",
+                fix=f"set model.data.max_length={limit} or lower",
             )

@@ -50,8 +50,8 @@ def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> A
     if end is None:
         end = tokenizer.eos_token_id
     if end is None:
-        cure = "set eos_token in tokenizer_config.json, or end the assistant turn with a special token in the template"
-        raise DataError("nothing says which token ends a turn", where=directory, cure=cure)
+        fix = "set eos_token in tokenizer_config.json, or end the assistant turn with a special token in the template"
+        raise DataError("nothing says which token ends a turn", where=directory, fix=fix)
     between = before.removeprefix(prompt) if found and before.startswith(prompt) else ""
     tags = tags_of(template_text(tokenizer))
     if tags and is_open(tags, prompt):

@@ -94,8 +94,8 @@ def prepare_dataset(
             ):
                 _fill(writer, data, chat, limits, rules, recipe, bar)
         except OSError as error:
-            cure = "free space, or choose another cache directory"
-            raise DataError("the prepared dataset was not written", where=cache_dir, got=error, cure=cure) from error
+            fix = "free space, or choose another cache directory"
+            raise DataError("the prepared dataset was not written", where=cache_dir, got=error, fix=fix) from error
     return PreparedDataset(directory)
 
 
@@ -134,9 +134,9 @@ def _fill(
             ", ".join(f"{count} x {reason}{details[reason]}" for reason, count in dropped.most_common())
             or "no records"
         )
-        cure = "check model.data.format and the file's content"
+        fix = "check model.data.format and the file's content"
         expected = f"a prompt with {rules.min_answers} answers" if rules.min_answers else "a prompt"
-        raise DataError("no usable record", where=data, got=got, expected=expected, cure=cure)
+        raise DataError("no usable record", where=data, got=got, expected=expected, fix=fix)
     writer.finish(recipe, dropped=dropped, repeated_answers=repeated)
 
 
@@ -147,7 +147,7 @@ def _vocab_size(tokenizer_dir: str | None, chat: ChatTokenizer | None) -> int | 
         try:
             size = json.loads(path.read_text(encoding="utf-8")).get("vocab_size")
         except (ValueError, AttributeError) as error:
-            raise DataError("not a model configuration", where=str(path), cure="write config.json again") from error
+            raise DataError("not a model configuration", where=str(path), fix="write config.json again") from error
         if isinstance(size, int):
             return size
     return len(chat.tokenizer) if chat else None
@@ -161,8 +161,8 @@ def _check_limits(data_format: str, max_prompt_length: int, max_length: int, max
         )
     if max_length <= max_prompt_length:
         expected = f"more than max_prompt_length ({max_prompt_length})"
-        cure = "leave room for the answers"
-        raise ConfigError("too short", where="model.data.max_length", got=max_length, expected=expected, cure=cure)
+        fix = "leave room for the answers"
+        raise ConfigError("too short", where="model.data.max_length", got=max_length, expected=expected, fix=fix)
     if max_candidates is not None and max_candidates < 1:
         raise ConfigError(
             "too few", where="model.data.max_candidates", got=max_candidates, expected="at least 1 or null"

@@ -266,8 +266,8 @@ def _prompt_id(lengths: list[int], tokens: bytes) -> int:
 
 def _read_meta(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
-        cure = "run scripts/prepare_data.py, or let training do it"
-        raise DataError("no such prepared dataset", where=str(directory), cure=cure)
+        fix = "run scripts/prepare_data.py, or let training do it"
+        raise DataError("no such prepared dataset", where=str(directory), fix=fix)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint_of(meta["recipe"]):
@@ -281,5 +281,5 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 
 
 def _damaged(directory: Path, got: str) -> DataError:
-    cure = "delete this directory; it is written again at the next start"
-    return DataError("the prepared dataset is damaged", where=str(directory), got=got, cure=cure)
+    fix = "delete this directory; it is written again at the next start"
+    return DataError("the prepared dataset is damaged", where=str(directory), got=got, fix=fix)

@@ -24,8 +24,8 @@ def read_conversations(
     wanted = {_number(source): source for source in sources}
     name = choose_format(data, data_format, min_answers=0, ignored_keys=ignored_keys).name
     if not FORMATS[name].has_words:
-        cure = "give a file of text: judges and chat servers read words"
-        raise DataError("prompts without words", where=data, got=f"format {name}", cure=cure)
+        fix = "give a file of text: judges and chat servers read words"
+        raise DataError("prompts without words", where=data, got=f"format {name}", fix=fix)
     rules = Rules(min_answers=0, ignored_keys=ignored_keys)
     return {
         wanted[_number(record.source)]: _with_inputs(record)

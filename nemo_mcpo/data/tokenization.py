@@ -62,18 +62,18 @@ def load_chat_tokenizer(directory: str) -> ChatTokenizer:
     """Loads the tokenizer of a local model directory and reads the end of a turn from its chat template."""
     tokenizer = _load(directory)
     if not tokenizer.is_fast:
-        cure = "save tokenizer.json with save_pretrained of the fast tokenizer"
-        raise DataError("the tokenizer has no Rust backend", where=directory, cure=cure)
+        fix = "save tokenizer.json with save_pretrained of the fast tokenizer"
+        raise DataError("the tokenizer has no Rust backend", where=directory, fix=fix)
     template = tokenizer.chat_template
     if not template:
-        raise DataError("the tokenizer has no chat template", where=directory, cure=_CHAT_CURE)
+        raise DataError("the tokenizer has no chat template", where=directory, fix=_CHAT_CURE)
     texts = list(template.values()) if isinstance(template, dict) else [template]
     if not all(isinstance(text, str) for text in texts):
         got = f"{type(texts[0]).__name__}"
-        raise DataError("the chat template is not text", where=directory, got=got, cure=_CHAT_CURE)
+        raise DataError("the chat template is not text", where=directory, got=got, fix=_CHAT_CURE)
     if isinstance(template, dict) and "default" not in template:
-        cure = "name one of them default in tokenizer_config.json, or in additional_chat_templates"
-        raise DataError("no default among the chat templates", where=directory, got=sorted(template), cure=cure)
+        fix = "name one of them default in tokenizer_config.json, or in additional_chat_templates"
+        raise DataError("no default among the chat templates", where=directory, got=sorted(template), fix=fix)
     # Limits of their own in tokenizer.json would cut or pad every text before our limits see it.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -81,7 +81,7 @@ def load_chat_tokenizer(directory: str) -> ChatTokenizer:
         turn = read_assistant_turn(tokenizer, directory)
     except RefusedByTemplate as error:
         raise DataError(
-            "the chat template does not render", where=directory, got=error.detail[:150], cure=_CHAT_CURE
+            "the chat template does not render", where=directory, got=error.detail[:150], fix=_CHAT_CURE
         ) from error
     return ChatTokenizer(tokenizer, turn)
 
@@ -120,9 +120,9 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
 
 def _load(directory: str) -> PreTrainedTokenizerFast:
     if not directory:
-        cure = "give the model's directory (--tokenizer)"
-        raise DataError("text data needs a tokenizer", cure=cure)
+        fix = "give the model's directory (--tokenizer)"
+        raise DataError("text data needs a tokenizer", fix=fix)
     if not Path(directory).is_dir():
-        cure = "give a model directory with tokenizer.json"
-        raise DataError("no such tokenizer directory", where=directory, cure=cure)
+        fix = "give a model directory with tokenizer.json"
+        raise DataError("no such tokenizer directory", where=directory, fix=fix)
     return load_tokenizer(directory)

@@ -98,7 +98,7 @@ def count_outcomes(
             "no prompt has an answer of both policies and a verdict",
             where="model.data.validation",
             got=f"{num_prompts} prompts, {len(pairs)} answered by both",
-            cure="look at the logs of the servers, or of the engine",
+            fix="look at the logs of the servers, or of the engine",
         )
     ties = counted - wins - losses
     return WinRate(
@@ -120,7 +120,7 @@ def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[
     """Their fingerprint, and the prompts by id; ``trainer.mcpo.limit_val_batches`` holds."""
     path = config.model.data.validation
     if path is None:
-        raise ConfigError("there are no held-out prompts", where="model.data.validation", cure="set it to a file")
+        raise ConfigError("there are no held-out prompts", where="model.data.validation", fix="set it to a file")
     pretrained = open_pretrained(str(policy), config.model.data.cache_dir)
     prompts = open_dataset(config, pretrained, path, min_answers=0, drop_ranks=())
     rows = range(num_validation_prompts(config, len(prompts)))

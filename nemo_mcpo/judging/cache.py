@@ -52,8 +52,8 @@ class VerdictCache:
             self._values[entry["key"]] = entry["value"]
         except (ValueError, KeyError, TypeError) as error:
             got = line[:60].decode(errors="replace")
-            cure = "delete this line: it is asked for again"
-            raise RolloutError("not a verdict", where=where, got=got, cure=cure) from error
+            fix = "delete this line: it is asked for again"
+            raise RolloutError("not a verdict", where=where, got=got, fix=fix) from error
 
 
 def key_of(asked: tuple[object, ...]) -> str:

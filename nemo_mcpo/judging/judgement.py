@@ -88,7 +88,7 @@ class JudgeKind:
 def require_key(value: str | None, key: str, example: str) -> str:
     """The value of a key that this kind of judge cannot do without."""
     if value is None:
-        raise ConfigError("the judge is missing", where=key, cure=f"set {key}={example}")
+        raise ConfigError("the judge is missing", where=key, fix=f"set {key}={example}")
     return value
 
 

@@ -88,7 +88,7 @@ class LanguageModelJudge:
                         where="judge.server",
                         got=repr(self._last_reply[-200:]),
                         expected="a finished reply with <verdict>A</verdict>, B or tie as its last line",
-                        cure="look at the server's log, raise judge.max_tokens, or take a larger judge",
+                        fix="look at the server's log, raise judge.max_tokens, or take a larger judge",
                     )
                 yield number, judgement
 
@@ -187,7 +187,7 @@ def _room(settings: JudgeSettings, listed_window: int | None) -> int:
             where="judge.server",
             got=f"{window} tokens, {settings.max_tokens} of them for its reply",
             expected=f"at least {settings.max_tokens + INSTRUCTION_TOKENS + MIN_ROOM}",
-            cure="lower judge.max_tokens, or serve the judge with a larger window",
+            fix="lower judge.max_tokens, or serve the judge with a larger window",
         )
     return room
 
@@ -202,7 +202,7 @@ def _check(config: OnlineRunConfig) -> None:
             where="judge.server.max_seq_len",
             got=server.max_seq_len,
             expected=f"at least {needed}: instructions, a prompt, two answers, the judge's reply",
-            cure="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
+            fix="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
         )
 
 

@@ -57,7 +57,7 @@ class RewardModelJudge:
                 where=where,
                 got=model.config.num_labels,
                 expected="one: the reward",
-                cure="give a reward model, not a classifier",
+                fix="give a reward model, not a classifier",
             )
         self.model = model.to(local_device())
         self.pad = model.config.pad_token_id
@@ -123,7 +123,7 @@ class RewardModelJudge:
                 "the reward model has no usable chat template",
                 where="judge.reward_model",
                 got=str(error)[:150],
-                cure="put the template that it was trained with into its directory, as chat_template.jinja",
+                fix="put the template that it was trained with into its directory, as chat_template.jinja",
             ) from error
 
     def _render(self, turns: Sequence[tuple[str, str]], answer: str) -> str:
@@ -157,7 +157,7 @@ class RewardModelJudge:
                     "the reward model gives a score that is not finite",
                     where="judge.reward_model",
                     got=f"{score} for a text that ends with {text[-60:]!r}",
-                    cure="its weights are broken, or overflow in their precision: give another reward model",
+                    fix="its weights are broken, or overflow in their precision: give another reward model",
                 )
         return scores
 

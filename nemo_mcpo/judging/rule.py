@@ -37,7 +37,7 @@ class RuleJudge:
                 "the rule did not give a finite number",
                 where="judge.rule",
                 got=repr(score)[:100],
-                cure=f"return a float; look at what it does with {answer[:60]!r}",
+                fix=f"return a float; look at what it does with {answer[:60]!r}",
             )
         return value
 
@@ -56,7 +56,7 @@ def load_rule(name: str) -> Rule:
             where="judge.rule",
             got=name,
             expected="module:function that Python can import",
-            cure=f"{error}: check the name and PYTHONPATH",
+            fix=f"{error}: check the name and PYTHONPATH",
         ) from error
     _check_callable(rule, name)
     return rule
@@ -87,7 +87,7 @@ def _check_callable(rule: object, name: str) -> None:
             where="judge.rule",
             got=f"{name}, {problem}",
             expected="(conversation, answer) -> score",
-            cure="write it with these two arguments",
+            fix="write it with these two arguments",
         )
 
 
@@ -99,7 +99,7 @@ def _check(config: OnlineRunConfig) -> None:
             where="judge.rule",
             got=name,
             expected="module:function",
-            cure="write it like my_package.rules:score",
+            fix="write it like my_package.rules:score",
         )
 
 

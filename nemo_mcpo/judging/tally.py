@@ -77,7 +77,7 @@ def tally(judgements: Iterable[Judgement | None]) -> Tally:
             got=f"{total.failures} of {judged + total.failures} without one, {total.unfinished} of them cut by "
             "judge.max_tokens",
             expected=f"at most {MAX_FAILED:.0%}",
-            cure="raise judge.max_tokens or judge.attempts, or take a larger judge; its verdicts so far are kept",
+            fix="raise judge.max_tokens or judge.attempts, or take a larger judge; its verdicts so far are kept",
         )
     if decided >= ENOUGH_TO_TELL and abs(total.first_place - 0.5) > FARTHEST_FROM_HALF:
         raise RolloutError(
@@ -85,7 +85,7 @@ def tally(judgements: Iterable[Judgement | None]) -> Tally:
             where="judge",
             got=f"{total.first_place:.0%} of {decided} verdicts for the first one",
             expected="about half, as places are drawn",
-            cure="take another judge",
+            fix="take another judge",
         )
     return total
 

@@ -61,6 +61,6 @@ def newest_checkpoint(log_dir: Path) -> Path | None:
         raise CheckpointError(
             "no checkpoint is whole",
             where=str(log_dir / "checkpoints"),
-            cure="restore the files, or remove the directory to start from the initial weights",
+            fix="restore the files, or remove the directory to start from the initial weights",
         )
     return whole[-1] if whole else None

@@ -30,7 +30,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
             "there is no complete training checkpoint",
             where=str(checkpoint),
             expected=f"{CHECKPOINT_MARK} in it, or in checkpoints/*/ below it",
-            cure="give a run's log directory or one of its checkpoints",
+            fix="give a run's log directory or one of its checkpoints",
         )
     pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
     return export_pretrained(pretrained, out, dtype)

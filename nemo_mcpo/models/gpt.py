@@ -125,7 +125,7 @@ def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
             "Transformer Engine is not installed, or there is no GPU for it",
             where="model.transformer_impl",
             got=requested,
-            cure="set model.transformer_impl=auto, or use a NeMo container on a GPU",
+            fix="set model.transformer_impl=auto, or use a NeMo container on a GPU",
         )
     resolved = ("transformer_engine" if has_engine else "local") if requested == "auto" else requested
     if needs_fp8 and resolved == "local":
@@ -133,7 +133,7 @@ def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
             "FP8 needs Transformer Engine's layers, which are not here",
             where="model.transformer_impl",
             got=requested,
-            cure="set model.fp8=null and model.mcpo.scoring_fp8=false, or use a NeMo container on a GPU with FP8",
+            fix="set model.fp8=null and model.mcpo.scoring_fp8=false, or use a NeMo container on a GPU with FP8",
         )
     return resolved
 

@@ -58,7 +58,7 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
             where="pretrained_checkpoint.restore_from_path",
             got=path,
             expected="a Hugging Face directory, a .nemo file, or the log directory or a checkpoint of an earlier run",
-            cure="check the path",
+            fix="check the path",
         )
     return Pretrained(root, root, False, read_architecture(root))
 
@@ -104,7 +104,7 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
             "the .nemo file was not written by nemo_mcpo",
             where=str(archive),
             expected=f"a folder {NEMO_FOLDER}/ with safetensors inside",
-            cure="convert the model to a Hugging Face directory with the tool that made the file",
+            fix="convert the model to a Hugging Face directory with the tool that made the file",
         )
     return folder
 
@@ -120,7 +120,7 @@ def _extract(archive: Path, target: Path) -> None:
             "the .nemo file cannot be unpacked",
             where=str(archive),
             got=problem,
-            cure="copy it again, or make room",
+            fix="copy it again, or make room",
         ) from None
 
 

@@ -120,7 +120,7 @@ def _check_finite(values: np.ndarray, trees: Sequence[PromptTree]) -> None:
         raise CheckpointError(
             "a reference log-prob is not finite",
             where=f"rows {trees[0].index} to {trees[-1].index} of the prepared data",
-            cure="the initial weights are broken, or trainer.precision is too narrow for them",
+            fix="the initial weights are broken, or trainer.precision is too narrow for them",
         )
 
 

@@ -95,7 +95,7 @@ def load_sharded_state(model, path: Path) -> None:
             "the checkpoint cannot be loaded",
             where=str(path),
             got=_reason(problem),
-            cure="remove this directory to continue from the checkpoint before it",
+            fix="remove this directory to continue from the checkpoint before it",
         ) from problem
     for number, chunk in enumerate(model.chunks):
         chunk.load_state_dict(loaded[f"model{number}"], strict=True)

@@ -46,8 +46,8 @@ class DataShape:
     def from_prepared(cls, directory: Path, config: RunConfig) -> DataShape:
         """The means of a prepared dataset, and its longest prompts."""
         if not (directory / "meta.json").is_file():
-            cure = "check the path: the directory that scripts/prepare_data.py names, with meta.json in it"
-            raise ConfigError("not a prepared dataset", where="--prepared", got=directory, cure=cure)
+            fix = "check the path: the directory that scripts/prepare_data.py names, with meta.json in it"
+            raise ConfigError("not a prepared dataset", where="--prepared", got=directory, fix=fix)
         dataset, mcpo = PreparedDataset(directory), config.model.mcpo
         trained, whole = dataset.trained_lengths(mcpo.num_negatives), dataset.tree_lengths
         return cls(
@@ -122,6 +122,6 @@ def check_data(data: DataShape, config: RunConfig) -> None:
         (mcpo.replacement or mcpo.num_negatives <= most, "model.mcpo.num_negatives", "more negatives than candidates",
          mcpo.num_negatives, f"at most {most:g}", "lower it, or say how many candidates there are with --candidates"),
     )  # fmt: skip
-    for holds, where, what, got, expected, cure in rules:
+    for holds, where, what, got, expected, fix in rules:
         if not holds:
-            raise ConfigError(what, where=where, got=got, expected=expected, cure=cure)
+            raise ConfigError(what, where=where, got=got, expected=expected, fix=fix)

@@ -73,14 +73,14 @@ def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
                 where="model.tensor_model_parallel_size",
                 got=tensor,
                 expected=f"a divisor of the {GPUS_PER_NODE} GPUs of a node",
-                cure="use a pipeline between nodes",
+                fix="use a pipeline between nodes",
             )
     except ConfigError as error:
         better = None if error.where in NO_LAYOUT_CURES else proposal(config, question, num_gpus)
         if better is None:
             raise
-        cure = f"{error.cure.rstrip('.')}; for {better.layout.num_gpus} GPUs: {overrides_of(better)}"
-        raise ConfigError(error.what, where=error.where, got=error.got, expected=error.expected, cure=cure) from None
+        fix = f"{error.fix.rstrip('.')}; for {better.layout.num_gpus} GPUs: {overrides_of(better)}"
+        raise ConfigError(error.what, where=error.where, got=error.got, expected=error.expected, fix=fix) from None
 
 
 def check_fits(plan: Plan, config: RunConfig) -> None:
@@ -90,22 +90,22 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
     question, num_gpus = plan.question, plan.layout.num_gpus
     better = proposal(config, question, num_gpus)
     if better is None:
-        cure = f"no layout fits on up to {MOST_NODES * GPUS_PER_NODE} of these GPUs: choose GPUs with more memory"
-        cure += ", or lower model.micro_batch_tokens and the lengths of the data"
+        fix = f"no layout fits on up to {MOST_NODES * GPUS_PER_NODE} of these GPUs: choose GPUs with more memory"
+        fix += ", or lower model.micro_batch_tokens and the lengths of the data"
     elif better.layout.num_gpus == num_gpus:
-        cure = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
+        fix = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
     else:
-        cure = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
+        fix = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
         offloaded = best_plan(with_optimizer(config, OFFLOADED), question, num_gpus)
         if offloaded:
-            cure += f"; or on {num_gpus} model.optim.cpu_offload=true {overrides_of(offloaded)}"
-            cure += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory on a node"
+            fix += f"; or on {num_gpus} model.optim.cpu_offload=true {overrides_of(offloaded)}"
+            fix += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory on a node"
     raise DoesNotFitError(
         "the run does not fit",
         where=f"{num_gpus} x {question.gpu.name}",
         got=f"{plan.memory.peak / GIB:.1f} GiB on a GPU of pipeline stage {plan.memory.stage + 1}",
         expected=f"at most {question.gpu.gibibytes:.1f} GiB",
-        cure=cure,
+        fix=fix,
     )
 
 

@@ -31,7 +31,7 @@ def select_accelerator(name: str) -> None:
                 "torch cannot use a GPU here",
                 where="trainer.accelerator",
                 got=f"{name}; {reason}",
-                cure="run scripts/doctor.py, and update the driver or use the NeMo container whose CUDA it has; "
+                fix="run scripts/doctor.py, and update the driver or use the NeMo container whose CUDA it has; "
                 "or set trainer.accelerator=cpu",
             )
 

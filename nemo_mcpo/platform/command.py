@@ -126,7 +126,7 @@ def world_size_from_environment() -> int:
                 where="MASTER_ADDR, MASTER_PORT",
                 got="not set",
                 expected="the first node's name and a free port",
-                cure="export both before srun, or start one torchrun a node",
+                fix="export both before srun, or start one torchrun a node",
             )
         for name, slurm_name in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID")):
             os.environ[name] = os.environ[slurm_name]
@@ -169,7 +169,7 @@ def compose_config(argv: Sequence[str], *, config_dir: Path, config_name: str) -
             "the configuration cannot be composed",
             where=f"{path}/{arguments.config_name}",
             got=" ".join(str(problem).split()),
-            cure="check --config-path, --config-name and the overrides",
+            fix="check --config-path, --config-name and the overrides",
         ) from None
     return _without_missing(container)
 
@@ -185,7 +185,7 @@ def _plain(override: str) -> str:
     """``a.b=1`` becomes ``++a.b=1``: Hydra's own complaint about an unknown key does not say what exists."""
     if "=" not in override:
         raise ConfigError(
-            "not an override", where="command line", got=override, expected="key=value", cure="write key=value"
+            "not an override", where="command line", got=override, expected="key=value", fix="write key=value"
         )
     key = override.split("=")[0]
     is_group = "/" in key or "@" in key or key == "model"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``doctor``: what this machine has, what it enables, and what is missing with its cure.
+"""``doctor``: what this machine has, what it enables, and what is missing with its fix.
 
 Needs no GPU and loads nothing heavy. Exit code 0 when the base stack works, else 1. Try ``python scripts/doctor.py``.
 """
@@ -37,8 +37,8 @@ RUN = "run"
 def python_row(version: tuple[int, int]) -> Row:
     """Python itself, which must be 3.10, 3.11 or 3.12."""
     good = (3, 10) <= version < (3, 13)
-    cure = "" if good else "use Python 3.11"
-    return Row("Python", "ok" if good else "broken", "{}.{}".format(*version), "everything", cure=cure, required=True)
+    fix = "" if good else "use Python 3.11"
+    return Row("Python", "ok" if good else "broken", "{}.{}".format(*version), "everything", fix=fix, required=True)
 
 
 def query_gpus() -> tuple[str, str]:
@@ -66,7 +66,7 @@ def gpu_rows(lines: str, reason: str = "") -> tuple[Row, ...]:
     if reason:
         return (Row("GPU", "broken", "", enables, reason, "repair the NVIDIA driver: nvidia-smi must work"),)
     rows = tuple(_gpu_row(*line.split(", ")) for line in lines.splitlines() if line.strip())
-    return rows or (Row("GPU", "missing", "", enables, cure="an NVIDIA A100 or newer; small models train on CPU too"),)
+    return rows or (Row("GPU", "missing", "", enables, fix="an NVIDIA A100 or newer; small models train on CPU too"),)
 
 
 def _gpu_row(index: str, name: str, total: str, free: str, capability: str, driver: str) -> Row:
@@ -74,9 +74,9 @@ def _gpu_row(index: str, name: str, total: str, free: str, capability: str, driv
     found = f"{name}, {memory}, compute capability {capability}, driver {driver}"
     bf16, fp8 = float(capability) >= BF16_CAPABILITY, float(capability) >= FP8_CAPABILITY
     if not bf16:
-        return Row(f"GPU {index}", "ok", found, "fp32", cure=f"bf16 needs compute capability {BF16_CAPABILITY} (A100)")
+        return Row(f"GPU {index}", "ok", found, "fp32", fix=f"bf16 needs compute capability {BF16_CAPABILITY} (A100)")
     if not fp8:
-        return Row(f"GPU {index}", "ok", found, "bf16", cure=f"FP8 needs compute capability {FP8_CAPABILITY} (Hopper)")
+        return Row(f"GPU {index}", "ok", found, "bf16", fix=f"FP8 needs compute capability {FP8_CAPABILITY} (Hopper)")
     return Row(f"GPU {index}", "ok", found, "bf16, FP8")
 
 
@@ -90,8 +90,8 @@ def torch_sees_gpus_row(packages: Sequence[Row], gpus: Sequence[Row]) -> tuple[R
     cpu_build = any(row.name == "torch" and "CPU build" in row.found for row in packages)
     if not cpu_build or not any(row.name.startswith("GPU ") for row in gpus):
         return ()
-    cure = "use the NeMo container: requirements/cpu.lock is for machines without GPU"
-    return (Row("torch on GPU", "broken", "", "the GPUs above", "this torch is built for CPU only", cure),)
+    fix = "use the NeMo container: requirements/cpu.lock is for machines without GPU"
+    return (Row("torch on GPU", "broken", "", "the GPUs above", "this torch is built for CPU only", fix),)
 
 
 def host_rows(folder: Path) -> tuple[Row, ...]:
@@ -117,7 +117,7 @@ def _memory_row() -> Row:
     try:
         import psutil
     except ImportError:
-        return Row("Memory", "missing", "unknown without psutil", enables, cure="pip install psutil")
+        return Row("Memory", "missing", "unknown without psutil", enables, fix="pip install psutil")
     memory = psutil.virtual_memory()
     found = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -128,7 +128,7 @@ def _memory_row() -> Row:
 
 def server_rows() -> tuple[Row, ...]:
     """A row for each kind of server that can be started; none of them is needed to train."""
-    cure = "needed only for rollouts.engine=openai or judge.kind=openai; it may be in another environment or image"
+    fix = "needed only for rollouts.engine=openai or judge.kind=openai; it may be in another environment or image"
     found = {program: shutil.which(program) or "" for program in SERVERS}
     return tuple(
         Row(
@@ -136,7 +136,7 @@ def server_rows() -> tuple[Row, ...]:
             "ok" if found[program] else "missing",
             found[program],
             enables,
-            cure="" if found[program] else cure,
+            fix="" if found[program] else fix,
         )
         for program, enables in SERVERS.items()
     )

@@ -119,17 +119,17 @@ def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: flo
     if silent:
         found = [(rank, beats[rank]) for rank in silent[:8]]
         last = [f"{_name(beat)}, last at {beat.place}" if beat else f"rank {rank}, at all" for rank, beat in found]
-        return f"not heard of: {'; '.join(last)}. Cure: look at that node (dmesg, nvidia-smi), or leave it out"
+        return f"not heard of: {'; '.join(last)}. Fix: look at that node (dmesg, nvidia-smi), or leave it out"
     busy = [beat for beat in heard if now - beat.moved < silence_seconds] or [beat for beat in heard if not beat.waits]
     if busy and len(busy) < len(heard):
         named = "; ".join(f"{_name(beat)} at {beat.place}" for beat in busy[:8])
-        return f"the others wait for {named}. Cure: look at what it does there; if it is only slow, raise the time-out"
+        return f"the others wait for {named}. Fix: look at what it does there; if it is only slow, raise the time-out"
     places: dict[str, list[int]] = {}
     for beat in heard:
         places.setdefault(beat.place, []).append(beat.rank)
     fewest_first = sorted(places.items(), key=lambda item: len(item[1]))
     where = "; ".join(f"ranks {ranks[:8]} at {place}" for place, ranks in fewest_first[:8])
-    return f"every rank stands still: {where}. Cure: look at the network between the nodes (NCCL_DEBUG=INFO)"
+    return f"every rank stands still: {where}. Fix: look at the network between the nodes (NCCL_DEBUG=INFO)"
 
 
 def place_of(frame: FrameType | None) -> str:

@@ -48,7 +48,7 @@ def in_forks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
             "one of several processes was killed",
             got=f"{processes} processes",
             expected="that all of them live",
-            cure="most likely memory was short: use smaller batches, or OMP_NUM_THREADS=2 for one process",
+            fix="most likely memory was short: use smaller batches, or OMP_NUM_THREADS=2 for one process",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

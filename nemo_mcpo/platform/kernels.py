@@ -52,7 +52,7 @@ def kernel_rows(*, on_gpu: bool) -> tuple[Row, ...]:
     rows = []
     for kernel in KERNELS if on_gpu else ():
         found = next((name for module, name in kernel.providers.items() if is_installed(module)), "")
-        cure = "" if found else ("install triton" if "triton" in kernel.providers else _GPU_INSTALL)
+        fix = "" if found else ("install triton" if "triton" in kernel.providers else _GPU_INSTALL)
         status = "ok" if found else "missing"
-        rows.append(Row(kernel.name, status, found or kernel.fallback, kernel.enables, cure=cure))
+        rows.append(Row(kernel.name, status, found or kernel.fallback, kernel.enables, fix=fix))
     return tuple(rows)

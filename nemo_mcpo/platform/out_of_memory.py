@@ -83,8 +83,8 @@ def memory_of(part: str) -> Iterator[None]:
         start = min((at for sign in _SIGNS if (at := str(error).find(sign)) >= 0), default=-1)
         if start < 0:
             raise
-        cure = f"{'; or '.join(remedies)}. scripts/plan.py shows what fits"
-        raise MemoryExhaustedError("out of memory", where=part, got=_facts(str(error)[start:]), cure=cure) from error
+        fix = f"{'; or '.join(remedies)}. scripts/plan.py shows what fits"
+        raise MemoryExhaustedError("out of memory", where=part, got=_facts(str(error)[start:]), fix=fix) from error
 
 
 def _facts(message: str) -> str:

@@ -29,8 +29,8 @@ class Package:
         module: what must be findable for the package to count as installed.
         distributions: names under which its version may be recorded.
         check: statements that must run, in a child process; ``detail`` set there is shown.
-        install: the cure when it is missing.
-        repair: the cure when it is there but ``check`` fails.
+        install: the fix when it is missing.
+        repair: the fix when it is there but ``check`` fails.
         required: the base stack does not work without it.
     """
 
@@ -100,7 +100,7 @@ PACKAGES = (
         check="from megatron.core.models.gpt import GPTModel",
         enables="the model, and tensor, pipeline and data parallelism",
         install=_BASE_INSTALL,
-        repair="first cure every row above that is broken (Transformer Engine is the usual cause), then reinstall it",
+        repair="first fix every row above that is broken (Transformer Engine is the usual cause), then reinstall it",
         required=True,
     ),
     Package(
@@ -111,7 +111,7 @@ PACKAGES = (
         "from nemo.utils.exp_manager import exp_manager",
         enables="ModelPT, exp_manager, hydra_runner",
         install=_BASE_INSTALL,
-        repair="first cure every row above that is broken, then reinstall nemo-toolkit[core,common-only]",
+        repair="first fix every row above that is broken, then reinstall nemo-toolkit[core,common-only]",
         required=True,
     ),
     Package(
@@ -216,7 +216,7 @@ def package_row(package: Package, installed: bool, version: str, outcome: Outcom
     """The row of one package, from what was found."""
     name, enables, required = package.name, package.enables, package.required
     if not installed:
-        return Row(name, "missing", "", enables, cure=package.install, required=required)
+        return Row(name, "missing", "", enables, fix=package.install, required=required)
     found = f"{version} ({outcome.detail})" if outcome.detail else version
     if outcome.reason:
         return Row(name, "broken", found, enables, outcome.reason, package.repair, required)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table about this machine: what was found, what it enables, and the cure where something is wrong.
+"""A table about this machine: what was found, what it enables, and the fix where something is wrong.
 
 >>> print(render((Row("psutil", "ok", "7.2.2", "distributed checkpoints"),)))
 ok       psutil  7.2.2  distributed checkpoints
@@ -20,7 +20,7 @@ class Row:
     Attributes:
         status: ``ok``, ``missing`` or ``broken``.
         reason: why it is broken.
-        cure: what to do; empty when there is nothing to do.
+        fix: what to do; empty when there is nothing to do.
         required: the base stack does not work without it.
     """
 
@@ -29,7 +29,7 @@ class Row:
     found: str
     enables: str
     reason: str = ""
-    cure: str = ""
+    fix: str = ""
     required: bool = False
 
 
@@ -50,12 +50,12 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table as text; reason and cure stand under their row."""
+    """The table as text; reason and fix stand under their row."""
     name_width = max(len(row.name) for row in rows)
     found_width = min(FOUND_WIDTH, max(len(row.found) for row in rows))
     indent = " " * (len("missing") + 2 + name_width + 2)
     lines = []
     for row in rows:
         lines.append(f"{row.status:<7}  {row.name:<{name_width}}  {row.found:<{found_width}}  {row.enables}".rstrip())
-        lines += [f"{indent}{label}: {text}" for label, text in (("why", row.reason), ("cure", row.cure)) if text]
+        lines += [f"{indent}{label}: {text}" for label, text in (("why", row.reason), ("fix", row.fix)) if text]
     return "\n".join(lines)

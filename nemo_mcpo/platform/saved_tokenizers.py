@@ -52,7 +52,7 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
             "no usable tokenizer",
             where=where or str(directory),
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:150]}",
-            cure=f"give a model directory with tokenizer.json and {TOKENIZER_CONFIG} of a fast tokenizer",
+            fix=f"give a model directory with tokenizer.json and {TOKENIZER_CONFIG} of a fast tokenizer",
         ) from error
 
 

@@ -196,7 +196,7 @@ class ServerPool:
                     "no server answers",
                     where=", ".join(urls),
                     got=problem,
-                    cure="look at the servers' logs and at server.urls; the same command asks for what is missing",
+                    fix="look at the servers' logs and at server.urls; the same command asks for what is missing",
                 )
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -256,7 +256,7 @@ def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
             "the server does not let us in",
             where=where,
             got=_short(error),
-            cure="name the environment variable that holds its key in server.api_key_env",
+            fix="name the environment variable that holds its key in server.api_key_env",
         ) from error
     if 300 <= error.status_code < 400:
         # Prompts and key are for the server that was named, not for another one that it names.
@@ -264,7 +264,7 @@ def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
             "the server redirects requests",
             where=where,
             got=f"to {error.response.headers.get('location', 'nowhere')[:200]}",
-            cure="if that is the right address, give it in server.urls",
+            fix="if that is the right address, give it in server.urls",
         ) from error
 
 

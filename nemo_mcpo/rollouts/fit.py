@@ -46,7 +46,7 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
             where=f"{section}.tensor_parallel_size",
             got=tensor,
             expected=f"a divisor of {model.heads} heads, and a divisor or multiple of {model.kv_heads} of keys",
-            cure="use 1, 2, 4 or 8",
+            fix="use 1, 2, 4 or 8",
         )
     if pipeline > model.layers:
         raise ConfigError(
@@ -54,7 +54,7 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
             where=f"{section}.pipeline_parallel_size",
             got=pipeline,
             expected=f"at most {model.layers}",
-            cure="lower it",
+            fix="lower it",
         )
     if model.max_positions is not None and settings.max_seq_len > model.max_positions:
         raise ConfigError(
@@ -62,7 +62,7 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
             where=f"{section}.max_seq_len",
             got=settings.max_seq_len,
             expected=f"at most {model.max_positions}, its max_position_embeddings",
-            cure="lower it, or take another model",
+            fix="lower it, or take another model",
         )
 
 
@@ -77,7 +77,7 @@ def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
             where=f"{section}.max_num_tokens",
             got=settings.max_num_tokens,
             expected=f"at least {longest_prompt}",
-            cure=f"raise it, or add {flag} to {section}.arguments",
+            fix=f"raise it, or add {flag} to {section}.arguments",
         )
 
 
@@ -92,7 +92,7 @@ def check_memory(settings: Server, model: ServedModel, gibibytes: float, section
             where=section,
             got=f"{facts}, {max(room, 0.0):.1f} GiB for the cache",
             expected=f"{token_bytes(settings, model) * settings.max_seq_len / GIB:.1f} GiB of cache",
-            cure=f"{_more_gpus(settings, model, gibibytes, section)}, or lower {section}.max_seq_len",
+            fix=f"{_more_gpus(settings, model, gibibytes, section)}, or lower {section}.max_seq_len",
         )
     return f"{section}: {facts}, and a cache of {requests:.0f} requests of {settings.max_seq_len} tokens"
 

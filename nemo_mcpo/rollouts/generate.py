@@ -85,7 +85,7 @@ def _check_problems(problems: Sequence[str], num_slots: int, store: SampleStore)
             where=str(store.directory),
             got=f"{len(problems)} of {num_slots}, the last one: {problems[-1]}",
             expected=f"at most {MAX_FAILED:.0%}",
-            cure="look at the server's log; the same command asks for them again",
+            fix="look at the server's log; the same command asks for them again",
         )
 
 

@@ -65,7 +65,7 @@ class OpenAIEngine:
             check_sampling(serving, ask, prompt, self._vocabulary.size)
         except RefusedError as error:
             raise RolloutError(
-                "the server refuses to sample", where="rollouts.server", got=error, cure="look at the server's log"
+                "the server refuses to sample", where="rollouts.server", got=error, fix="look at the server's log"
             ) from error
         return ask
 
@@ -114,14 +114,14 @@ def _check(config: OnlineRunConfig) -> None:
             where="rollouts.server.max_seq_len",
             got=server.max_seq_len,
             expected=f"at least {needed}: model.data.max_prompt_length and rollouts.max_tokens",
-            cure="raise it, or lower one of the two",
+            fix="raise it, or lower one of the two",
         )
     if server.model is not None:
         raise ConfigError(
             "servers that are started serve the policy of the segment",
             where="rollouts.server.model",
             got=server.model,
-            cure="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
+            fix="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
         )
 
 

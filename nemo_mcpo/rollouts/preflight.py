@@ -59,7 +59,7 @@ def _check_program(settings: Server, section: str, machine: Machine) -> list[str
             "there is no such program",
             where=f"{section}.{'prefix' if settings.prefix else 'command'}",
             got=first,
-            cure="give its path in the environment where it is installed, or urls of running servers",
+            fix="give its path in the environment where it is installed, or urls of running servers",
         )
     if settings.prefix:
         _look_behind(settings, section)
@@ -89,5 +89,5 @@ def _look_behind(settings: Server, section: str) -> None:
             "the program is not there, behind the words before it",
             where=f"{section}.prefix",
             got=f"{' '.join([*settings.prefix, settings.command[0]])}: {problem}",
-            cure=f"correct {section}.prefix, or {section}.command to its path in the image",
+            fix=f"correct {section}.prefix, or {section}.command to its path in the image",
         )

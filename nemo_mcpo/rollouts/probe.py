@@ -74,7 +74,7 @@ def check_models(serving: Serving) -> None:
                 where=url,
                 got=", ".join(listed),
                 expected=serving.model,
-                cure="serve this directory, or set server.model to the name under which it is served",
+                fix="serve this directory, or set server.model to the name under which it is served",
             )
         serving.pool.learn(url, model=name)
 
@@ -172,7 +172,7 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
         "the server understands neither tokens nor chats",
         where=", ".join(serving.pool.urls),
         got=problem,
-        cure="look at the server's log; transformers serve needs version 5.23 or later",
+        fix="look at the server's log; transformers serve needs version 5.23 or later",
     )
 
 

@@ -38,16 +38,16 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
             listed = _models(url, key)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
-                cure = f"set {section}.api_key_env to the variable with the key"
+                fix = f"set {section}.api_key_env to the variable with the key"
                 raise ConfigError(
-                    "the server refuses the key", where=url, got=f"HTTP {error.code}", cure=cure
+                    "the server refuses the key", where=url, got=f"HTTP {error.code}", fix=fix
                 ) from error
             listed = ()  # it answers, and has no such list
         except OSError as error:
             problem = f"{section}.urls: {url} does not answer ({getattr(error, 'reason', error)})"
             if must_run:
-                cure = "start it first, or correct the URL"
-                raise ConfigError("the server does not answer", where=f"{section}.urls", got=url, cure=cure) from error
+                fix = "start it first, or correct the URL"
+                raise ConfigError("the server does not answer", where=f"{section}.urls", got=url, fix=fix) from error
             notes.append(f"{problem}; it must before it is needed")
             continue
         if model and listed and not {model, Path(model).name} & {*listed, *(Path(name).name for name in listed)}:
@@ -59,7 +59,7 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
                 where=url,
                 got=", ".join(listed[:5]),
                 expected=model,
-                cure=f"set {section}.model to a name that it lists",
+                fix=f"set {section}.model to a name that it lists",
             )
     return notes
 
@@ -68,12 +68,12 @@ def _check_words(url: str, where: str) -> None:
     """The URL is one, of a host that has an address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("not a URL", where=where, got=url, expected="http://HOST:PORT/v1", cure="correct it")
+        raise ConfigError("not a URL", where=where, got=url, expected="http://HOST:PORT/v1", fix="correct it")
     try:
         socket.getaddrinfo(parts.hostname, None)
     except OSError as error:
-        cure = "correct the name, or give the address"
-        raise ConfigError("the host has no address", where=where, got=f"{url}: {error}", cure=cure) from error
+        fix = "correct the name, or give the address"
+        raise ConfigError("the host has no address", where=where, got=f"{url}: {error}", fix=fix) from error
 
 
 def _models(url: str, key: str) -> Sequence[str]:

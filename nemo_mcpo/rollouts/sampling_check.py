@@ -47,15 +47,15 @@ Content = tuple[int, ...] | str
 def check_sampling(serving: Serving, ask: Ask, prompt: Prompt, vocabulary_size: int) -> None:
     """Raise RolloutError where a server's samples are not the policy's."""
     request = partial(_problem, model=serving.model, ask=ask, prompt=prompt, vocabulary_size=vocabulary_size)
-    for url, (what, got, cure) in serving.pool.each(request):
+    for url, (what, got, fix) in serving.pool.each(request):
         if what:
-            raise RolloutError(what, where=url, got=got, cure=cure)
+            raise RolloutError(what, where=url, got=got, fix=fix)
 
 
 def _problem(
     client: openai.OpenAI, model: str, ask: Ask, prompt: Prompt, vocabulary_size: int
 ) -> tuple[str, str, str]:
-    """What is wrong with a server, what it said, and the cure; nothing where all is well."""
+    """What is wrong with a server, what it said, and the fix; nothing where all is well."""
 
     def answer(temperature: float, seed: int, max_tokens: int = TOKENS) -> Reply:
         return ask(client, model, prompt, **draw(temperature, seed, max_tokens))
@@ -71,20 +71,20 @@ def _problem(
     hot = [_content(answer(HOT, seed)) for seed in range(1, DRAWS + 1)]
     if len(set(hot)) == 1:
         what = "every temperature and seed gives the greedy answer" if hot[0] in greedy else "it ignores the seed"
-        cure = 'write "do_sample": true into the generation_config.json of the served directory'
-        return f"the server does not sample: {what}", repr(hot[0][:60]), cure
-    cure = "use a server that follows the temperature of each request"
+        fix = 'write "do_sample": true into the generation_config.json of the served directory'
+        return f"the server does not sample: {what}", repr(hot[0][:60]), fix
+    fix = "use a server that follows the temperature of each request"
     if len(set(greedy)) == len(greedy):
         got = f"{len(greedy)} different answers at temperature 0"
-        return "the server ignores the temperature", got, cure
+        return "the server ignores the temperature", got, fix
     if not any(_content(answer(cold, seed)) in greedy for seed, cold in enumerate(COLD, start=11)):
         got = f"{len(COLD)} answers at temperatures from {COLD[0]} to {COLD[-1]}, none of them the greedy one"
-        return "the server does not follow the temperature", got, cure
+        return "the server does not follow the temperature", got, fix
     repeats = _repeats(client, partial(ask, model=model, prompt=prompt)) if vocabulary_size >= MIN_VOCABULARY else 0
     if repeats > MAX_REPEATS:
         got = f"{repeats} pairs of {FLAT_DRAWS} tokens drawn at temperature {FLAT:.0f} are alike"
-        cure = "take top_k, top_p and min_p out of generation_config.json and out of the server's options"
-        return "the server draws from few tokens only", got, cure
+        fix = "take top_k, top_p and min_p out of generation_config.json and out of the server's options"
+        return "the server draws from few tokens only", got, fix
     return "", "", ""
 
 

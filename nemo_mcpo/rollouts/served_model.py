@@ -56,18 +56,18 @@ def read_served_model(directory: str, where: str, *, needs_template: bool = Fals
         ConfigError: it is not there, or a part of it is not: configuration, weights, tokenizer, chat template.
     """
     path = Path(directory).expanduser()
-    cure = "give a complete Hugging Face directory; a model of the hub must be downloaded first"
+    fix = "give a complete Hugging Face directory; a model of the hub must be downloaded first"
     if not path.is_dir():
         what = "not a directory" if path.exists() else "there is no such directory"
-        raise ConfigError(what, where=where, got=directory, cure=cure)
-    config = _read(path / CONFIG, where, cure)
+        raise ConfigError(what, where=where, got=directory, fix=fix)
+    config = _read(path / CONFIG, where, fix)
     parts = {"tokenizer": any((path / name).is_file() for name in TOKENIZERS)}
     if needs_template:
-        parts["chat template"] = has_template(path, where, cure)
+        parts["chat template"] = has_template(path, where, fix)
     for part, is_there in parts.items():
         if not is_there:
-            raise ConfigError(f"the model has no {part}", where=where, got=directory, cure=cure)
-    return sizes_of(config, weight_bytes(path, where, cure), f"{where}: {path / CONFIG}")
+            raise ConfigError(f"the model has no {part}", where=where, got=directory, fix=fix)
+    return sizes_of(config, weight_bytes(path, where, fix), f"{where}: {path / CONFIG}")
 
 
 def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel:
@@ -87,7 +87,7 @@ def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            "not the configuration of a language model", where=where, got=repr(error), cure="give another directory"
+            "not the configuration of a language model", where=where, got=repr(error), fix="give another directory"
         ) from error
 
 
@@ -103,34 +103,34 @@ def _max_positions(text: Mapping[str, Any]) -> int | None:
     return max(int(longest), int(original * factor))
 
 
-def weight_bytes(path: Path, where: str, cure: str) -> int:
+def weight_bytes(path: Path, where: str, fix: str) -> int:
     """Size of all weights; every file that an index names must be there."""
     if (path / INDEX).is_file():
-        named = sorted(set(_read(path / INDEX, where, cure).get("weight_map", {}).values()))
+        named = sorted(set(_read(path / INDEX, where, fix).get("weight_map", {}).values()))
         missing = [name for name in named if not (path / name).is_file()]
         if missing:
             got = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-            raise ConfigError("weights are missing", where=where, got=f"{path} without {got}", cure=cure)
+            raise ConfigError("weights are missing", where=where, got=f"{path} without {got}", fix=fix)
         return sum((path / name).stat().st_size for name in named)
     for pattern in ("model.safetensors", "*.safetensors", "pytorch_model*.bin"):
         if files := [file for file in path.glob(pattern) if file.is_file()]:
             return sum(file.stat().st_size for file in files)
-    raise ConfigError("the model has no weights", where=where, got=str(path), expected="*.safetensors", cure=cure)
+    raise ConfigError("the model has no weights", where=where, got=str(path), expected="*.safetensors", fix=fix)
 
 
-def has_template(path: Path, where: str, cure: str) -> bool:
+def has_template(path: Path, where: str, fix: str) -> bool:
     """Whether the tokenizer says how to write a conversation."""
     if any((path / name).is_file() for name in TEMPLATES):
         return True
     settings = path / "tokenizer_config.json"
-    return settings.is_file() and bool(_read(settings, where, cure).get("chat_template"))
+    return settings.is_file() and bool(_read(settings, where, fix).get("chat_template"))
 
 
-def _read(file: Path, where: str, cure: str) -> dict[str, Any]:
+def _read(file: Path, where: str, fix: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("the model is not complete", where=where, got=f"{file}: {error}", cure=cure) from error
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: {error}", fix=fix) from error
     if not isinstance(found, dict):
-        raise ConfigError("the model is not complete", where=where, got=f"{file}: not a JSON object", cure=cure)
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: not a JSON object", fix=fix)
     return found

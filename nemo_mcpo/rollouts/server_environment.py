@@ -58,7 +58,7 @@ def passed_on(settings: Server, section: str) -> dict[str, str]:
             "the variable is not set",
             where=f"{section}.environment",
             got=missing[0],
-            cure=f"export {missing[0]}, or leave it out",
+            fix=f"export {missing[0]}, or leave it out",
         )
     return {name: os.environ[name] for name in settings.environment}
 
@@ -83,7 +83,7 @@ def check_gpus(settings: Server, number: int, section: str) -> None:
             where=f"{section}.replicas",
             got=f"{settings.replicas} of {size}",
             expected=f"{number} GPUs at most",
-            cure=f"lower {section}.replicas or {section}.tensor_parallel_size",
+            fix=f"lower {section}.replicas or {section}.tensor_parallel_size",
         )
 
 

@@ -63,7 +63,7 @@ class ServerProcess:
                 "the server's program cannot be started",
                 where="server.command",
                 got=f"{command[0]}: {error.strerror}",
-                cure="give the path of the program, in the environment where it is installed",
+                fix="give the path of the program, in the environment where it is installed",
             ) from error
 
     def wait_until_ready(self, seconds: float) -> None:
@@ -122,4 +122,4 @@ class ServerProcess:
     def _failure(self, what: str) -> RolloutError:
         lines = self._last_lines()
         print(*(f"    {line}" for line in lines), sep="\n", flush=True)
-        return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", cure="read the log")
+        return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", fix="read the log")

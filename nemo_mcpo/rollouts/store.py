@@ -95,7 +95,7 @@ def read_complete(directory: Path) -> Iterator[Sample]:
     """The samples of a finished store, sorted by key."""
     path = directory / COMPLETE
     if not path.exists():
-        raise RolloutError("the samples are not complete", where=str(directory), cure="generate the rest first")
+        raise RolloutError("the samples are not complete", where=str(directory), fix="generate the rest first")
     return (sample for _, sample in _read(path))
 
 
@@ -117,7 +117,7 @@ def _parse(line: bytes, where: str) -> Sample:
             "not a sample",
             where=where,
             got=line[:60].decode(errors="replace"),
-            cure="delete this line: it is generated again",
+            fix="delete this line: it is generated again",
         ) from error
 
 
@@ -132,5 +132,5 @@ def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
     if not path.exists():
         write_json(path, manifest)
     known = read_manifest(path.parent)
-    problem, cure = "the store holds samples of another {name}", "choose another directory, or delete this one"
-    refuse_another_recipe(known, dict.fromkeys(known) | manifest, RolloutError, problem, cure, where=str(path.parent))
+    problem, fix = "the store holds samples of another {name}", "choose another directory, or delete this one"
+    refuse_another_recipe(known, dict.fromkeys(known) | manifest, RolloutError, problem, fix, where=str(path.parent))

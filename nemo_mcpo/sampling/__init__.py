@@ -82,6 +82,6 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
                 where=f"model.mcpo.{key}",
                 got=value,
                 expected=switched_off.get(key, "no such parameter"),
-                cure=f"leave {key} at its default, or choose a sampler that uses it",
+                fix=f"leave {key} at its default, or choose a sampler that uses it",
             )
     return sampler.bind({**{key: value for key, value in shared.items() if key in own}, **given}, KEY)

@@ -89,7 +89,7 @@ def check_chain(chain_steps: int, chain_candidates: int | None, num_candidates: 
             where="model.mcpo.chain_steps",
             got=chain_steps,
             expected="1 or more",
-            cure="set it to 1, the paper's choice",
+            fix="set it to 1, the paper's choice",
         )
     if chain_candidates is not None and chain_candidates < 1:
         raise ConfigError(
@@ -97,7 +97,7 @@ def check_chain(chain_steps: int, chain_candidates: int | None, num_candidates: 
             where="model.mcpo.chain_candidates",
             got=chain_candidates,
             expected="1 or more, or null for all",
-            cure="set it to null, or to a number below the candidates of a prompt",
+            fix="set it to null, or to a number below the candidates of a prompt",
         )
     is_exact = chain_candidates is None or (num_candidates is not None and chain_candidates >= num_candidates)
     if chain_steps > 1 and is_exact:
@@ -106,5 +106,5 @@ def check_chain(chain_steps: int, chain_candidates: int | None, num_candidates: 
             where="model.mcpo.chain_candidates",
             got=chain_candidates if chain_candidates is not None else "null",
             expected=f"1 to {num_candidates - 1}" if num_candidates else "fewer than the candidates of a prompt",
-            cure=f"set a smaller model.mcpo.chain_candidates, or model.mcpo.chain_steps=1 instead of {chain_steps}",
+            fix=f"set a smaller model.mcpo.chain_candidates, or model.mcpo.chain_steps=1 instead of {chain_steps}",
         )

@@ -39,5 +39,5 @@ def check_num_negatives(num_negatives: int) -> None:
             where="model.mcpo.num_negatives",
             got=num_negatives,
             expected="0 or more",
-            cure="set it to 1 (the paper's choice) or more",
+            fix="set it to 1 (the paper's choice) or more",
         )

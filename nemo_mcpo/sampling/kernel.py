@@ -35,7 +35,7 @@ def kernel_log_weights(rewards: torch.Tensor, beta: float, valid: torch.Tensor) 
     """
     # Normalizing in float64 keeps the weights of float32 rewards free of the summation order, which differs by device.
     energies_BL = (beta * rewards.detach().double()).masked_fill(~valid, -math.inf)
-    # log_softmax of a row of -inf is NaN; the mask below also cures that.
+    # log_softmax of a row of -inf is NaN; the mask below also fixes that.
     return energies_BL.log_softmax(dim=-1).masked_fill(~valid, -math.inf).to(rewards.dtype)
 
 

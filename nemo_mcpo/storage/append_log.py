@@ -53,7 +53,7 @@ class AppendLog:
                 "lines could not be written",
                 where=str(self.path),
                 got=error.strerror,
-                cure="make room; the same command then continues after the last whole batch",
+                fix="make room; the same command then continues after the last whole batch",
             ) from error
         return start
 

@@ -44,8 +44,8 @@ def write_whole(path: Path, parts: Iterable[bytes], *, private: bool = True, dur
             temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        cure = "make room; the same command then continues"
-        raise StorageError("a file could not be written", where=str(path), got=error.strerror, cure=cure) from error
+        fix = "make room; the same command then continues"
+        raise StorageError("a file could not be written", where=str(path), got=error.strerror, fix=fix) from error
 
 
 def write_json(path: Path, content: Mapping[str, object], *, private: bool = True) -> None:

@@ -53,7 +53,7 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
                 raise ConfigError(
                     "another run is writing to this directory",
                     where=str(path.parent),
-                    cure="wait for it, stop it, or choose another directory (training: exp_manager.explicit_log_dir)",
+                    fix="wait for it, stop it, or choose another directory (training: exp_manager.explicit_log_dir)",
                 ) from None
             time.sleep(0.2)
 

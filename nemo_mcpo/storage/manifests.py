@@ -15,7 +15,7 @@ def refuse_another_recipe(
     recipe: Mapping[str, object],
     error: type[NemoMcpoError],
     problem: str,
-    cure: str,
+    fix: str,
     where: str | None = None,
 ) -> None:
     """Raise where a value of ``recipe`` is not the one that is stored.
@@ -28,7 +28,7 @@ def refuse_another_recipe(
     """
     for name, value in json.loads(json.dumps(recipe)).items():
         if known.get(name) != value:
-            raise error(problem.format(name=name), where=where or name, got=value, expected=known.get(name), cure=cure)
+            raise error(problem.format(name=name), where=where or name, got=value, expected=known.get(name), fix=fix)
 
 
 def file_sizes(directory: Path, without: str) -> dict[str, int]:

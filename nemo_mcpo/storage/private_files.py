@@ -38,6 +38,6 @@ def file_mode() -> int:
             where=FILE_MODE,
             got=repr(text),
             expected="0600, 0640, 0660, 0644 or 0664",
-            cure=f"export {FILE_MODE}=0640, or unset it",
+            fix=f"export {FILE_MODE}=0640, or unset it",
         )
     return int(text, 8)

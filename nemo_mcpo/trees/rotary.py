@@ -40,7 +40,7 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] 
             where="config.json: rope_scaling.rope_type",
             got=rope_type,
             expected=" | ".join(ROPE_SCALINGS),
-            cure="choose a model with one of these, or remove rope_scaling if sequences stay short",
+            fix="choose a model with one of these, or remove rope_scaling if sequences stay short",
         )
     return ROPE_SCALINGS[rope_type](plain, parameters)
 

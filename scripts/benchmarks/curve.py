@@ -48,7 +48,7 @@ def measure_curves(train: Path, overrides: Sequence[str], folder: Path, steps: i
         )
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:]
-            raise NemoMcpoError("the run failed", where=name, got=" ".join(last), cure="run it alone to see why")
+            raise NemoMcpoError("the run failed", where=name, got=" ".join(last), fix="run it alone to see why")
         lines = (run / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(line)["loss"] for line in lines]
     return {"steps": steps, "losses": losses, **compare(losses)}

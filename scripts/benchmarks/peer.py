@@ -104,7 +104,7 @@ def run_trl(
         from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
         from trl import DPOTrainer
     except ImportError as error:
-        raise ConfigError("TRL is not installed", where="peer", got=error, cure="pip install -e .[test]") from error
+        raise ConfigError("TRL is not installed", where="peer", got=error, fix="pip install -e .[test]") from error
     from datasets import Dataset
 
     measured: list[Measured] = []

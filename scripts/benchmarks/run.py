@@ -37,7 +37,7 @@ def run_profile(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, table: Table) -> list[dict]:
     if not arguments.shape and not arguments.data:
-        raise ConfigError("nothing to measure", where="--shape", cure="give --shape 250x250, or --data FILE")
+        raise ConfigError("nothing to measure", where="--shape", fix="give --shape 250x250, or --data FILE")
     shapes = [Shape.parse(text) for text in arguments.shape]
     reports: list[dict] = []
     with _started(config, arguments) as (config, model):
@@ -125,7 +125,7 @@ def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def _check_data(arguments: Namespace) -> None:
     if not arguments.data:
-        raise ConfigError("no data", where="--data", cure="give a file of preferences")
+        raise ConfigError("no data", where="--data", fix="give a file of preferences")
 
 
 @contextmanager
@@ -167,5 +167,5 @@ def _workloads(config: RunConfig, arguments: Namespace, shapes: list[Shape], voc
 def _known_size(model: str) -> str:
     if model not in SIZES:
         expected = f"a Hugging Face directory, or one of {', '.join(SIZES)}"
-        raise ConfigError("no such model", where="--model", got=model, expected=expected, cure="check the path")
+        raise ConfigError("no such model", where="--model", got=model, expected=expected, fix="check the path")
     return model

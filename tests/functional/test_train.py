@@ -122,14 +122,14 @@ def test_a_checkpoint_is_a_model_to_start_from(trained, inputs, tmp_path):
 def test_a_wrong_key(inputs, tmp_path):
     line = failure([*overrides(inputs, tmp_path / "run"), "model.mcpo.betta=1"], code=2)
     assert line.startswith("model.mcpo.betta: unknown key (got 1, expected one of: ")
-    assert line.endswith("Cure: did you mean model.mcpo.beta?")
+    assert line.endswith("Fix: did you mean model.mcpo.beta?")
 
 
 def test_a_missing_data_file(inputs, tmp_path):
     missing = tmp_path / "no" / "such.jsonl"
     line = failure(overrides(inputs, tmp_path / "run", model__data__train=missing), code=1)
     assert str(missing) in line
-    assert "Cure: " in line
+    assert "Fix: " in line
 
 
 def test_a_line_that_is_not_json(inputs, tmp_path):
@@ -143,14 +143,14 @@ def test_a_line_that_is_not_json(inputs, tmp_path):
 def test_fewer_prompts_than_a_batch(inputs, tmp_path):
     line = failure(overrides(inputs, tmp_path / "run", model__global_batch_size=25), code=1)
     assert line.startswith(f"{inputs / 'data.jsonl'}: fewer prompts than one global batch (got 24 usable prompts, ")
-    assert "expected at least model.global_batch_size=25). Cure: lower model.global_batch_size" in line
+    assert "expected at least model.global_batch_size=25). Fix: lower model.global_batch_size" in line
 
 
 def test_more_negatives_than_any_prompt_has(inputs, tmp_path):
     line = failure(overrides(inputs, tmp_path / "run", model__mcpo__num_negatives=NUM_CANDIDATES + 1), code=2)
     assert line == (
         f"model.mcpo.num_negatives: no prompt has this many candidates (got {NUM_CANDIDATES + 1}, "
-        f"expected at most {NUM_CANDIDATES}). Cure: lower num_negatives or drop fewer ranks."
+        f"expected at most {NUM_CANDIDATES}). Fix: lower num_negatives or drop fewer ranks."
     )
 
 
@@ -175,13 +175,13 @@ def test_a_model_without_a_chat_template(inputs, tmp_path):
     raw.pop("chat_template", None)
     (copy / "tokenizer_config.json").write_text(json.dumps(raw))
     line = failure(with_model(inputs, tmp_path, copy), code=1)
-    assert line.startswith(f"{copy}: the tokenizer has no chat template. Cure: ")
+    assert line.startswith(f"{copy}: the tokenizer has no chat template. Fix: ")
 
 
 def test_a_layout_that_does_not_divide_the_model(inputs, tmp_path):
     changes = {"model__pipeline_model_parallel_size": 2, "model__virtual_pipeline_model_parallel_size": 4}
     line = failure(overrides(inputs, tmp_path / "run", **changes), code=2, processes=2)
-    assert "does not divide the model's 4 layers (got 8). Cure: choose a size that divides it." in line
+    assert "does not divide the model's 4 layers (got 8). Fix: choose a size that divides it." in line
 
 
 @pytest.fixture

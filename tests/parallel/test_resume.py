@@ -152,7 +152,7 @@ def test_another_run_is_refused_before_anything_is_computed(inputs, uninterrupte
     assert done.returncode == 1
     line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith(f"error: {run / 'checkpoints' / 'step-00000004'}: {reason}")
-    assert "Cure: restore the old setting, or give a new exp_manager.explicit_log_dir" in line
+    assert "Fix: restore the old setting, or give a new exp_manager.explicit_log_dir" in line
     assert "Traceback" not in done.stderr and "reference:" not in done.stderr
     assert {path: path.read_bytes() for path in before} == before
     assert checkpoint_names(run) == ["step-00000004"]

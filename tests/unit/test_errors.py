@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error is one line: where, what, got, expected, cure."""
+"""An error is one line: where, what, got, expected, fix."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nemo_mcpo.errors import CheckpointError, ConfigError, DataError, NemoMcpoEr
         ({"got": 3}, "broken (got 3)"),
         ({"expected": "at least 2"}, "broken (expected at least 2)"),
         ({"got": 0, "expected": False}, "broken (got 0, expected False)"),
-        ({"cure": "do this"}, "broken. Cure: do this."),
-        ({"cure": "do this."}, "broken. Cure: do this."),
-        ({"cure": "did you mean x?"}, "broken. Cure: did you mean x?"),
+        ({"fix": "do this"}, "broken. Fix: do this."),
+        ({"fix": "do this."}, "broken. Fix: do this."),
+        ({"fix": "did you mean x?"}, "broken. Fix: did you mean x?"),
         (
-            {"where": "a.b", "got": 1, "expected": 2, "cure": "set a.b=2"},
-            "a.b: broken (got 1, expected 2). Cure: set a.b=2.",
+            {"where": "a.b", "got": 1, "expected": 2, "fix": "set a.b=2"},
+            "a.b: broken (got 1, expected 2). Fix: set a.b=2.",
         ),
     ],
 )
@@ -30,8 +30,8 @@ def test_the_line(arguments, line):
 
 
 def test_always_one_line():
-    error = DataError("not\nJSON", where="f.jsonl:3", got="a\n\tb", cure="fix\nit")
-    assert str(error) == "f.jsonl:3: not JSON (got a b). Cure: fix it."
+    error = DataError("not\nJSON", where="f.jsonl:3", got="a\n\tb", fix="fix\nit")
+    assert str(error) == "f.jsonl:3: not JSON (got a b). Fix: fix it."
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_exit_codes(error, code):
 
 
 def test_the_parts_stay_at_hand():
-    error = ConfigError("w", where="k", got=1, expected=2, cure="c")
-    assert (error.what, error.where, error.got, error.expected, error.cure) == ("w", "k", 1, 2, "c")
+    error = ConfigError("w", where="k", got=1, expected=2, fix="c")
+    assert (error.what, error.where, error.got, error.expected, error.fix) == ("w", "k", 1, 2, "c")

@@ -77,5 +77,5 @@ def _does_not_fit(source: str, columns: list[str], name: str, fitting: list[str]
     what, expected = "the columns of no known format", "; ".join(f"{k}: {own.expected}" for k, own in FORMATS.items())
     if name != AUTO:
         what, expected = "not the format's columns", f"{FORMATS[name].expected} for {name}"
-    cure = f"set model.data.format={fitting[0]}, which fits" if fitting else "rename the columns"
-    return DataError(what, where=source, got=columns, expected=expected, cure=cure)
+    fix = f"set model.data.format={fitting[0]}, which fits" if fitting else "rename the columns"
+    return DataError(what, where=source, got=columns, expected=expected, fix=fix)

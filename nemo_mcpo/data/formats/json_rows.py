@@ -25,7 +25,7 @@ def read_json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, value in pairs:
         if not isinstance(value, dict):
             got = type(value).__name__
-            raise DataError("not a JSON object", where=f"{path}:{line}", got=got, expected="an object", cure=_CURE)
+            raise DataError("not a JSON object", where=f"{path}:{line}", got=got, expected="an object", fix=_CURE)
         yield line, value
 
 
@@ -71,12 +71,12 @@ class _SlidingText:
                 self._line += character == "\n"
                 self._position += 1
             if not self._extend(_BLOCK):
-                raise DataError("the JSON array does not end", where=f"{self._path}:{self._line}", cure=_CURE)
+                raise DataError("the JSON array does not end", where=f"{self._path}:{self._line}", fix=_CURE)
 
     def expect(self, character: str) -> None:
         if self.peek() != character:
             got = repr(self._text[self._position : self._position + 40])
-            raise DataError("not JSON", where=f"{self._path}:{self._line}", got=got, expected=character, cure=_CURE)
+            raise DataError("not JSON", where=f"{self._path}:{self._line}", got=got, expected=character, fix=_CURE)
         self._position += 1
 
     def value(self) -> tuple[int, Any]:
@@ -111,4 +111,4 @@ class _SlidingText:
 
 def _not_json(path: str, line: int, text: str, error: ValueError) -> DataError:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-    return DataError(f"not JSON: {reason}", where=f"{path}:{line}", got=repr(text), cure=_CURE)
+    return DataError(f"not JSON: {reason}", where=f"{path}:{line}", got=repr(text), fix=_CURE)

@@ -55,13 +55,13 @@ def check_exists(data: str) -> None:
         if path.suffix not in _SUFFIXES:
             raise DataError("unknown file type", where=data, got=path.suffix or "no suffix", expected=_ACCEPTED)
         if path.stat().st_size == 0:
-            raise DataError("the file is empty", where=data, expected=_ACCEPTED, cure="give a file with records")
+            raise DataError("the file is empty", where=data, expected=_ACCEPTED, fix="give a file with records")
     elif path.is_dir():
         if not ((path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()):
-            cure = "give one file of it, or save it with datasets' save_to_disk"
-            raise DataError("not a directory written by save_to_disk", where=data, expected=_ACCEPTED, cure=cure)
+            fix = "give one file of it, or save it with datasets' save_to_disk"
+            raise DataError("not a directory written by save_to_disk", where=data, expected=_ACCEPTED, fix=fix)
     elif not _is_hub_name(data):
-        raise DataError("no such file", where=data, expected=_ACCEPTED, cure="check the path")
+        raise DataError("no such file", where=data, expected=_ACCEPTED, fix="check the path")
 
 
 def count_rows(data: str) -> int | None:
@@ -120,17 +120,15 @@ def _open_parquet(data: str) -> parquet.ParquetFile:
 
 
 def _not_parquet(data: str, error: Exception) -> DataError:
-    return DataError(
-        "not a readable parquet file", where=data, got=str(error)[:120], cure="download or write it again"
-    )
+    return DataError("not a readable parquet file", where=data, got=str(error)[:120], fix="download or write it again")
 
 
 def _load_directory(data: str) -> datasets.Dataset:
     try:
         loaded = datasets.load_from_disk(data)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        cure = "save it again with datasets' save_to_disk"
-        raise DataError("not a readable datasets directory", where=data, got=str(error)[:120], cure=cure) from error
+        fix = "save it again with datasets' save_to_disk"
+        raise DataError("not a readable datasets directory", where=data, got=str(error)[:120], fix=fix) from error
     if isinstance(loaded, datasets.Dataset):
         return loaded
     return loaded[_choose_split(data, list(loaded), f"give the split's own directory, such as {data}/NAME")]
@@ -154,8 +152,8 @@ def _load_hub(data: str) -> Iterator[Row]:
         splits = datasets.load_dataset(name, streaming=True, revision=_hub_revision(data))
         split = split or _choose_split(data, list(splits), f"name one, such as {name}:NAME")
         if split not in splits:
-            cure = f"name one that is there, such as {name}:{next(iter(splits))}"
-            raise DataError("no such split", where=data, got=split, expected=f"one of {list(splits)}", cure=cure)
+            fix = f"name one that is there, such as {name}:{next(iter(splits))}"
+            raise DataError("no such split", where=data, got=split, expected=f"one of {list(splits)}", fix=fix)
         yield from splits[split]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise _not_reachable(data, error) from error
@@ -172,13 +170,13 @@ def _hub_revision(data: str) -> str:
 
 def _not_reachable(data: str, error: Exception) -> DataError:
     got = " ".join(str(error).split())[:120]
-    cure = "check the name; without network, download the dataset first and give its local path"
-    return DataError("neither a local file nor a reachable hub dataset", where=data, got=got, cure=cure)
+    fix = "check the name; without network, download the dataset first and give its local path"
+    return DataError("neither a local file nor a reachable hub dataset", where=data, got=got, fix=fix)
 
 
-def _choose_split(data: str, names: list[str], cure: str) -> str:
+def _choose_split(data: str, names: list[str], fix: str) -> str:
     if "train" in names:
         return "train"
     if len(names) == 1:
         return names[0]
-    raise DataError("several splits and none is called train", where=data, got=names, cure=cure)
+    raise DataError("several splits and none is called train", where=data, got=names, fix=fix)

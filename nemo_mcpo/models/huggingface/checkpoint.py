@@ -47,7 +47,7 @@ class TensorOnDisk:
                 return opened.get_slice(self.name)[index]
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"cannot read tensor {self.name}", where=str(self.file), got=error, cure="download the file again"
+                f"cannot read tensor {self.name}", where=str(self.file), got=error, fix="download the file again"
             ) from error
 
 
@@ -61,7 +61,7 @@ def check_replaceable(directory: Path) -> None:
         "the new model would replace something that is not a model",
         where=str(directory),
         expected="a new path, an empty directory, or a Hugging Face directory",
-        cure="choose another directory",
+        fix="choose another directory",
     )
 
 
@@ -71,14 +71,14 @@ def read_json(path: Path) -> dict[str, Any]:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
-            "the file is missing", where=str(path), cure="point at a complete Hugging Face model directory"
+            "the file is missing", where=str(path), fix="point at a complete Hugging Face model directory"
         ) from error
     except (OSError, ValueError) as error:
-        cure = "download the file again" + (", or delete it" if path.name in OPTIONAL_FILES else "")
-        raise CheckpointError("cannot read the file as JSON", where=str(path), got=error, cure=cure) from error
+        fix = "download the file again" + (", or delete it" if path.name in OPTIONAL_FILES else "")
+        raise CheckpointError("cannot read the file as JSON", where=str(path), got=error, fix=fix) from error
     if not isinstance(contents, dict):
         got = "a list" if isinstance(contents, list) else type(contents).__name__
-        raise CheckpointError("not a JSON object", where=str(path), got=got, cure="download the file again")
+        raise CheckpointError("not a JSON object", where=str(path), got=got, fix="download the file again")
     return contents
 
 
@@ -89,7 +89,7 @@ def check_directory(directory: Path) -> None:
             "not a directory" if directory.exists() else "the model directory does not exist",
             where=str(directory),
             expected="a Hugging Face directory with config.json and *.safetensors",
-            cure="check the path; a model of the hub must be downloaded first",
+            fix="check the path; a model of the hub must be downloaded first",
         )
 
 
@@ -107,13 +107,13 @@ def weight_files(directory: Path) -> list[Path]:
             where=str(directory),
             got=", ".join(pickles[:3]),
             expected=f"{SINGLE_FILE} or {INDEX_FILE}",
-            cure="save the model with transformers' save_pretrained(..., safe_serialization=True)",
+            fix="save the model with transformers' save_pretrained(..., safe_serialization=True)",
         )
     raise CheckpointError(
         "no weights in the model directory",
         where=str(directory),
         expected=f"{SINGLE_FILE} or {INDEX_FILE}",
-        cure="download the model completely",
+        fix="download the model completely",
     )
 
 
@@ -121,7 +121,7 @@ def _weight_map(index_file: Path) -> dict[str, str]:
     """Tensor name -> file name; a file name that leads out of the directory is refused."""
     weight_map = read_json(index_file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("no weight_map", where=str(index_file), cure="download the file again")
+        raise CheckpointError("no weight_map", where=str(index_file), fix="download the file again")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -136,7 +136,7 @@ def _weight_map(index_file: Path) -> dict[str, str]:
 def read_header(file: Path) -> list[TensorOnDisk]:
     """The tensors in one file; a missing, truncated or foreign file is refused."""
     if not file.exists():
-        raise CheckpointError("a shard of the model is missing", where=str(file), cure="download the model completely")
+        raise CheckpointError("a shard of the model is missing", where=str(file), fix="download the model completely")
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is not a dict
@@ -146,7 +146,7 @@ def read_header(file: Path) -> list[TensorOnDisk]:
             "truncated, or not a safetensors file",
             where=str(file),
             got=f"{file.stat().st_size} bytes: {error}",
-            cure="download the file again",
+            fix="download the file again",
         ) from error
 
 
@@ -162,7 +162,7 @@ def open_checkpoint(directory: Path, architecture: ModelArchitecture) -> dict[st
                 where=str(found[name].file),
                 got=f"{found[name].dtype} {list(found[name].shape)}",
                 expected=f"{'/'.join(DTYPES)} {list(shape)}",
-                cure="use the config.json that belongs to these weights, not quantized",
+                fix="use the config.json that belongs to these weights, not quantized",
             )
     return {name: found[name] for name in expected}
 
@@ -180,7 +180,7 @@ def _check_names(
             where=str(directory),
             got=f"no {_first(missing)}",
             expected=f"{len(expected)} tensors for {architecture.num_layers} layers",
-            cure="use the config.json that belongs to these weights, or download the model completely",
+            fix="use the config.json that belongs to these weights, or download the model completely",
         )
     ignored = IGNORED_SUFFIXES + (("lm_head.weight",) if architecture.tied_embeddings else ())
     unknown = [name for name in found if name not in expected and not name.endswith(ignored)]
@@ -189,7 +189,7 @@ def _check_names(
             "tensors that a model of this family does not have",
             where=str(directory),
             got=_first(unknown),
-            cure="use the config.json that belongs to these weights; merge adapters before training",
+            fix="use the config.json that belongs to these weights; merge adapters before training",
         )
 
 

@@ -72,7 +72,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
             f"transformers {__version__} does not know this model_type",
             where=str(where),
             got=raw.get("model_type"),
-            cure="choose a model that this version knows, or install one that knows it",
+            fix="choose a model that this version knows, or install one that knows it",
         )
     try:
         return AutoConfig.for_model(**raw)
@@ -81,7 +81,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
             "transformers refuses the configuration",
             where=str(where),
             got=f"{type(error).__name__}: {error}"[:150],
-            cure="use the config.json that belongs to the model",
+            fix="use the config.json that belongs to the model",
         ) from error
 
 
@@ -122,27 +122,27 @@ def _check_sizes(config: PretrainedConfig, where: Path) -> None:
         value = getattr(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(
-                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1", cure=_CURE
+                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1", fix=_CURE
             )
     if config.num_attention_heads % config.num_key_value_heads:
         raise CheckpointError(
             "num_attention_heads must be a multiple of num_key_value_heads",
             where=str(where),
             got=f"{config.num_attention_heads} and {config.num_key_value_heads}",
-            cure=_CURE,
+            fix=_CURE,
         )
     epsilon, tied = config.rms_norm_eps, config.tie_word_embeddings
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
-        raise CheckpointError("not a number", where=f"{where}: rms_norm_eps", got=epsilon, cure=_CURE)
+        raise CheckpointError("not a number", where=f"{where}: rms_norm_eps", got=epsilon, fix=_CURE)
     if not isinstance(tied, bool):
-        raise CheckpointError("neither true nor false", where=f"{where}: tie_word_embeddings", got=tied, cure=_CURE)
+        raise CheckpointError("neither true nor false", where=f"{where}: tie_word_embeddings", got=tied, fix=_CURE)
 
 
 def _head_dim(config: PretrainedConfig, where: Path) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if not isinstance(size, int) or size < 2 or size % 2:
         what = "the size of a head must be even: the rotary embedding turns pairs"
-        raise CheckpointError(what, where=f"{where}: head_dim", got=size, cure=_CURE)
+        raise CheckpointError(what, where=f"{where}: head_dim", got=size, fix=_CURE)
     return size
 
 
@@ -156,7 +156,7 @@ def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> 
     if declared is not None and (not isinstance(declared, list) or len(declared) != config.num_hidden_layers):
         expected = f"a list of {config.num_hidden_layers} names"
         raise CheckpointError(
-            "not a type for each layer", where=f"{where}: layer_types", got=declared, expected=expected, cure=_CURE
+            "not a type for each layer", where=f"{where}: layer_types", got=declared, expected=expected, fix=_CURE
         )
     kinds = set(map(str, config.layer_types if use == "by_layer" else declared or ()))
     kinds = kinds or {"full_attention" if window is None else "sliding_attention"}
@@ -168,10 +168,10 @@ def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> 
             where=f"{where}: layer_types, max_window_layers",
             got=f"{', '.join(sorted(kinds))} and sliding_window: {json.dumps(window)}",
             expected="the same in every layer",
-            cure="set use_sliding_window: false, and delete layer_types, if sequences are shorter than the window",
+            fix="set use_sliding_window: false, and delete layer_types, if sequences are shorter than the window",
         )
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise CheckpointError("not a size", where=f"{where}: sliding_window", got=window, cure=_CURE)
+        raise CheckpointError("not a size", where=f"{where}: sliding_window", got=window, fix=_CURE)
     return window
 
 

@@ -65,6 +65,6 @@ def _check_target(directory: Path, source_dir: Path | None, dtype: str) -> None:
         raise CheckpointError(
             "the export would replace the model that training started from",
             where=str(directory),
-            cure="choose another directory",
+            fix="choose another directory",
         )
     check_replaceable(directory)

@@ -67,7 +67,7 @@ class Family:
             "no Hugging Face tensor is known for this parameter",
             where=parameter,
             expected=" or ".join(rule.parameter for rule in self.rules),
-            cure="build the model from the ModelArchitecture of its own checkpoint",
+            fix="build the model from the ModelArchitecture of its own checkpoint",
         )
 
 
@@ -167,7 +167,7 @@ def find_family(config: dict[str, Any], where: Path) -> str:
             where=str(where),
             got=f"{', '.join(map(str, architectures)) or 'no architectures'} (model_type {model_type})",
             expected=", ".join(supported),
-            cure="choose a model of a supported family",
+            fix="choose a model of a supported family",
         )
     return str(model_type)
 

@@ -66,7 +66,7 @@ def end_tokens(directory: Path, *more: int | None) -> list[int]:
         for token in declared if isinstance(declared, list) else [declared]:
             if isinstance(token, bool) or not isinstance(token, int | None):
                 raise CheckpointError(
-                    "not a token id", where=f"{path}: eos_token_id", got=repr(token), cure="write the token's number"
+                    "not a token id", where=f"{path}: eos_token_id", got=repr(token), fix="write the token's number"
                 )
             if token is not None and token >= 0:  # some write -1 for none
                 ends.append(token)

@@ -67,7 +67,7 @@ def load_model(
             "transformers cannot load the model",
             where=f"{where}: {directory}",
             got=f"{type(error).__name__}: {error}"[:200],
-            cure=f"give a complete directory that {auto_class.__name__} loads",
+            fix=f"give a complete directory that {auto_class.__name__} loads",
         ) from error
     _check_whole(report, f"{where}: {directory}", auto_class, without)
     return model.eval()
@@ -86,5 +86,5 @@ def _check_whole(report: dict, where: str, auto_class: type, without: tuple[str,
                 where=where,
                 got=names[0] + more,
                 expected=f"the weights of {auto_class.__name__}, no more and no fewer",
-                cure="give a model of this kind, with the config.json that belongs to its weights",
+                fix="give a model of this kind, with the config.json that belongs to its weights",
             )

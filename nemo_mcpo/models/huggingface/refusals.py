@@ -28,12 +28,12 @@ class Kind:
     Attributes:
         what: they change.
         neutral: key -> values that are followed, the usual one first.
-        cure: beside choosing another model.
+        fix: beside choosing another model.
     """
 
     what: str
     neutral: Mapping[str, tuple[object, ...]]
-    cure: str = "choose a model of a supported family"
+    fix: str = "choose a model of a supported family"
 
 
 def _off(*keys: str) -> dict[str, tuple[object, ...]]:
@@ -110,7 +110,7 @@ def refuse_unsupported(config: Mapping[str, Any], family: str, where: Path) -> N
                 where=str(where),
                 got=f"{key}: {json.dumps(value, default=str)[:80]}",
                 expected=json.dumps(neutral),
-                cure=kind.cure,
+                fix=kind.fix,
             )
 
 

@@ -71,7 +71,7 @@ def read_rope(config: Mapping[str, Any], where: str) -> Rope:
                 "two spellings of the rotary embedding disagree",
                 where=where,
                 got=", ".join(f"{value} in {place}" for place, value in said.items()),
-                cure="delete the one that the model was not trained with",
+                fix="delete the one that the model was not trained with",
             )
         agreed |= {name: values[0]} if values else {}
     return Rope(**agreed)
@@ -92,7 +92,7 @@ def checked_scaling(scaling: Mapping[str, Any] | None, where: str) -> dict[str, 
             where=f"{where}: rope_scaling",
             got=kind or "no rope_type",
             expected=", ".join(SCALINGS),
-            cure="choose a model with one of these, or remove rope_scaling if sequences stay short",
+            fix="choose a model with one of these, or remove rope_scaling if sequences stay short",
         )
     numbers = {key: _positive(dict(scaling), key, f"{where}: rope_scaling") for key in SCALINGS[kind]}
     missing = [key for key, value in numbers.items() if value is None]
@@ -109,12 +109,12 @@ def checked_scaling(scaling: Mapping[str, Any] | None, where: str) -> dict[str, 
             where=f"{where}: rope_scaling",
             got=f"{kind} without {missing[0]}" if missing else f"{unknown[0]}: {scaling[unknown[0]]}",
             expected=", ".join(SCALINGS[kind]) or "none",
-            cure=_CURE,
+            fix=_CURE,
         )
     if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
         got = f"{scaling['low_freq_factor']} and {scaling['high_freq_factor']}"
         what = "low_freq_factor must be less than high_freq_factor"
-        raise CheckpointError(what, where=f"{where}: rope_scaling", got=got, cure=_CURE)
+        raise CheckpointError(what, where=f"{where}: rope_scaling", got=got, fix=_CURE)
     return None if kind == "default" else {"rope_type": kind} | {key: scaling[key] for key in numbers}
 
 
@@ -151,7 +151,7 @@ def _parameters(value: object, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise CheckpointError("not a JSON object", where=where, got=value, cure=_CURE)
+        raise CheckpointError("not a JSON object", where=where, got=value, fix=_CURE)
     return {key: one for key, one in value.items() if one is not None}
 
 
@@ -167,7 +167,7 @@ def _one_for_all(value: object, where: str) -> dict[str, Any]:
             where=where,
             got=", ".join(f"{key}: {one}" for key, one in value.items()),
             expected="the same for all",
-            cure="choose a model whose layers are alike; a judge that transformers 4 knows can be saved again with it",
+            fix="choose a model whose layers are alike; a judge that transformers 4 knows can be saved again with it",
         )
     return _parameters(first, where)
 
@@ -176,7 +176,7 @@ def _rope(parameters: dict[str, Any], where: str) -> Rope:
     names = {str(parameters[key]) for key in ("type", "rope_type") if key in parameters}
     if len(names) > 1:
         got = f"type: {parameters['type']}, rope_type: {parameters['rope_type']}"
-        raise CheckpointError("two types of one rotary embedding", where=where, got=got, cure=_CURE)
+        raise CheckpointError("two types of one rotary embedding", where=where, got=got, fix=_CURE)
     scaling = {key: value for key, value in parameters.items() if key not in (*_OWN, "type", "rope_type")}
     if scaling or names:
         scaling = {"rope_type": names.pop() if names else None} | scaling
@@ -192,5 +192,5 @@ def _positive(parameters: dict[str, Any], key: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise CheckpointError("not a positive number", where=f"{where}: {key}", got=repr(value), cure=_CURE)
+        raise CheckpointError("not a positive number", where=f"{where}: {key}", got=repr(value), fix=_CURE)
     return float(value)

@@ -19,7 +19,7 @@ def read_texts(file: str | Path) -> Iterator[str]:
     """The strings of a file, record by record: parquet, JSON lines, a JSON array, or plain text."""
     file = Path(file)
     if not file.is_file():
-        raise DataError("the file does not exist", where=str(file), cure="check the path")
+        raise DataError("the file does not exist", where=str(file), fix="check the path")
     for record in READERS.get(file.suffix, _plain_text)(file):
         yield from _strings(record)
 

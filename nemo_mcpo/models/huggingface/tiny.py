@@ -158,7 +158,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     bpe.train_from_iterator(texts, trainer)
     if bpe.get_vocab_size() <= fewest:
         raise DataError(
-            "no text to train a tokenizer on", where="--data", cure="give a file with some kilobytes of text"
+            "no text to train a tokenizer on", where="--data", fix="give a file with some kilobytes of text"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

@@ -54,7 +54,7 @@ def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture
                 where=str(directory),
                 got=list(value.shape),
                 expected=list(parameter.shape),
-                cure="build the model from the ModelArchitecture of this directory",
+                fix="build the model from the ModelArchitecture of this directory",
             )
         parameter.copy_(value)
 
@@ -82,7 +82,7 @@ def _check_parallel_size(architecture: ModelArchitecture) -> None:
                 where="model.tensor_model_parallel_size",
                 got=size,
                 expected=f"a divisor of {value}",
-                cure="use a smaller tensor_model_parallel_size",
+                fix="use a smaller tensor_model_parallel_size",
             )
 
 
@@ -133,7 +133,7 @@ def raise_on_every_rank(problem: Exception | None, directory: Path) -> None:
         "cannot write the model",
         where=str(directory),
         got=problem or "see the first rank",
-        cure="check space and rights",
+        fix="check space and rights",
     ) from problem
 
 

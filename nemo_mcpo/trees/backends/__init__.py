@@ -58,7 +58,7 @@ def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> 
         where="model.attention_backend",
         got="; ".join(f"{name}: {reason}" for name, reason in reasons.items()),
         expected=f"one of {', '.join(BACKENDS)}",
-        cure="set model.attention_backend=sdpa, which runs anywhere, slowly"
+        fix="set model.attention_backend=sdpa, which runs anywhere, slowly"
         if requested == "auto"
         else "set model.attention_backend=auto",
     )

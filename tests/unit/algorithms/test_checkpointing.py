@@ -264,5 +264,5 @@ def test_another_run_is_refused(tmp_path, name):
         check_identity(state(1), IDENTITY | {name: "other"}, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: this run was started with another {name} (got other, expected {IDENTITY[name]}). "
-        "Cure: restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run."
+        "Fix: restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run."
     )

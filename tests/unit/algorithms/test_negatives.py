@@ -177,7 +177,7 @@ def test_what_is_not_finite_is_named_by_prompt_and_source():
         f"2 of 4 prompts: {TREES[1].prompt_id} (data.jsonl:2), {TREES[3].prompt_id} (data.jsonl:4): "
         "the loss at step 7 is not finite (got nan)"
     )
-    assert "Cure: lower model.optim.lr" in message
+    assert "Fix: lower model.optim.lr" in message
 
 
 def test_without_a_reference_its_log_probs_are_zero():

@@ -81,7 +81,7 @@ def test_a_run_that_fits(policy, judge):
     ],
 )
 def test_mistakes(policy, judge, changes, message):
-    with pytest.raises(ConfigError, match=f"^{message}.*Cure: "):
+    with pytest.raises(ConfigError, match=f"^{message}.*Fix: "):
         check_servers(a_run(policy, judge, **changes), A100S)
 
 

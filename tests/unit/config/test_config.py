@@ -31,7 +31,7 @@ ARCHITECTURE = SimpleNamespace(
 def refusal(changes: dict[str, object], world_size: int = 1) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         checked(changes, world_size)
-    assert "\n" not in str(caught.value) and caught.value.cure
+    assert "\n" not in str(caught.value) and caught.value.fix
     return caught.value
 
 
@@ -97,7 +97,7 @@ def test_names_of_precisions(given, kept):
 
 
 @pytest.mark.parametrize(
-    ("key", "cure"),
+    ("key", "fix"),
     [
         ("model.data.trainx", "did you mean model.data.train?"),
         ("model.mcpo.num_negative", "did you mean model.mcpo.num_negatives?"),
@@ -106,9 +106,9 @@ def test_names_of_precisions(given, kept):
         ("model.xyzzy", "remove it"),
     ],
 )
-def test_unknown_key(key, cure):
+def test_unknown_key(key, fix):
     error = refusal({key: 5})
-    assert (error.where, error.got, error.cure) == (key, 5, cure)
+    assert (error.where, error.got, error.fix) == (key, 5, fix)
 
 
 def test_an_unknown_key_is_named_before_the_key_that_it_misspells():

@@ -43,13 +43,13 @@ SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.
 def test_refusals(changes, where):
     with pytest.raises(ConfigError) as caught:
         online(changes)
-    assert caught.value.where == where and caught.value.cure
+    assert caught.value.where == where and caught.value.fix
 
 
 def test_an_unknown_key_of_a_section_of_its_own():
     with pytest.raises(ConfigError) as caught:
         compose_online("rollouts.temperature=1")
-    assert (caught.value.where, caught.value.cure) == ("rollouts.temperature", "did you mean rollouts.temperatures?")
+    assert (caught.value.where, caught.value.fix) == ("rollouts.temperature", "did you mean rollouts.temperatures?")
 
 
 def test_servers_are_chosen_by_name():

@@ -158,7 +158,7 @@ def test_several_templates_without_a_default(tmp_path: Path) -> None:
         if message:
             with pytest.raises(DataError, match=message) as caught:
                 load_chat_tokenizer(directory)
-            assert caught.value.cure
+            assert caught.value.fix
         else:
             assert "2+2?" in shown(load_chat_tokenizer(directory).tokenizer, [USER])
 
@@ -197,4 +197,4 @@ def test_a_tokenizer_that_transformers_refuses_is_one_line(tmp_path: Path, file:
     (tmp_path / file).write_text(content)
     with pytest.raises(DataError, match="no usable tokenizer") as caught:
         load_chat_tokenizer(directory)
-    assert "\n" not in str(caught.value) and caught.value.cure
+    assert "\n" not in str(caught.value) and caught.value.fix

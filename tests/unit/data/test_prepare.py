@@ -230,7 +230,7 @@ def test_unusable_files_leave_nothing_behind(
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         build(write_jsonl(*records))
-    assert caught.value.cure and "\n" not in str(caught.value)
+    assert caught.value.fix and "\n" not in str(caught.value)
     assert prepared_directories(tmp_path) == []
 
 

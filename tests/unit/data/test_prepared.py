@@ -123,7 +123,7 @@ def test_damaged_files_are_found_when_opened(tmp_path: Path, name: str, damage: 
         path.unlink()
     with pytest.raises(DataError, match="damaged") as caught:
         PreparedDataset(tmp_path / "d")
-    assert name in str(caught.value) and "delete this directory" in caught.value.cure
+    assert name in str(caught.value) and "delete this directory" in caught.value.fix
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 1, "recipe": {}, "files": {}}'])

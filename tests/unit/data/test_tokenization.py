@@ -125,7 +125,7 @@ def test_unusable_templates_name_the_directory_and_a_cure(tmp_path: Path, change
     directory = save_tokenizer(tmp_path, dataclasses.replace(FAMILIES["llama3"], **changes))
     with pytest.raises(DataError, match=message) as caught:
         load_chat_tokenizer(directory)
-    assert caught.value.where == directory and caught.value.cure
+    assert caught.value.where == directory and caught.value.fix
 
 
 def test_missing_tokenizer(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_failing_stage_shows_its_log_and_the_cure(
 ) -> None:
     good, after = (appending(stages, tmp_path, name) for name in ("good", "after"))
     bad = stages.Stage("bad", [sys.executable, "-c", "print('no room'); raise SystemExit(3)"], [])
-    with pytest.raises(stages.StageError, match=r"logs/2\.log: stage failed: bad \(got exit 3\)\. Cure: read the log"):
+    with pytest.raises(stages.StageError, match=r"logs/2\.log: stage failed: bad \(got exit 3\)\. Fix: read the log"):
         stages.run_stages([good, bad, after], tmp_path / "logs")
     assert "no room" in capsys.readouterr().err
     assert not (tmp_path / "after").exists()

@@ -164,7 +164,7 @@ def test_a_nemo_file_of_another_program(tmp_path):
         tar.add(tmp_path / "model_weights.ckpt", arcname="model_weights.ckpt")
     message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
     assert "the .nemo file was not written by nemo_mcpo" in message
-    assert "Cure: convert the model to a Hugging Face directory" in message
+    assert "Fix: convert the model to a Hugging Face directory" in message
 
 
 def test_a_nemo_file_cannot_write_outside(tmp_path):

@@ -107,7 +107,7 @@ def test_a_directory_that_is_no_checkpoint(llama_directory, tmp_path):
         load_sharded_state(small_model(llama_directory), tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: the checkpoint cannot be loaded (got ")
-    assert "\n" not in message and "Cure: remove this directory" in message
+    assert "\n" not in message and "Fix: remove this directory" in message
 
 
 def test_a_damaged_checkpoint(llama_directory, saved, tmp_path):

@@ -63,7 +63,7 @@ def test_fp8_where_it_is_not(driver, lines, found):
         check_fp8_here(HYBRID)
     assert str(caught.value) == (
         f"model.fp8: this GPU has no FP8 (got hybrid on {found}, expected at least 8.9 (H100, H200, L40)). "
-        "Cure: set model.fp8=null: bf16 runs on A100 and newer."
+        "Fix: set model.fp8=null: bf16 runs on A100 and newer."
     )
 
 

@@ -39,7 +39,7 @@ def run_main(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
     [
         ("pass", 0, ""),
         ("sys.exit(75)", 75, ""),
-        ("raise ConfigError('bad', where='a.b', cure='set it')", 2, "error: a.b: bad. Cure: set it."),
+        ("raise ConfigError('bad', where='a.b', fix='set it')", 2, "error: a.b: bad. Fix: set it."),
         ("raise DataError('bad', where='f:7')", 1, "error: f:7: bad"),
         ("raise CheckpointError('bad')", 1, "error: bad"),
         ("raise ValueError('two\\nlines')", 1, "error: ValueError: two lines"),
@@ -121,13 +121,13 @@ def test_options_may_stand_between_overrides():
     ("argv", "parts"),
     [
         (["model.data.train"], ["command line: not an override (got model.data.train, expected key=value)"]),
-        (["--config-name", "no_such"], ["no_such: the configuration cannot be composed", "Cure: check --config-path"]),
+        (["--config-name", "no_such"], ["no_such: the configuration cannot be composed", "Fix: check --config-path"]),
         (["--config-path", "no/such"], ["no/such", "the configuration cannot be composed"]),
         (["model=no_such"], ["the configuration cannot be composed", "no_such"]),
         (["model.data.train=${nothing.here}"], ["the configuration cannot be composed", "nothing.here"]),
         (["model.data.train=[1,"], ["the configuration cannot be composed"]),
-        (MANDATORY[1:], ["model.data.train: missing key. Cure: set model.data.train=… on the command line"]),
-        (MANDATORY[:1], ["pretrained_checkpoint.restore_from_path: missing key. Cure: set "]),
+        (MANDATORY[1:], ["model.data.train: missing key. Fix: set model.data.train=… on the command line"]),
+        (MANDATORY[:1], ["pretrained_checkpoint.restore_from_path: missing key. Fix: set "]),
         (
             [*MANDATORY, "model.optim.betas=0.9"],
             ["model.optim.betas: not a valid value (got 0.9, expected a valid list"],

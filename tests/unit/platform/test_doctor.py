@@ -31,7 +31,7 @@ def test_what_a_gpu_enables(capability: str, enables: str) -> None:
     (row,) = doctor.gpu_rows(f"0, Some GPU, 81920, 40960, {capability}, 550.54\n")
     assert (row.name, row.status, row.enables) == ("GPU 0", "ok", enables)
     assert "80 GiB (40 free)" in row.found
-    assert bool(row.cure) == ("FP8" not in enables)
+    assert bool(row.fix) == ("FP8" not in enables)
 
 
 def test_one_row_a_gpu() -> None:
@@ -61,7 +61,7 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_reported() -> None:
 @pytest.mark.parametrize(("version", "status"), [((3, 9), "broken"), ((3, 11), "ok"), ((3, 13), "broken")])
 def test_python_versions(version: tuple[int, int], status: str) -> None:
     row = doctor.python_row(version)
-    assert (row.status, bool(row.cure)) == (status, status == "broken")
+    assert (row.status, bool(row.fix)) == (status, status == "broken")
 
 
 @pytest.mark.parametrize(("status", "required", "code"), [("ok", True, 0), ("broken", False, 0), ("broken", True, 1)])

@@ -53,9 +53,9 @@ def test_one_process_where_there_are_threads_or_one_item(monkeypatch):
 
 def test_an_error_of_the_work_comes_through():
     def fail(item):
-        raise DataError("bad item", got=item, cure="drop it")
+        raise DataError("bad item", got=item, fix="drop it")
 
-    with pytest.raises(DataError, match=r"bad item .got 1.\. Cure: drop it\."):
+    with pytest.raises(DataError, match=r"bad item .got 1.\. Fix: drop it\."):
         list(in_forks(fail, [1, 2]))
 
 

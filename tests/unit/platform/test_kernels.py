@@ -30,6 +30,6 @@ def test_the_best_that_is_there(installed):
     rows = kernel_rows(on_gpu=True)
     assert found(rows)["Adam"] == found(rows)["Weight gradients"] == "Apex"
     assert found(rows)["RMSNorm"] == "torch"
-    cures = {row.name: row.cure for row in rows if row.status == "missing"}
-    assert cures["SwiGLU"] == "install triton" and "NeMo container" in cures["RMSNorm"]
+    fixes = {row.name: row.fix for row in rows if row.status == "missing"}
+    assert fixes["SwiGLU"] == "install triton" and "NeMo container" in fixes["RMSNorm"]
     assert not any(row.required for row in rows)

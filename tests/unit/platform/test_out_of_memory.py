@@ -20,7 +20,7 @@ def test_a_gpu_says_what_was_asked_for_and_what_there_is():
     with pytest.raises(MemoryExhaustedError) as caught, memory_of("training"):
         raise torch.OutOfMemoryError(ON_A_GPU)
     assert str(caught.value) == (
-        f"training: out of memory (got {ON_A_GPU.partition('. If')[0]}). Cure: lower model.micro_batch_tokens; or set "
+        f"training: out of memory (got {ON_A_GPU.partition('. If')[0]}). Fix: lower model.micro_batch_tokens; or set "
         "model.activations_checkpoint_granularity=full; or raise model.tensor_model_parallel_size, with "
         "model.sequence_parallel=true. scripts/plan.py shows what fits."
     )

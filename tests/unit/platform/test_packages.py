@@ -55,7 +55,7 @@ def test_rows() -> None:
     broken = package("broken", "json", "raise OSError('undefined symbol')")
     never_imported = package("never imported", "json", "")
     rows = package_rows((absent, broken, never_imported))
-    assert [(row.status, row.reason, row.cure) for row in rows] == [
+    assert [(row.status, row.reason, row.fix) for row in rows] == [
         ("missing", "", "install it"),
         ("broken", "OSError: undefined symbol", "repair it"),
         ("ok", "", ""),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table lines up, and a reason and a cure stand under their row."""
+"""The table lines up, and a reason and a fix stand under their row."""
 
 from nemo_mcpo.platform.report import Row, failures, render
 
 ROWS = (
     Row("torch", "ok", "2.13.0", "everything", required=True),
-    Row("Apex", "broken", "0.9", "fused Adam", reason="ImportError: amp_C", cure="pip uninstall apex"),
-    Row("NeMo", "missing", "", "exp_manager", cure="install it", required=True),
+    Row("Apex", "broken", "0.9", "fused Adam", reason="ImportError: amp_C", fix="pip uninstall apex"),
+    Row("NeMo", "missing", "", "exp_manager", fix="install it", required=True),
 )
 
 
@@ -15,9 +15,9 @@ def test_render() -> None:
         "ok       torch  2.13.0  everything",
         "broken   Apex   0.9     fused Adam",
         "                why: ImportError: amp_C",
-        "                cure: pip uninstall apex",
+        "                fix: pip uninstall apex",
         "missing  NeMo           exp_manager",
-        "                cure: install it",
+        "                fix: install it",
     ]
 
 

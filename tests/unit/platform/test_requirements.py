@@ -36,7 +36,7 @@ def test_a_missing_one_fails() -> None:
     row = requirement_row([HERE, ABSENT])
     assert (row.status, row.found, row.required) == ("missing", "1 of 2", True)
     assert row.reason == "no-such-package-anywhere is not installed"
-    assert "scripts/complete_container.py" in row.cure
+    assert "scripts/complete_container.py" in row.fix
 
 
 def test_a_broken_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:

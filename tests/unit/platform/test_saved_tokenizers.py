@@ -77,11 +77,11 @@ def test_what_both_versions_load_stays_as_it_is():
 def test_a_damaged_file_is_refused_in_one_line(saved, tmp_path, file, text):
     shutil.copytree(saved, tmp_path / "model")
     (tmp_path / "model" / file).write_text(text)
-    with pytest.raises(DataError, match=r"model: no usable tokenizer \(got \w+: .*Cure: ") as caught:
+    with pytest.raises(DataError, match=r"model: no usable tokenizer \(got \w+: .*Fix: ") as caught:
         load_tokenizer(tmp_path / "model")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_a_directory_without_tokenizer(tmp_path):
-    with pytest.raises(DataError, match=r"judge\.reward_model: no usable tokenizer \(got .*Cure: "):
+    with pytest.raises(DataError, match=r"judge\.reward_model: no usable tokenizer \(got .*Fix: "):
         load_tokenizer(tmp_path, "judge.reward_model")

@@ -34,7 +34,7 @@ def test_one_gpu_is_too_small_and_two_are_named():
         check_memory(settings(), LLAMA_70B, A100, "judge.server")
     assert str(caught.value) == (
         "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights a GPU of 79 GiB, "
-        "0.0 GiB for the cache, expected 2.5 GiB of cache). Cure: raise judge.server.tensor_parallel_size to 2, "
+        "0.0 GiB for the cache, expected 2.5 GiB of cache). Fix: raise judge.server.tensor_parallel_size to 2, "
         "or lower judge.server.max_seq_len."
     )
 
@@ -54,7 +54,7 @@ def test_requests_that_fit(changes, requests):
 
 
 def test_a_server_without_parallelism_names_no_such_key():
-    with pytest.raises(ConfigError, match=r"Cure: choose server/vllm or server/trtllm"):
+    with pytest.raises(ConfigError, match=r"Fix: choose server/vllm or server/trtllm"):
         check_memory(settings(launcher="transformers"), LLAMA_70B, A100, "judge.server")
 
 

@@ -125,6 +125,6 @@ def test_every_declared_end_stops_an_answer(directory, policy, tmp_path, monkeyp
 def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, file, text, error):
     damaged = copy(directory, tmp_path / "model") / file
     damaged.unlink() if text is None else damaged.write_text(text)
-    with pytest.raises(error, match=r"Cure: ") as caught:
+    with pytest.raises(error, match=r"Fix: ") as caught:
         load_policy(damaged.parent)
     assert "\n" not in str(caught.value)

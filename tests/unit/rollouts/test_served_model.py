@@ -82,7 +82,7 @@ def cut_the_configuration(model):
 def test_what_is_missing(tmp_path, damage, message):
     model = write_model(tmp_path / "judge")
     damage(model)
-    with pytest.raises(ConfigError, match=rf"^judge\.server\.model.*: {message}.*Cure: "):
+    with pytest.raises(ConfigError, match=rf"^judge\.server\.model.*: {message}.*Fix: "):
         read(model, needs_template=True)
 
 

@@ -115,7 +115,7 @@ def test_long_chain_approaches_the_kernel():
 def test_refuses_chains_that_make_no_sense():
     log_weights, valid = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
     for params, message in (
-        ({"chain_steps": 2}, r"chain_candidates: more steps change nothing.*got null.*Cure"),
+        ({"chain_steps": 2}, r"chain_candidates: more steps change nothing.*got null.*Fix"),
         ({"chain_steps": 0}, r"chain_steps.*got 0"),
         ({"chain_candidates": 0}, r"chain_candidates.*got 0"),
     ):

@@ -49,7 +49,7 @@ def test_preferred_completion_alone(name, params):
 def test_no_negatives(name, params):
     log_weights, valid = table(4, 6)
     assert SAMPLERS[name](log_weights, valid, 0, torch.Generator(), **params).shape == (4, 0)
-    with pytest.raises(ConfigError, match=r"num_negatives.*got -1.*Cure"):
+    with pytest.raises(ConfigError, match=r"num_negatives.*got -1.*Fix"):
         SAMPLERS[name](log_weights, valid, -1, torch.Generator(), **params)
 
 

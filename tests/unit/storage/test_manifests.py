@@ -27,7 +27,7 @@ def test_another_recipe_is_refused(change, where):
         refuse_another_recipe(KNOWN, RECIPE | change, DataError, "another {name}", "restore it", where)
     error = raised.value
     assert (error.got, error.expected) == (json.loads(json.dumps(value)), KNOWN.get(name))
-    assert error.cure == "restore it"
+    assert error.fix == "restore it"
 
 
 def test_damage(tmp_path):

@@ -48,6 +48,6 @@ def test_a_file_that_exists_keeps_its_mode_and_words(tmp_path):
 @pytest.mark.parametrize("mode", ["", "rw", "0400", "0755", "0o640", "1666", "888"])
 def test_no_mode_of_a_file(tmp_path, monkeypatch, mode):
     monkeypatch.setenv(FILE_MODE, mode)
-    with pytest.raises(ConfigError, match=rf"{FILE_MODE}: not the mode of a file .*Cure: export"):
+    with pytest.raises(ConfigError, match=rf"{FILE_MODE}: not the mode of a file .*Fix: export"):
         open_private(tmp_path / "new", "w")
     assert not (tmp_path / "new").exists()

@@ -108,4 +108,4 @@ def test_other_scalings_are_refused(rope_type, key):
     message = str(caught.value)
     assert "rope_scaling.rope_type: this rotary scaling is not supported" in message
     assert f"got {rope_type}, expected {' | '.join(ROPE_SCALINGS)}" in message
-    assert "Cure: choose a model with one of these" in message
+    assert "Fix: choose a model with one of these" in message

@@ -34,7 +34,7 @@ def test_not_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     with pytest.raises(DataError) as caught:
         rows(path, '{"a": 1}\n{"a": 2}\n{"a": \n{"a": 4}\n')
-    assert caught.value.where == f"{path}:3" and caught.value.cure
+    assert caught.value.where == f"{path}:3" and caught.value.fix
 
 
 def test_not_utf8_names_the_line(tmp_path: Path) -> None:

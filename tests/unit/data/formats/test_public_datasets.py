@@ -125,7 +125,7 @@ def test_the_first_row_may_be_one_that_cannot_be_used(write_jsonl: Callable[...,
 def test_the_wrong_format_names_the_right_one(
     write_jsonl: Callable[..., str], name: str, given: str, fitting: str
 ) -> None:
-    with pytest.raises(DataError, match=f"Cure: set model.data.format={fitting}, which fits"):
+    with pytest.raises(DataError, match=f"Fix: set model.data.format={fitting}, which fits"):
         choose_format(write_jsonl(PAIRS[name][1]), given, min_answers=2)
 
 

@@ -63,7 +63,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
     for data in (name, str(tmp_path / name)):
         with pytest.raises(DataError, match="no such file") as caught:
             list(read_rows(data))
-        assert caught.value.where == data and caught.value.cure
+        assert caught.value.where == data and caught.value.fix
 
 
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_sliding_window_counts_only_where_it_is_used(tmp_path, changes, window):
 def test_what_cannot_be_reproduced_is_refused(tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read_architecture(written(tmp_path, **changes))
-    assert "Cure: " in str(caught.value) and "\n" not in str(caught.value)
+    assert "Fix: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_and_damaged_config(tmp_path):

@@ -98,7 +98,7 @@ def test_full_disk_keeps_the_earlier_export(tmp_path, tiny, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(CheckpointError, match=r"cannot write the model.*No space left.*Cure"):
+    with pytest.raises(CheckpointError, match=r"cannot write the model.*No space left.*Fix"):
         export_model(tmp_path / "out", chunks, architecture, tiny)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 

@@ -17,7 +17,7 @@ from nemo_mcpo.models.huggingface.loading import load_model
 from tests.unit.models.huggingface.conftest import LLAMA3, save_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CURE = "Cure: "
+CURE = "Fix: "
 
 
 @pytest.fixture(scope="module")

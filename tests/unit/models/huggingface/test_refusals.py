@@ -47,7 +47,7 @@ NEUTRAL = {
 
 @pytest.mark.parametrize("key", CHANGING)
 def test_what_changes_the_model_is_refused(tmp_path, key):
-    with pytest.raises(CheckpointError, match=rf"config\.json: .*{key} is not supported .*got {key}: .*Cure: "):
+    with pytest.raises(CheckpointError, match=rf"config\.json: .*{key} is not supported .*got {key}: .*Fix: "):
         refuse_unsupported(SHAPE | {key: CHANGING[key]}, "llama", tmp_path / "config.json")
 
 

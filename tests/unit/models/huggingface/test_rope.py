@@ -73,7 +73,7 @@ def test_every_spelling_is_read(config, rope):
 def test_what_has_no_one_meaning_is_refused(config, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read_rope(config, "config.json")
-    assert "Cure: " in str(caught.value) and "\n" not in str(caught.value)
+    assert "Fix: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_older_files_and_parts_of_other_families():
@@ -119,4 +119,4 @@ def test_scalings_are_those_that_are_computed():
 def test_scalings_that_are_not_computed(scaling, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         checked_scaling(scaling, "config.json")
-    assert "Cure: " in str(caught.value)
+    assert "Fix: " in str(caught.value)

@@ -73,7 +73,7 @@ def test_the_ends_of_a_model_without_tokenizer_are_kept(source):
 )
 def test_a_damaged_file_is_refused_in_one_line(source, file, text, error):
     (source / file).write_text(text)
-    with pytest.raises(error, match=r"Cure: ") as caught:
+    with pytest.raises(error, match=r"Fix: ") as caught:
         written(source)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
