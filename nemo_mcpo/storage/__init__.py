@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage: files and directories that are whole after a kill at any moment, and that no other recipe continues."""
+"""Crash-safe storage: files and directories stay complete if the process is killed, and other settings are refused."""
