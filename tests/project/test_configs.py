@@ -53,13 +53,19 @@ def test_every_run_loads(name):
     assert config.pretrained_checkpoint.restore_from_path == MANDATORY[1].split("=")[1]
 
 
+def settings_of_group(group: str) -> dict[str, object]:
+    """The keys of a file in ``model/`` and of those that it builds on, without sections."""
+    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{group}.yaml"))
+    inherited = [settings_of_group(name) for name in overlay.pop("defaults", [])]
+    own = {key: value for key, value in overlay.items() if not isinstance(value, dict)}
+    return {key: value for settings in (*inherited, own) for key, value in settings.items()}
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_model_group_loads(group):
-    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{group}.yaml"))
     config = compose(f"model={group}", name=BASE, world_size=PROCESSES).model.model_dump()
-    assert {key: config[key] for key, value in overlay.items() if not isinstance(value, dict)} == {
-        key: value for key, value in overlay.items() if not isinstance(value, dict)
-    }
+    expected = settings_of_group(group)
+    assert expected and {key: config[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
