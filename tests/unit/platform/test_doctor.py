@@ -34,12 +34,12 @@ def test_what_a_gpu_enables(capability: str, enables: str) -> None:
     assert bool(row.fix) == ("FP8" not in enables)
 
 
-def test_one_row_a_gpu() -> None:
+def test_one_row_per_gpu() -> None:
     rows = doctor.gpu_rows(f"{A100}\n{H100}\n")
     assert [row.name for row in rows] == ["GPU 0", "GPU 1"]
 
 
-def test_memory_that_the_driver_does_not_tell() -> None:
+def test_memory_that_the_driver_does_not_report() -> None:
     (row,) = doctor.gpu_rows("0, NVIDIA GB10, [N/A], [N/A], 12.1, 580.95")
     assert "[N/A] GiB" in row.found
 
