@@ -62,7 +62,7 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
 
 
 def stop_child(process: Child) -> None:
-    """Stop a child and the processes in its group with SIGTERM, and with SIGKILL after 20 seconds."""
+    """Stop a child and the processes in its group with SIGTERM, and with SIGKILL after at most 20 seconds."""
     _signal_group(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)

@@ -39,8 +39,10 @@ def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Suspend torch function modes: one that records products has none to record in compiled code, and torch would
-    compile the code once more for it."""
+    """Suspend torch function modes.
+
+    A mode that records products finds none in compiled code, and torch would compile the code once more for it.
+    """
     with ExitStack() as without_modes:
         while _len_torch_function_stack():
             without_modes.enter_context(_pop_mode_temporarily())

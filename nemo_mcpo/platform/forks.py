@@ -146,6 +146,6 @@ def _redirect(output: IO | None) -> None:
 
 
 def _set_num_threads() -> None:
-    """Apply the fork's OMP_NUM_THREADS; OpenMP has read that of the parent, when it imported torch."""
+    """Apply the fork's OMP_NUM_THREADS, since OpenMP read the parent's when the parent imported torch."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))

@@ -128,7 +128,8 @@ def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: flo
     busy = [beat for beat in heard if now - beat.moved < silence_seconds] or [beat for beat in heard if not beat.waits]
     if busy and len(busy) < len(heard):
         named = "; ".join(f"{_name(beat)} at {beat.place}" for beat in busy[:8])
-        return f"the others wait for {named}. Fix: check what it does there; if it is only slow, raise the timeout"
+        fix = "check what it does there; if it is only slow, raise trainer.distributed_timeout_minutes"
+        return f"the others wait for {named}. Fix: {fix}"
     places: dict[str, list[int]] = {}
     for beat in heard:
         places.setdefault(beat.place, []).append(beat.rank)

@@ -94,7 +94,7 @@ class StopRequest:
 
 @contextmanager
 def shielded_forks() -> Iterator[None]:
-    """Keep signals to stop from processes that are forked inside the block, so that they finish their work.
+    """Block stop signals in processes that are forked inside the block, so that they finish their work.
 
     A scheduler signals every process of a job, and a terminal every process in its group; these signals must not end a
     fork that writes a part of a checkpoint.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crash-safe storage: files and directories stay complete if the process is killed, and other settings are refused."""
+"""Crash-safe storage: files stay complete if a process is killed; directories made with other settings are refused."""

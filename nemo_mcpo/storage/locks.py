@@ -37,7 +37,7 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
     """Take an exclusive lock that is released when this process ends.
 
     Raises:
-        ConfigError: another process still holds it after ``patience_seconds``, when that of a killed run has expired.
+        ConfigError: another process still holds it after ``patience_seconds``; by then, that of a killed run expires.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never closed: the lock lasts as long as the descriptor is open.

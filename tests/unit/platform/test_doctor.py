@@ -50,7 +50,7 @@ def test_no_gpu_and_a_broken_driver_are_different() -> None:
     assert (broken.status, broken.reason) == ("broken", "Failed to initialize NVML: Driver/library version mismatch")
 
 
-def test_a_cpu_build_of_torch_beside_a_gpu_is_reported() -> None:
+def test_a_cpu_build_of_torch_on_a_gpu_machine_is_reported() -> None:
     cpu_build, cuda_build = (Row("torch", "ok", f"2.13.0 ({kind})", "") for kind in ("CPU build", "CUDA 13.0"))
     gpus = doctor.gpu_rows(A100)
     assert [row.status for row in doctor.torch_sees_gpus_row([cpu_build], gpus)] == ["broken"]
