@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import DTYPES
 from nemo_mcpo.models.huggingface.families import FAMILIES
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
 from nemo_mcpo.platform.command import run_command
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, clip_grads, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import local_multi_tensor_l2_norm
+from torch import Tensor
 
 from nemo_mcpo.config import Optim
 from nemo_mcpo.models.adam import CompactAdamW
-from nemo_mcpo.models.gradient_norm import install_exact_norm
 from nemo_mcpo.models.state_exchange import exchange_in_pieces
 
 DECAY_STYLES = {
@@ -78,6 +79,23 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
         fuse_torch_adam(optimizer)
     wrapped[0].config.grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def install_exact_norm() -> None:
+    """Make megatron-core clip gradients by ``exact_norm``, unless Transformer Engine or Apex provides the norm."""
+    if clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
+        clip_grads.l2_norm_impl = exact_norm
+
+
+def exact_norm(chunk_size: int, noop_flag: Tensor, tensor_lists: list[list[Tensor]], *args) -> tuple[Tensor, None]:
+    """Return the norm of all tensors together, float32 ``[1]`` on their device; the signature is Apex's.
+
+    megatron-core's own norm adds up in float32, which over millions of numbers is off by 1e-4, and by a different
+    amount for every way to split the tensors between ranks. It also copies the norm of every tensor to the host, which
+    waits for the GPU each time.
+    """
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensors in tensor_lists for tensor in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms)).float().reshape(1), None
 
 
 def fuse_torch_adam(optimizer: MegatronOptimizer) -> None:

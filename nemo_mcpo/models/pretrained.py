@@ -66,7 +66,7 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
 def hash_pretrained(pretrained: Pretrained) -> str:
     """Hexadecimal content hash of the weights."""
     if not pretrained.is_distributed:
-        from nemo_mcpo.models.huggingface.hashing import hash_weights
+        from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 
         return hash_weights(pretrained.weights)
     digest = hashlib.blake2b(digest_size=32)

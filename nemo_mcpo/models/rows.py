@@ -13,7 +13,7 @@ from megatron.core.fp8_utils import get_fp8_align_size
 from torch import Tensor
 
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
-from nemo_mcpo.models.tape import Recording, kept_positions
+from nemo_mcpo.models.replay import Recording, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import PromptTree, TreeBatch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from tests.unit.models.huggingface.conftest import save_model
 
 PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")

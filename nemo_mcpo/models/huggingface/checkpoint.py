@@ -7,8 +7,10 @@ is missing or damaged is found by every rank alike, before any weight is copied.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ OPTIONAL_FILES = ("generation_config.json",)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The dtypes that weights may be stored in, by their safetensors names."""
+HASHED_BYTES = 1 << 26
+"""Size of the pieces in which ``hash_weights`` reads a tensor."""
+HASH_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +201,26 @@ def _check_names(
 def _first(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more
+
+
+def hash_weights(directory: str | Path) -> str:
+    """blake2b, as 32 hexadecimal digits, over every tensor's name, dtype, shape and bytes."""
+    tensors = [tensor for file in weight_files(Path(directory)) for tensor in read_header(file)]
+    tensors.sort(key=lambda tensor: tensor.name)
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        digests = list(threads.map(_hash_tensor, tensors))
+    whole = hashlib.blake2b(digest_size=16)
+    for digest in digests:
+        whole.update(digest)
+    return whole.hexdigest()
+
+
+def _hash_tensor(tensor: TensorOnDisk) -> bytes:
+    digest = hashlib.blake2b(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}\n".encode(), digest_size=32)
+    if 0 in tensor.shape or not tensor.shape:
+        return digest.digest()
+    num_rows = max(1, HASHED_BYTES // (4 * torch.Size(tensor.shape[1:]).numel()))
+    for first in range(0, tensor.shape[0], num_rows):
+        rows = tensor[first : min(first + num_rows, tensor.shape[0])]
+        digest.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

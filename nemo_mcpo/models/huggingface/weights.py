@@ -8,6 +8,7 @@ writing rank, which streams it into its place in the file: host memory stays nea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.checkpoint import TensorOnDisk, open_checkpoint
 from nemo_mcpo.models.huggingface.families import (
+    CANONICAL_SUFFIXES,
     EMBEDDING,
     FAMILIES,
     OUTPUT,
@@ -29,9 +31,10 @@ from nemo_mcpo.models.huggingface.families import (
     tensor_shapes,
 )
 from nemo_mcpo.models.huggingface.layouts import LAYOUTS
-from nemo_mcpo.models.huggingface.parameters import named_parameters
 from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES, plan_shards, write_shards
 from nemo_mcpo.platform.distributed import any_rank, local_device
+
+LOCAL_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 
 
 @torch.no_grad()
@@ -200,3 +203,19 @@ def _send_to_writer(
         dist.recv(tensor, src=dist.get_global_rank(group, stage), group=group)
         return tensor
     return None
+
+
+def named_parameters(chunks: Sequence[GPTModel]) -> Iterator[tuple[str, int | None, torch.nn.Parameter]]:
+    """``(name, layer, parameter)`` of every parameter of this rank's chunks.
+
+    ``name`` is the local layer spec's with ``*`` for the layer, ``layer`` counts from 0 over the whole model and is
+    None outside the layers.
+    """
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            match = LOCAL_LAYER.fullmatch(name)
+            if match is None:
+                yield name, None, parameter
+            else:
+                layer = chunk.decoder.layers[int(match[1])].layer_number - 1
+                yield f"decoder.layers.*.{CANONICAL_SUFFIXES.get(match[2], match[2])}", layer, parameter

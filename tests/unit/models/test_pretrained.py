@@ -16,7 +16,7 @@ import torch
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models import pretrained
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, note_contents
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER, hash_pretrained, open_pretrained
 from nemo_mcpo.models.sharded_state import save_sharded_state
 from tests.support.small_gpt import MCPO, parameters_of, small_model, trainable_model

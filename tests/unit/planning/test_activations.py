@@ -13,9 +13,8 @@ import torch
 
 from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
-from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import wrap_for_training
-from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.replay import LayerRecording, ProductRecording
 from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes, recorded_bytes
 from nemo_mcpo.planning.memory import stage_memory

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.families import FAMILIES
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
 
 SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "make_tiny_model.py"

@@ -10,10 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nemo_mcpo.algorithms.negatives import prune
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import ParallelLayout
-from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.megatron_gpt_mcpo_model import scoring_recording
-from nemo_mcpo.models.product_replay import ProductRecording
-from nemo_mcpo.models.tape import TapedTransformerLayer
+from nemo_mcpo.models.replay import LayerRecording, ProductRecording, TapedTransformerLayer
 from tests.support.small_gpt import MCPO, one_step, trainable_model
 from tests.support.trees import random_trees
 
