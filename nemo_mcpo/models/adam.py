@@ -49,7 +49,7 @@ class CompactAdamW(torch.optim.Optimizer):
         return state
 
     def _zeros(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a new state in the place where it is kept; host memory is pinned, so that copies run at full speed."""
+        """Allocate a state where it is kept; host memory is pinned, so that copies run at full speed."""
         if not (self.on_host and weights.is_cuda):
             return torch.zeros_like(weights, dtype=dtype)
         with memory_of("the optimizer in host memory"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 VOCAB_MULTIPLE = 128
-"""The embedding is padded to a multiple of this for every tensor-parallel size, so that checkpoints can be resharded."""
+"""The embedding is padded to a multiple of this under every tensor-parallel size, so that checkpoints reshard."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:
 
 
 def _on_all_stages(table: Tensor) -> Tensor:
-    """Copy the table to all stages. Every tensor-parallel rank of the last stage filled it: rank 0's values are used."""
+    """Copy the table to all stages. Every tensor-parallel rank of the last stage filled it; rank 0's values count."""
     group = parallel_state.get_model_parallel_group()
     if dist.get_world_size(group) > 1:
         if parallel_state.get_tensor_model_parallel_rank() != 0:

@@ -128,7 +128,7 @@ class TreeGPTModel(GPTModel):
 
 
 def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
-    """Resolve ``auto`` to Transformer Engine if it is installed and there is a GPU, else to megatron-core's local layers."""
+    """Resolve ``auto`` to Transformer Engine if it is installed and there is a GPU, else to the local layers."""
     has_engine = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
     if requested == "transformer_engine" and not has_engine:
         raise ConfigError(

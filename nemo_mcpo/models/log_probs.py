@@ -67,7 +67,7 @@ def _sums(values_T: Tensor, lengths_N: Tensor) -> Tensor:
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """From ``[T, H]`` hidden states and ``[V / tp, H]`` weights to ``[T]`` log-probs; gradients are this rank's part."""
+    """``[T, H]`` hidden states and ``[V / tp, H]`` weights to ``[T]`` log-probs; gradients are this rank's part."""
 
     @staticmethod
     def forward(ctx, hidden_TH: Tensor, weight: Tensor, target_T: Tensor, vocab_size: int, keep: bool) -> Tensor:

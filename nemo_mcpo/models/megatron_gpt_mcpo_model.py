@@ -187,8 +187,8 @@ class MegatronGPTMCPOModel(ModelPT):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a part forward and backward, adding to the gradients; return loss ``[b]`` (nats) and metrics ``[b]``.
 
-        ``scored`` holds the scores that the batch was drawn from, if any; what was recorded with them is replayed. With
-        ``share_prompts=False``, for comparisons, every completion is computed as a plain sequence after its own prompt.
+        ``scored`` holds the scores that the batch was drawn from, if any; what was recorded with them is replayed.
+        With ``share_prompts=False``, for comparisons, every completion is a plain sequence after its own prompt.
         """
         budget = self.cfg.micro_batch_tokens
         table, names = train_trees(self.wrapped, batch, objective, budget, scored=scored, share_prompts=share_prompts)
