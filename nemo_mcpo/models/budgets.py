@@ -18,7 +18,7 @@ LOGITS_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27}
 """A row with at most this many logits keeps them for the backward pass (64 MB on a CPU, 0.5 GB on a GPU)."""
 
 ELEMENTS_PER_EXCHANGE = 2**25
-"""Elements of one optimizer state, over all replicas, that are on a GPU at once when a checkpoint is saved or loaded."""
+"""Elements of one optimizer state, over all replicas, on a GPU at once when a checkpoint is saved or loaded."""
 
 ELEMENTS_PER_UPDATE = 2**25
 """Parameters that ``CompactAdamW`` updates at once; their float32 states are its working memory on the GPU."""

@@ -32,7 +32,7 @@ class Sliceable(Protocol):
 
 
 class Layout(NamedTuple):
-    """``split(sources, architecture, rank, size)`` makes a rank's parameter; ``join(shards, architecture)`` undoes it."""
+    """``split(sources, architecture, rank, size)`` gives a rank's part; ``join(shards, architecture)`` undoes it."""
 
     split: Callable[[Sequence[Sliceable], ModelArchitecture, int, int], torch.Tensor]
     join: Callable[[Sequence[torch.Tensor], ModelArchitecture], list[torch.Tensor]]

@@ -139,7 +139,7 @@ def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "flo
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE with a chat template; digits are single tokens, so that small models can do arithmetic."""
+    """Train a byte-level BPE with a chat template; digits are single tokens so that small models can do arithmetic."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     fewest = len(alphabet) + len(SPECIAL_TOKENS)
     if vocab_size < fewest:

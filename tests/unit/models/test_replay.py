@@ -98,7 +98,7 @@ def test_other_prompts_than_the_scored_ones_are_refused(llama_directory):
     batch = prune(TREES[:2], COLUMNS_BM[:2], torch.zeros(2, 5))
     model.prepare_for_training_step()
     scored = model.score(TREES[2:4], first_column=1)
-    with pytest.raises(ValueError, match="not those that were scored"):
+    with pytest.raises(ValueError, match="not pruned from the scored trees"):
         model.get_loss_and_metrics(batch, MCPO, scored)
     assert model.get_loss_and_metrics(batch, MCPO)[0].isfinite().all()
 

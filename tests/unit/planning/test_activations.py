@@ -16,7 +16,7 @@ from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
 from nemo_mcpo.models.optimizer import wrap_for_training
 from nemo_mcpo.models.replay import LayerRecording, ProductRecording
 from nemo_mcpo.objectives import OBJECTIVES
-from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes, recorded_bytes
+from nemo_mcpo.planning.activations import CPU, Operators, layer_bytes, output_bytes, recorded_bytes
 from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.workload import rows_of
 from nemo_mcpo.trees.backends import flash_attn
@@ -44,7 +44,7 @@ FUSED = replace(CPU, swiglu=3, gathers=True)
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def measured_and_planned(name: str, layout: ParallelLayout, kernels: Kernels) -> tuple[int, float]:
+def measured_and_planned(name: str, layout: ParallelLayout, kernels: Operators) -> tuple[int, float]:
     """Bytes kept by a forward pass of four trees in one row."""
     architecture = ARCHITECTURES[name]
     [chunk] = build_gpt(architecture, layout)

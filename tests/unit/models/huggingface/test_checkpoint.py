@@ -61,7 +61,7 @@ def test_only_pickles(llama):
 def test_missing_shard(sharded):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
-    assert f"{shard}: a shard of the model is missing" in refusal(sharded)
+    assert f"{shard}: a weight file is missing" in refusal(sharded)
 
 
 def test_index_that_leads_out_of_the_directory(sharded):

@@ -78,7 +78,7 @@ def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
     [
         ("", r"generation_config\.json: cannot read the file as JSON .*Fix: download the file again, or delete it"),
         ("[]", r"generation_config\.json: not a JSON object \(got a list\)\. Fix: "),
-        ('{"eos_token_id": "</s>"}', "eos_token_id: not a token id .*'</s>'.*Fix: write the token's number"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id: not a token id .*'</s>'.*Fix: give an integer token id"),
         ('{"eos_token_id": [2, true]}', "not a token id"),
     ],
 )

@@ -17,7 +17,7 @@ from nemo_mcpo.models.huggingface.loading import load_model
 from tests.unit.models.huggingface.conftest import LLAMA3, save_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CURE = "Fix: "
+FIX = "Fix: "
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ DAMAGES = {
     "no model_type": (lambda d: edit(d / "config.json", model_type=None), "does not know this model_type"),
     "a size that is none": (
         lambda d: edit(d / "config.json", hidden_size="64"),
-        "transformers refuses the configuration|transformers cannot load the model",
+        "transformers rejects the configuration|transformers cannot load the model",
     ),
     "no weights": (lambda d: (d / WEIGHTS).unlink(), "no weights in the model directory"),
     "half a file": (lambda d: (d / WEIGHTS).write_bytes(b"0" * 99), "truncated, or not a safetensors file"),
@@ -100,19 +100,19 @@ DAMAGES = {
     ),
     "a layer too few": (
         lambda d: edit(d / "config.json", num_hidden_layers=3),
-        r"files lack weights \(got model\.layers\.2\.\S+ and 8 more",
+        r"weights are missing \(got model\.layers\.2\.\S+ and 8 more",
     ),
     "a layer too many": (
         lambda d: edit(d / "config.json", num_hidden_layers=1),
-        r"weights that it has not \(got model\.layers\.1\.\S+ and 8 more",
+        r"weights that the model does not have \(got model\.layers\.1\.\S+ and 8 more",
     ),
     "no output layer": (
         lambda d: edit_weights(d, lambda tensors: tensors.pop("lm_head.weight")),
-        r"files lack weights \(got lm_head\.weight, expected the weights of AutoModelForCausalLM",
+        r"weights are missing \(got lm_head\.weight, expected exactly the weights of AutoModelForCausalLM",
     ),
     "an adapter": (
         lambda d: edit_weights(d, lambda t: t.update({"model.layers.0.lora_A.weight": torch.ones(2)})),
-        "weights that it has not",
+        r"\(got model\.layers\.0\.lora_A\.weight",
     ),
 }
 
@@ -124,14 +124,17 @@ def test_a_damaged_directory_is_refused(saved, tmp_path, name):
     damage(tmp_path / "model")
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(AutoModelForCausalLM, tmp_path / "model", where="here")
-    assert CURE in str(caught.value) and "\n" not in str(caught.value)
+    assert FIX in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: next(d.glob("model-00002*")).unlink(), "a shard of the model is missing"),
-        (lambda d: edit(d / INDEX, weight_map={"lm_head.weight": "model-9.safetensors"}), "a shard .* missing"),
+        (lambda d: next(d.glob("model-00002*")).unlink(), r"model-00002\S*: a weight file is missing"),
+        (
+            lambda d: edit(d / INDEX, weight_map={"lm_head.weight": "model-9.safetensors"}),
+            r"model-9\S*: a weight file is missing",
+        ),
         (lambda d: (d / INDEX).write_text("[]"), r"index\.json: not a JSON object"),
         (lambda d: (d / INDEX).write_text("{}"), "no weight_map"),
     ],
@@ -141,11 +144,11 @@ def test_damaged_shards_are_refused(saved, tmp_path, damage, message):
     damage(tmp_path / "model")
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(AutoModelForCausalLM, tmp_path / "model", where="here")
-    assert CURE in str(caught.value)
+    assert FIX in str(caught.value)
 
 
 def test_a_language_model_is_no_reward_model(saved):
-    with pytest.raises(CheckpointError, match=r"files lack weights \(got score\.weight"):
+    with pytest.raises(CheckpointError, match=r"weights are missing \(got score\.weight"):
         load_model(AutoModelForSequenceClassification, saved["whole"], where="judge", without=("lm_head.",))
 
 

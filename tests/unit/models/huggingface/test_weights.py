@@ -98,7 +98,7 @@ def test_model_of_another_shape_is_refused(llama):
     chunks = build_gpt(architecture, ParallelLayout())
     with pytest.raises(CheckpointError, match=r"mlp\.gate_proj\.weight has the wrong shape"):
         load_weights(llama, chunks, architecture)
-    with pytest.raises(CheckpointError, match=r"linear_fc1\.weight has another shape than its weights"):
+    with pytest.raises(CheckpointError, match=r"linear_fc1\.weight .*different shapes"):
         load_weights(llama, chunks, read_architecture(llama))
 
 
