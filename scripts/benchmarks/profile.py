@@ -40,7 +40,7 @@ KERNELS = {
     "optimizer": r"adam|multi_tensor|foreach|lerp|addcdiv",
     "copies": r"memcpy|memset|copy|\bcat\b|index|gather|scatter|\bfill|zero",
 }
-"""Kind of GPU kernel (on a CPU: operator) -> pattern of its name. The first match counts; the rest are ``elementwise``."""
+"""Kind of GPU kernel (on a CPU: operator) -> pattern of its name; the first match counts, else ``elementwise``."""
 
 IDLE = 0.3
 """A phase that leaves the GPU idle for more than this share of its time is limited by launches."""

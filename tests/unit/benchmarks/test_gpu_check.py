@@ -69,9 +69,9 @@ def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
     assert {one.name: outcome_of(one, tmp_path) for one in chosen} == {
         "good": "",
         "bad": "exit 1: error: training: out of memory",
-        "lacking": "not run: no transformer_engine, nowhere/ here",
-        "slow": "not done after 1 s",
-        "silent": "exit 0, and no result",
+        "lacking": "not run: transformer_engine, nowhere/ not found",
+        "slow": "timed out after 1 s",
+        "silent": "exit 0, but no result",
     }
     assert outcome_of(check("never", ""), tmp_path) == "not run"
     assert (tmp_path / "good.log").read_text() == "fine\n" and read_results(chosen[0], tmp_path) == []
@@ -138,7 +138,7 @@ def test_optimizers():
         "optimizer-1b-offload", [{"phases": phases, "seconds": 1.0, "peak_gigabytes": 9.5, "optimizer": keys}]
     )
     assert line.what == "update of 1b, moments_dtype=float32, cpu_offload=True"
-    assert (line.value, line.reached) == ("250 ms of a step of 1000 ms; 9.5 GB at most", None)
+    assert (line.value, line.reached) == ("250 ms of 1000 ms per step; peak 9.5 GB", None)
 
 
 def test_the_table():
@@ -146,7 +146,7 @@ def test_the_table():
     assert table(lines).splitlines() == [
         "| measurement | value | target |  |",
         "| --- | --- | --- | --- |",
-        "| loss in bf16 against float32, 50 steps | 0.0100 nats a step; another seed: 0.0200 | <= another seed "
+        "| loss in bf16 against float32, 50 steps | 0.0100 nats per step; another seed: 0.0200 | <= another seed "
         "| reached |",
     ]
 
