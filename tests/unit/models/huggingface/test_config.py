@@ -118,7 +118,7 @@ def test_sliding_window_counts_only_where_it_is_used(tmp_path, changes, window):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
         ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config.*before quantization"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rotary scaling is not supported.*dynamic"),
-        (QWEN2 | {"max_window_layers": 1}, "full_attention, sliding_attention and sliding_window: 4096"),
+        (QWEN2 | {"max_window_layers": 1}, "full_attention, sliding_attention and sliding_window: 64"),
         # Types of layers that nothing of this family reads, or that have no window to slide.
         (
             {"layer_types": ["sliding_attention"] * 2, "sliding_window": 64},
