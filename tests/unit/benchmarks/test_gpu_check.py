@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks for a GPU: every command is one that the benchmark takes, and results become lines of the table."""
+"""The GPU checks: every command is valid for the benchmark, and results become lines of the table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPREAD = {"median": 1.2, "low": 1.1, "high": 1.3}
 
 
 @pytest.mark.parametrize("scale", [GPU, REHEARSAL], ids=["gpu", "rehearsal"])
-def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, scale):
+def test_every_check_is_a_valid_command(tmp_path, scale):
     every = list(checks(scale, ROOT, tmp_path))
     assert len({check.name for check in every}) == len(every)
     for check in every:
@@ -54,7 +54,7 @@ def check(name: str, program: str, **changes: object) -> Check:
     return Check(name, ("-c", program), **changes)
 
 
-def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
+def test_a_failing_check_does_not_affect_the_others(tmp_path):
     said: list[str] = []
     chosen = [
         check("good", f"open(r'{tmp_path}/good.json', 'w').write('[]'); print('fine')"),
@@ -127,11 +127,11 @@ def test_peer(speedup, ours, reached):
         "trl_peak_gigabytes": 10.0,
     }
     assert [line.reached for line in measurements("peer-1b", [report])] == reached
-    assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # a CPU knows no peaks
+    assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # on a CPU there are no peaks
 
 
 def test_optimizers():
-    """An update has no target: what it takes depends on the machine's way to its host memory."""
+    """An update has no target, because its time depends on the bandwidth to host memory."""
     phases = {"optimizer": {"seconds": 0.25}, "training": {"seconds": 0.5}}
     keys = {"moments_dtype": "float32", "cpu_offload": True}
     [line] = measurements(

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def weighted(logps: list[torch.Tensor]) -> torch.Tensor:
-    """A sum in which every completion has another weight, so that no gradient can hide in another's."""
+    """Weight every completion differently, so that a gradient in the wrong place shows."""
     joined = torch.cat(logps)
     return (joined * torch.linspace(-1, 1, len(joined), dtype=joined.dtype)).sum()
 
@@ -80,7 +80,7 @@ def test_recomputed_activations_give_the_same_gradients(llama_directory, recompu
 
 
 def gradients_by_backward(model) -> dict[str, torch.Tensor]:
-    """Activation checkpointing works under ``backward`` only, not under ``autograd.grad``."""
+    """Activation checkpointing works only under ``backward``, not under ``autograd.grad``."""
     weighted(packed_logps(model, TREES)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -93,7 +93,7 @@ def test_angles_stay_float32_in_a_bf16_model(llama_directory):
     assert chunk.rotary_frequencies.dtype == torch.float32
 
 
-def test_scoring_in_fp8_pads_rows_and_is_over_when_it_ends(llama_directory):
+def test_fp8_scoring_pads_rows_and_is_undone_at_its_end(llama_directory):
     config = transformer_config(read_architecture(llama_directory), ParallelLayout(dtype=torch.bfloat16))
     placed = place(random_trees([2], longest=5))
 
@@ -107,7 +107,7 @@ def test_scoring_in_fp8_pads_rows_and_is_over_when_it_ends(llama_directory):
     assert config.fp8 is None and row_tokens() == exact
 
 
-def test_which_layers():
+def test_transformer_impl_is_resolved():
     assert resolve_transformer_impl("local", needs_fp8=False) == "local"
     assert resolve_transformer_impl("auto", needs_fp8=False) == "local"
     with pytest.raises(ConfigError, match="transformer_impl"):
@@ -129,12 +129,12 @@ def test_rms_norm():
 
 
 @pytest.mark.parametrize("sequence_parallel", [True, False])
-def test_the_norm_s_gradient_is_summed_over_sequence_parallel_ranks(sequence_parallel):
+def test_gradients_of_norms_are_summed_over_sequence_parallel_ranks(sequence_parallel):
     norm = RMSNorm(norm_config(sequence_parallel=sequence_parallel), hidden_size=4)
     assert norm.weight.sequence_parallel is sequence_parallel
 
 
-def test_the_norm_s_weight_has_the_dtype_of_the_other_parameters():
+def test_weights_of_norms_have_the_dtype_of_the_other_parameters():
     assert (
         RMSNorm(norm_config(sequence_parallel=False, dtype=torch.bfloat16), hidden_size=4).weight.dtype
         == torch.bfloat16

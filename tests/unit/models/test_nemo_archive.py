@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.nemo``: saved and restored through NeMo's own calls, with the same weights and no pickle inside."""
+"""``.nemo`` files are saved and restored through NeMo's API, with the same weights and without pickles."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_changed_nemo_file_is_unpacked_again(archive, llama_directory, tmp_pat
 
 
 def test_processes_that_open_the_same_file_at_once_unpack_it_once(archive, tmp_path, monkeypatch):
-    """Every process of a launch opens the archive before they can talk to each other."""
+    """All processes of a launch open the archive before process groups exist."""
     extract = pretrained._extract
     calls = []
 
@@ -147,13 +147,13 @@ def test_a_directory_without_a_configuration(tmp_path):
     assert str(tmp_path / "empty") in refusal(tmp_path / "empty", tmp_path)
 
 
-def test_a_nemo_file_that_is_no_archive(tmp_path):
+def test_a_nemo_file_that_is_not_an_archive(tmp_path):
     (tmp_path / "model.nemo").write_bytes(b"not a tar")
     message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
     assert message.startswith(f"{tmp_path / 'model.nemo'}: cannot unpack the .nemo file (got ")
 
 
-def test_a_truncated_nemo_file_is_not_taken_for_a_whole_one(archive, tmp_path):
+def test_a_truncated_nemo_file_is_refused_again_and_again(archive, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
     for _ in range(2):

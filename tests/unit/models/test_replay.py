@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tapes: the same losses and gradients as two passes, with no layer or product run forward twice."""
+"""Replay: the same losses and gradients as two passes, without running a layer or product forward twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equal_to_two_passes(llama_directory, recompute, scoring_tokens, micro_b
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-5, atol=1e-6 * scale)
 
 
-def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_directory, monkeypatch):
+def test_layers_run_once_for_scoring_and_once_with_gradient_for_kept_tokens(llama_directory, monkeypatch):
     tokens: dict[bool, list[int]] = {False: [], True: []}
     compute = TapedTransformerLayer.__mro__[1].forward
 
@@ -57,7 +57,7 @@ def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_
 
 
 def products(directory, **changes) -> int:
-    """Floating-point operations of all matrix products of a step."""
+    """Return the floating-point operations of all matrix products of a step."""
     with FlopCounterMode(display=False) as counter:
         one_step(directory, TREES, COLUMNS_BM, **changes)
     return counter.get_flop_counts()["Global"][torch.ops.aten.mm]
@@ -72,7 +72,7 @@ def test_products_run_forward_once(llama_directory):
     pruned = prune(TREES, COLUMNS_BM, torch.zeros(6, 5)).trees
     preferred = sum(len(tree.completions[0]) for tree in TREES)
     unscored = preferred + sum(len(tree.prompt_tokens) for tree in TREES if len(tree.completions) == 1)
-    # What is trained runs through the layers once less, but the preferred completions run while they are recorded.
+    # Trained tokens run through the layers once less, but recording also runs the preferred completions.
     assert saved == of_layers * (sum(tree.num_tokens for tree in pruned) - unscored)
 
 
@@ -122,7 +122,7 @@ def test_what_is_recorded(requested, layout, expected):
     assert make is None if expected is None else isinstance(make(), expected)
 
 
-def test_products_are_copied_where_ranks_add_them_up_in_place():
+def test_products_are_copied_if_ranks_sum_them_in_place():
     copies = [
         scoring_recording("auto", ParallelLayout(tensor=tensor, sequence_parallel=sequence))().copies
         for tensor, sequence in ((1, False), (2, False), (2, True))
@@ -135,7 +135,7 @@ def test_products_are_copied_where_ranks_add_them_up_in_place():
 
 
 @pytest.mark.parametrize("layout", [{}, {"recompute": "selective"}, {"recompute": "full", "fp8": "hybrid"}])
-def test_a_reuse_that_cannot_be_is_refused(layout):
+def test_impossible_reuse_is_refused(layout):
     with pytest.raises(ConfigError, match=r"model\.mcpo\.reuse_scoring.*full"):
         scoring_recording(True, ParallelLayout(transformer_impl="transformer_engine", **layout))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: what it refuses, and that what it proposes fits."""
+"""The command refuses what does not work, and its proposals fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_does_not_fit_is_refused_with_a_layout_that_fits(tmp_path):
 
 
 def keys(advice: str) -> list[str]:
-    """The keys of the model that an error proposes."""
+    """Return the overrides of the model that an error proposes."""
     return [word.rstrip(".,;") for word in advice.split() if word.startswith("model.")]
 
 
@@ -116,7 +116,7 @@ def test_a_layout_that_does_not_divide_gets_one_that_does(tmp_path, words):
     assert plan(tmp_path, *arguments, *proposed, "--gpus", count)["fits"]
 
 
-def test_tensor_parallelism_stays_inside_of_a_node():
+def test_tensor_parallelism_stays_within_a_node():
     question = Question(replace(SHAPES["llama-3.1-8b"], num_query_groups=32), DataShape(), GPUS["H100"])
     config = checked({"model.tensor_model_parallel_size": 16}, 16)
     with pytest.raises(

@@ -51,7 +51,7 @@ def test_directory_is_complete(tmp_path, data, family):
     assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 
 
-def test_tokenizer_loses_nothing_and_writes_digits_one_by_one(tmp_path, data):
+def test_the_tokenizer_is_lossless_and_has_single_digits(tmp_path, data):
     make_tiny_model(data, tmp_path / "model", "1m", seed=3)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "  It is\n\t3405 — žluťoučký 🐎!  "
@@ -71,7 +71,7 @@ def test_chat_template(tmp_path, data):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_named_sizes_are_what_they_say_and_can_be_split(name):
+def test_named_sizes_have_their_parameters_and_can_be_split(name):
     size = SIZES[name]
     architecture = tiny_architecture(name, "llama", size.vocab_size)
     millions = float(name[:-1]) * {"m": 1, "b": 1000}[name[-1]]
