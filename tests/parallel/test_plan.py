@@ -44,9 +44,9 @@ def ranks(measured: Path, layout: str, model: str) -> list[tuple[dict, object]]:
             itemsize=BYTES[precision],
             moment_itemsize=2 if compact else 4,
         )
-        kernels = CPU if precision == "32" else replace(CPU, norm=5)
+        operators = CPU if precision == "32" else replace(CPU, norm=5)
         rows = rows_of(planned, DATA)
-        pairs.append((one, stage_memory(ARCHITECTURES[name], planned, rows, one["stage"], kernels)))
+        pairs.append((one, stage_memory(ARCHITECTURES[name], planned, rows, one["stage"], operators)))
     return pairs
 
 

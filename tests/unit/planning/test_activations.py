@@ -44,12 +44,12 @@ FUSED = replace(CPU, swiglu=3, gathers=True)
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def measured_and_planned(name: str, layout: ParallelLayout, kernels: Operators) -> tuple[int, float]:
+def measured_and_planned(name: str, layout: ParallelLayout, operators: Operators) -> tuple[int, float]:
     """Return the bytes kept by a forward pass of four trees in one row."""
     architecture = ARCHITECTURES[name]
     [chunk] = build_gpt(architecture, layout)
     fill(chunk.parameters())
-    if kernels.gathers:
+    if operators.gathers:
         chunk.attend = flash_attn.attend
         chunk.config.bias_activation_fusion = True
     batch = trees(4)
@@ -62,9 +62,9 @@ def measured_and_planned(name: str, layout: ParallelLayout, kernels: Operators) 
     planned_layout = layout_of(layout)
     rows = rows_of(planned_layout, DATA)
     layers = architecture.num_layers * layer_bytes(
-        architecture, planned_layout, layout.recompute, rows.gathered, kernels
+        architecture, planned_layout, layout.recompute, rows.gathered, operators
     )
-    return measured, tokens * layers + output_bytes(architecture, planned_layout, rows.targets, tokens, kernels)
+    return measured, tokens * layers + output_bytes(architecture, planned_layout, rows.targets, tokens, operators)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
@@ -141,6 +141,6 @@ def test_the_peak_of_a_training_pass(vocab_size, recompute, bound, dtype):
     with Allocations(fixed) as allocations:
         train_trees(wrapped, preferences(), partial(OBJECTIVES["dpo"], beta=0.1), ROW_TOKENS)
     planned = layout_of(layout)
-    kernels = CPU if dtype == torch.float32 else IN_BF16
-    memory = stage_memory(architecture, planned, rows_of(planned, DATA), 0, kernels)
+    operators = CPU if dtype == torch.float32 else IN_BF16
+    memory = stage_memory(architecture, planned, rows_of(planned, DATA), 0, operators)
     assert 0.99 < memory.phases["training"] / allocations.peak < bound
