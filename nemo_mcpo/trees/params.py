@@ -23,7 +23,7 @@ Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
 class Tape(Protocol):
-    """What the layers of a row ask while they run (``models.tape``)."""
+    """What the layers of a row ask while they run (``models.replay``)."""
 
     def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """The output of a layer, ``[S, 1, H]``, or this rank's part of S with sequence parallelism."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_mcpo.models import log_probs
-from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.replay import ProductRecording
 from nemo_mcpo.platform import compiled
 from nemo_mcpo.platform.compiled import compiled_on_gpu
 from nemo_mcpo.trees import rotary
