@@ -33,7 +33,7 @@ def implicit_rewards(inputs: ObjectiveInputs) -> torch.Tensor:
 
 
 def mean_over_valid(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Return the mean of ``[B, M]`` over each row's valid columns, ``[B]``; rows without any have 0 with a gradient."""
+    """Return the mean of ``[B, M]`` over each row's valid columns, ``[B]``; a 0 with gradient if there are none."""
     return values.masked_fill(~valid, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)
 
 
