@@ -74,7 +74,7 @@ def test_a_call_and_its_result_stay_behind_their_question(chat: ChatTokenizer) -
 
 
 def test_a_frame_that_does_not_fit_is_a_reason(chat: ChatTokenizer) -> None:
-    with pytest.raises(RefusedByTemplate, match="fits into max_prompt_length"):
+    with pytest.raises(RefusedByTemplate, match="fits in max_prompt_length"):
         cut_prompt(chat, PreferenceRecord("x:1", (SYSTEM, LONG), ()), 4)
 
 

@@ -22,8 +22,8 @@ from nemo_mcpo.records import Message
 from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
 
 TOKENS = {"prompt_ids": [1, 2], "responses": [{"ids": [3], "rank": 1}, {"ids": [4, 5], "rank": 2}]}
-ANSWERS = ["I am fine, thank you.", "Hello", "The sum of two and three is five."]
-TEXT = {"prompt": "How are you?", "responses": [{"text": text, "score": -i} for i, text in enumerate(ANSWERS)]}
+RESPONSES = ["I am fine, thank you.", "Hello", "The sum of two and three is five."]
+TEXT = {"prompt": "How are you?", "responses": [{"text": text, "score": -i} for i, text in enumerate(RESPONSES)]}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_text_becomes_the_templates_tokens(
     tree = dataset[0]
     rendered = render_prompt(chat, (Message("user", TEXT["prompt"]),))
     assert tree.prompt_tokens.tolist() == encode_prompts(chat, [rendered])[0]
-    assert [completion.tolist() for completion in tree.completions] == encode_answers(chat, ANSWERS)
+    assert [completion.tolist() for completion in tree.completions] == encode_answers(chat, RESPONSES)
     assert tree.scores is not None and tree.scores.tolist() == [0, -1, -2]
     assert dataset.source(0) == f"{path}:1"
 
@@ -133,7 +133,7 @@ def test_the_same_answer_counts_once(build: Callable[..., PreparedDataset], writ
     dataset = build(write_jsonl(twice, alone))
     assert len(dataset) == 1 and dataset.num_completions.tolist() == [3]
     assert dataset.report.repeated_answers == 2
-    assert dict(dataset.report.dropped) == {"the answers are all the same": 1}
+    assert dict(dataset.report.dropped) == {"all responses are identical": 1}
     kept = build(write_jsonl(twice, alone), keep_repeated=True)
     assert kept.num_completions.tolist() == [5, 2] and kept.fingerprint != dataset.fingerprint
 
@@ -150,10 +150,10 @@ def test_answers_that_differ_behind_the_limit_are_the_same(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     row = {"prompt": "Hi", "responses": [{"text": "fine " * 200 + end} for end in ("one", "two")]}
-    with pytest.raises(DataError, match="1 x the answers are all the same once they are cut"):
+    with pytest.raises(DataError, match="1 x all responses are identical after truncation"):
         build(write_jsonl(row))
     tokens = {"prompt_ids": [1], "responses": [{"ids": [3, 4, 5]}, {"ids": [3, 4, 6]}]}
-    with pytest.raises(DataError, match="once they are cut"):
+    with pytest.raises(DataError, match="after truncation"):
         build(write_jsonl(tokens), "tokens", max_prompt_length=2, max_length=3)
 
 
@@ -203,10 +203,10 @@ def test_dropped_records_are_counted_and_listed(
 ) -> None:
     path = write_jsonl(TEXT, {**TEXT, "prompt": " "}, {**TEXT, "responses": []}, {**TEXT, "prompt": ""})
     dataset = build(path)
-    assert dict(dataset.report.dropped) == {"empty prompt": 2, "no answers": 1}
+    assert dict(dataset.report.dropped) == {"empty prompt": 2, "no responses": 1}
     assert [json.loads(line) for line in dataset.dropped_path.read_text().splitlines()] == [
         {"source": f"{path}:2", "reason": "empty prompt", "detail": ""},
-        {"source": f"{path}:3", "reason": "no answers", "detail": ""},
+        {"source": f"{path}:3", "reason": "no responses", "detail": ""},
         {"source": f"{path}:4", "reason": "empty prompt", "detail": ""},
     ]
 
@@ -217,7 +217,7 @@ def test_dropped_records_are_counted_and_listed(
         ([{**TEXT, "prompt": ""}, {**TEXT, "prompt": ""}], "no usable record .got 2 x empty prompt"),
         ([TEXT, "{oops"], "data.jsonl:2: not JSON"),
         ([TEXT, "[1]"], "data.jsonl:2: not a JSON object"),
-        ([{"question": "Hi"}], "data.jsonl:1: not the format's columns"),
+        ([{"question": "Hi"}], "data.jsonl:1: columns do not fit the format"),
         (["[]"], "no usable record .got no records"),
     ],
 )

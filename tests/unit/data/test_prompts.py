@@ -54,7 +54,7 @@ def test_one_answer_is_enough_where_one_is_asked_for(tmp_path):
     data = write(tmp_path / "data.jsonl", [{"prompt": "Hi", "responses": [{"text": "a", "score": 1.0}]}])
     assert len(read("jsonl", data, min_answers=1)[0]) == 1
     records, dropped = read("jsonl", data)
-    assert records == [] and dropped[0].reason == "one answer"
+    assert records == [] and dropped[0].reason == "only one response"
 
 
 def test_words_of_some_records(tmp_path):
@@ -91,5 +91,5 @@ def test_judges_see_tools(tmp_path):
 
 def test_token_ids_have_no_words(tmp_path):
     data = write(tmp_path / "data.jsonl", [{"prompt_ids": [1, 2]}])
-    with pytest.raises(DataError, match="prompts without words"):
+    with pytest.raises(DataError, match="prompts have no text"):
         read_conversations(data, "auto", [f"{data}:1"])

@@ -57,7 +57,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatTokenizer]:
 def wholes(chat: ChatTokenizer, *answers: Response, prompt: tuple[Message, ...] = USER) -> list[str]:
     """What the model sees from the assistant's header on, for each answer."""
     rendered = render_record(chat, PreferenceRecord("x:1", prompt, answers))
-    ids = encode_continuations(chat, rendered.answers)
+    ids = encode_continuations(chat, rendered.continuations)
     texts = [rendered.prompt + chat.tokenizer.decode(one) for one in ids]
     return [text.rpartition("<|im_start|>assistant\n")[2] for text in texts]
 
@@ -137,7 +137,7 @@ def test_a_thought_in_a_key_of_its_own_is_the_thought_of_the_text(chats: dict[st
 
 def test_a_template_without_thoughts_keeps_the_text_and_refuses_the_key(chats: dict[str, ChatTokenizer]) -> None:
     assert wholes(chats["qwen2"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
-    with pytest.raises(RefusedByTemplate, match="does not show reasoning_content"):
+    with pytest.raises(RefusedByTemplate, match="omits reasoning_content"):
         wholes(chats["qwen2"], Response(PLAIN, extra=REASONING))
 
 
@@ -173,6 +173,6 @@ def test_special_tags_of_thoughts_are_tokens(tmp_path: Path) -> None:
         chat,
         PreferenceRecord("x:1", (Message("user", "2+2?"),), (Response("[THINK]two[/THINK]4"), Response("4 </s>"))),
     )
-    thinking, plain = encode_continuations(chat, rendered.answers)
+    thinking, plain = encode_continuations(chat, rendered.continuations)
     assert thinking.count(end) == plain.count(end) == 1 and plain[0] == end
     assert chat.tokenizer.convert_tokens_to_ids("[THINK]") not in thinking

@@ -116,7 +116,7 @@ def test_end_of_turn_falls_back_to_eos(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"template": None}, "no chat template"),
-        ({"template": "{{ messages[0].content }}", "eos": None}, "nothing says which token ends a turn"),
+        ({"template": "{{ messages[0].content }}", "eos": None}, "cannot tell which token ends a turn"),
         ({"template": "{{ raise_exception('never') }}"}, "does not render"),
         ({"template": "{% for %}"}, "does not render"),
     ],

@@ -84,7 +84,7 @@ def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]
         ("tools", 7, "tools is not a list of objects"),
         ("tools", [{"description": "adds"}], "tools: a tool has no name"),
         ("system", {"content": "Be kind."}, "the column system is not text"),
-        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}, "a chat template of its own is not supported"),
+        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}, "a chat template in the data is not supported"),
         ("documents", ["a"], "documents is not JSON"),
         ("chat_template_kwargs", [1], "chat_template_kwargs is not an object"),
         ("images", ["a.png"], "the column images is not supported"),

@@ -76,13 +76,13 @@ def test_bad_records_are_dropped_with_their_line(write_jsonl: Callable[..., str]
     assert [(d.source, d.reason) for d in dropped] == [
         (f"{path}:2", "empty prompt"),
         (f"{path}:3", "duplicate ranks"),
-        (f"{path}:4", "no answers"),
-        *((f"{path}:{line}", "not the format's structure") for line in (5, 6, 7)),
+        (f"{path}:4", "no responses"),
+        *((f"{path}:{line}", "does not match the format's structure") for line in (5, 6, 7)),
     ]
 
 
 def test_other_columns_are_an_error_at_once(write_jsonl: Callable[..., str]) -> None:
     path = write_jsonl({"instruction": "Hi", "completions": []})
-    with pytest.raises(DataError, match="not the format's columns") as caught:
+    with pytest.raises(DataError, match="columns do not fit the format") as caught:
         read("nectar", path)
     assert caught.value.where == f"{path}:1" and "answers, prompt" in str(caught.value)

@@ -108,7 +108,7 @@ def test_one_answer_is_enough_for_sft(write_jsonl: Callable[..., str], row: dict
     path = write_jsonl(row)
     records, dropped = read("auto", path, min_answers=1)
     assert dropped == [] and records[0].prompt == QUESTION and texts(records[0]) == ["4"]
-    assert read("auto", path)[1][0].reason == "one answer"
+    assert read("auto", path)[1][0].reason == "only one response"
     assert read("auto", path, min_answers=0)[0][0].prompt == QUESTION
 
 
@@ -132,7 +132,7 @@ def test_the_wrong_format_names_the_right_one(
 def test_unknown_columns_name_what_is_known(write_jsonl: Callable[..., str]) -> None:
     with pytest.raises(DataError) as caught:
         choose_format(write_jsonl({"human_ref_A": "4", "human_ref_B": "5"}), "auto", min_answers=2)
-    assert "data.jsonl:1: the columns of no known format" in str(caught.value)
+    assert "data.jsonl:1: columns fit no known format" in str(caught.value)
     assert all(name in str(caught.value) for name in FORMATS)
 
 
@@ -149,7 +149,7 @@ def test_a_system_turn_that_only_the_prompt_has_stays(write_jsonl: Callable[...,
     assert read("auto", write_jsonl(row))[0][0].prompt == (Message("system", "Be kind."), *QUESTION)
     longer = [USER, RIGHT, {"role": "user", "content": "3+3?"}]
     _, dropped = read("auto", write_jsonl({**row, "chosen": [*longer, RIGHT], "rejected": [*longer, WRONG]}))
-    assert dropped[0].reason == "the prompt is not the one of chosen and rejected"
+    assert dropped[0].reason == "the prompt differs from that of chosen and rejected"
 
 
 def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> None:
@@ -165,17 +165,17 @@ def test_calls_of_sharegpt_are_tool_calls(write_jsonl: Callable[..., str]) -> No
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": "Else?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}, "the prompt is not the one of"),
+        ({"prompt": "Else?", "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}, "the prompt differs from that of"),
         ({"chosen": [USER, RIGHT], "rejected": [{**USER, "content": "3+3?"}, WRONG]}, "different prompts"),
         ({"prompt": [USER], "chosen": [RIGHT, USER], "rejected": [WRONG]}, "does not end with an assistant turn"),
         ({"prompt": [{**USER, "value": "3+3?"}], "completion": "4"}, "a turn has both content and value"),
         ({"prompt": [{**USER, "from": "gpt"}], "completion": "4"}, "a turn has both role and from"),
-        ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "a completion of several turns"),
+        ({"prompt": [USER], "completion": [RIGHT, RIGHT]}, "completion has several turns"),
         (
             {"prompt": "How much is two and two?", "chosen": f"{LONG} 4", "rejected": f"{LONG} 5"},
             "chosen and rejected repeat the prompt",
         ),
-        ({"prompt": "2+2?", "completion": "5", "label": False}, "an answer with a label (KTO) is not supported"),
+        ({"prompt": "2+2?", "completion": "5", "label": False}, "a response with a label (KTO) is not supported"),
     ],
 )
 def test_pairs_that_do_not_agree_are_dropped(write_jsonl: Callable[..., str], row: dict, reason: str) -> None:

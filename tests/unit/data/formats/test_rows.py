@@ -52,7 +52,7 @@ def test_saved_directory_of_splits(tmp_path: Path) -> None:
     assert [row for _, row in read_rows(str(tmp_path / "d" / "test"))] == ROWS[3:5]
     other = {"a": splits["train"], "b": splits["test"]}
     datasets.DatasetDict(other).save_to_disk(tmp_path / "other")
-    with pytest.raises(DataError, match="none is called train"):
+    with pytest.raises(DataError, match="none is named train"):
         list(read_rows(str(tmp_path / "other")))
 
 

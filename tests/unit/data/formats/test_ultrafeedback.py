@@ -35,7 +35,7 @@ def test_bad_scores(write_jsonl: Callable[..., str]) -> None:
     assert len(records) == 1
     assert [drop.reason for drop in dropped] == [
         "score is not a finite number",
-        "score missing for some answers",
+        "score missing for some responses",
         "all scores equal",
     ]
 
@@ -52,4 +52,4 @@ def test_binarized_pairs_keep_their_order_and_scores(write_jsonl: Callable[..., 
 def test_pairs_must_answer_the_same_prompt(write_jsonl: Callable[..., str]) -> None:
     records, dropped = read("ultrafeedback", write_jsonl(pair("a", "b", question="Other"), pair("a", " ")))
     assert not records
-    assert [drop.reason for drop in dropped] == ["chosen and rejected have different prompts", "empty answer"]
+    assert [drop.reason for drop in dropped] == ["chosen and rejected have different prompts", "empty response"]
