@@ -59,5 +59,5 @@ class TreeParams(PackedSeqParams):
         return self._derived[make]  # type: ignore[return-value]
 
     def kernel(self, compute: Callable[[], Result]) -> Result:
-        """Return ``compute()`` or what the tape recorded; for operators whose backward pass needs only these results."""
+        """Return ``compute()`` or what the tape recorded; for operators whose backward pass needs only that."""
         return self.tape.kernel(compute) if self.tape is not None else compute()

@@ -4,7 +4,7 @@ r"""Nectar: a prompt in ``\n\nHuman: … \n\nAssistant: …`` turns, and seven r
 Zhu et al., Starling-7B; https://huggingface.co/datasets/berkeley-nest/Nectar.
 
 >>> parse_dialogue("\n\nHuman: Hi \n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:")[-1]
-Message(role='user', content='1+1?')
+Message(role='user', content='1+1?', extra='')
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def prepared_directories(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "prepared").glob("*"))
 
 
-def test_text_becomes_the_templates_tokens(
+def test_text_is_tokenized_with_the_template(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tokenizer_dir: str
 ) -> None:
     path = write_jsonl(TEXT)
@@ -62,7 +62,7 @@ def test_text_becomes_the_templates_tokens(
     assert dataset.source(0) == f"{path}:1"
 
 
-def test_many_chunks_keep_the_files_order(
+def test_chunks_keep_the_order_of_the_file(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(*({**TEXT, "prompt": f"Question {i}"} if i % 5 else {**TEXT, "prompt": ""} for i in range(40)))
@@ -74,7 +74,7 @@ def test_many_chunks_keep_the_files_order(
         assert file.read_bytes() == (pieces.directory / file.name).read_bytes(), file.name
 
 
-def test_a_second_call_opens_what_the_first_wrote(
+def test_a_second_call_opens_the_dataset_of_the_first(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(TEXT)
@@ -117,7 +117,7 @@ def test_tokens_need_no_tokenizer(build: Callable[..., PreparedDataset], write_j
     assert [completion.tolist() for completion in tree.completions] == [[3], [4, 5]]
 
 
-def test_long_prompts_and_answers_are_cut_and_counted(
+def test_long_prompts_and_responses_are_cut_and_counted(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     long = {"prompt_ids": list(range(10)), "responses": [{"ids": [7] * 9, "rank": 1}, {"ids": [8], "rank": 2}]}
@@ -127,7 +127,7 @@ def test_long_prompts_and_answers_are_cut_and_counted(
     assert (dataset.report.truncated_prompts, dataset.report.truncated_answers) == (1, 1)
 
 
-def test_the_same_answer_counts_once(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+def test_equal_responses_count_once(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
     twice = {"prompt": "Hi", "responses": [{"text": text} for text in ("fine", "five", "fine ", "five", "two")]}
     alone = {"prompt": "Hi", "chosen": "fine", "rejected": "fine"}
     dataset = build(write_jsonl(twice, alone))
@@ -138,15 +138,15 @@ def test_the_same_answer_counts_once(build: Callable[..., PreparedDataset], writ
     assert kept.num_completions.tolist() == [5, 2] and kept.fingerprint != dataset.fingerprint
 
 
-def test_scores_stay_with_their_answers(
+def test_scores_stay_with_their_responses(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
-    answers = [{"text": text, "score": score} for text, score in (("fine", 5), ("five", 4), ("fine", 3), ("two", 2))]
-    scores = build(write_jsonl({"prompt": "Hi", "responses": answers}))[0].scores
+    responses = [{"text": text, "score": score} for text, score in (("fine", 5), ("five", 4), ("fine", 3), ("two", 2))]
+    scores = build(write_jsonl({"prompt": "Hi", "responses": responses}))[0].scores
     assert scores is not None and scores.tolist() == [5, 4, 2]
 
 
-def test_answers_that_differ_behind_the_limit_are_the_same(
+def test_responses_that_differ_beyond_the_limit_are_identical(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     row = {"prompt": "Hi", "responses": [{"text": "fine " * 200 + end} for end in ("one", "two")]}
@@ -157,7 +157,9 @@ def test_answers_that_differ_behind_the_limit_are_the_same(
         build(write_jsonl(tokens), "tokens", max_prompt_length=2, max_length=3)
 
 
-def test_one_answer_is_one_for_sft(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+def test_equal_responses_count_once_for_sft(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
     dataset = build(write_jsonl({"prompt": "Hi", "chosen": "fine", "rejected": "fine"}), min_answers=1)
     assert dataset.num_completions.tolist() == [1]
 
@@ -167,8 +169,8 @@ def test_ids_outside_the_vocabulary_drop_the_record(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], bad_id: int
 ) -> None:
     in_prompt = {**TOKENS, "prompt_ids": [1, bad_id]}
-    in_answer = {**TOKENS, "responses": [{"ids": [3], "rank": 1}, {"ids": [bad_id], "rank": 2}]}
-    path = write_jsonl(TOKENS, in_prompt, in_answer)
+    in_response = {**TOKENS, "responses": [{"ids": [3], "rank": 1}, {"ids": [bad_id], "rank": 2}]}
+    path = write_jsonl(TOKENS, in_prompt, in_response)
     dataset = build(path, "tokens", vocab_size=100)
     assert len(dataset) == 1
     assert dict(dataset.report.dropped) == {"token id outside the vocabulary": 2}
@@ -188,7 +190,7 @@ def test_vocabulary_size_comes_from_the_models_configuration(
         build(write_jsonl(TOKENS), "tokens", tokenizer_dir=str(model))
 
 
-def test_a_prompt_that_the_template_refuses_is_dropped(
+def test_a_prompt_refused_by_the_template_is_dropped(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
 ) -> None:
     mistral = save_tokenizer(tmp_path / "mistral", FAMILIES["mistral"])
@@ -234,7 +236,7 @@ def test_unusable_files_leave_nothing_behind(
     assert prepared_directories(tmp_path) == []
 
 
-def test_a_missing_file_is_found_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
+def test_a_missing_file_is_reported_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
     with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
         build("absent.jsonl", tokenizer_dir="also absent")
 
@@ -257,7 +259,7 @@ def test_no_chat_template(
         ({"max_candidates": 0}, "model.data.max_candidates"),
     ],
 )
-def test_impossible_options(
+def test_options_out_of_range(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], changes: dict, key: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -265,7 +267,7 @@ def test_impossible_options(
     assert caught.value.where == key
 
 
-def test_a_full_disk_leaves_nothing_and_the_next_call_builds(
+def test_a_full_disk_leaves_nothing_and_the_next_call_builds_again(
     build: Callable[..., PreparedDataset],
     write_jsonl: Callable[..., str],
     tmp_path: Path,
@@ -302,4 +304,4 @@ def test_a_killed_build_leaves_nothing_that_opens(
     [leftover] = prepared_directories(tmp_path)
     assert leftover.name.startswith(".")
     dataset = build(path, "tokens", tokenizer_dir=None)
-    assert prepared_directories(tmp_path) == [dataset.directory]  # what the dead process left is gone
+    assert prepared_directories(tmp_path) == [dataset.directory]  # the leftovers of the killed process are gone

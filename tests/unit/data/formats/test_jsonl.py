@@ -14,6 +14,7 @@ TURNS = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "1+1?"},
 ]
+STRUCTURE = "does not match the format's structure"
 RESPONSES = [{"text": "b", "rank": 2}, {"text": "a", "rank": 1}, {"text": "c", "rank": 3}]
 
 
@@ -38,7 +39,7 @@ def test_responses_by_rank_by_score_or_as_listed(write_jsonl: Callable[..., str]
     assert [drop.detail for drop in dropped] == ["responses: ['rating'] but no rank or score"]
 
 
-def test_pairs_in_their_three_forms(write_jsonl: Callable[..., str]) -> None:
+def test_pairs_in_three_forms(write_jsonl: Callable[..., str]) -> None:
     chosen, rejected = ({"role": "assistant", "content": text} for text in ("a", "b"))
     path = write_jsonl(
         {"prompt": TURNS, "chosen": "a", "rejected": "b"},
@@ -57,20 +58,23 @@ def test_pairs_in_their_three_forms(write_jsonl: Callable[..., str]) -> None:
         ({"prompt": "", "responses": RESPONSES}, "empty prompt"),
         ({"prompt": [], "responses": RESPONSES}, "empty prompt"),
         ({"prompt": [{"role": "user", "content": " "}], "responses": RESPONSES}, "empty prompt"),
-        ({"prompt": None, "responses": RESPONSES}, "does not match the format's structure"),
+        ({"prompt": None, "responses": RESPONSES}, STRUCTURE),
         ({"prompt": TURNS[:3], "responses": RESPONSES}, "prompt does not end with a user turn"),
         ({"prompt": [{"role": "narrator", "content": "x"}], "responses": RESPONSES}, "unknown role"),
-        ({"prompt": [{"role": "user", "content": None}], "responses": RESPONSES}, "does not match the format's structure"),
-        ({"prompt": ["Hi"], "responses": RESPONSES}, "does not match the format's structure"),
+        (
+            {"prompt": [{"role": "user", "content": None}], "responses": RESPONSES},
+            STRUCTURE,
+        ),
+        ({"prompt": ["Hi"], "responses": RESPONSES}, STRUCTURE),
         ({"prompt": "\ud800", "responses": RESPONSES}, "text is not valid Unicode"),
         ({"prompt": "Hi", "responses": []}, "no responses"),
         ({"prompt": "Hi", "responses": RESPONSES[:1]}, "only one response"),
-        ({"prompt": "Hi", "responses": ["a", "b"]}, "does not match the format's structure"),
-        ({"prompt": "Hi", "responses": {"a": 1}}, "does not match the format's structure"),
-        ({"prompt": "Hi", "chosen": "a", "rejected": None}, "does not match the format's structure"),
+        ({"prompt": "Hi", "responses": ["a", "b"]}, STRUCTURE),
+        ({"prompt": "Hi", "responses": {"a": 1}}, STRUCTURE),
+        ({"prompt": "Hi", "chosen": "a", "rejected": None}, STRUCTURE),
         ({"prompt": "Hi", "chosen": "a", "rejected": "\n"}, "empty response"),
         ({"chosen": TURNS, "rejected": TURNS}, "chosen or rejected does not end with an assistant turn"),
-        ({"other": 1}, "does not match the format's structure"),
+        ({"other": 1}, STRUCTURE),
     ],
 )
 def test_bad_records_are_dropped(write_jsonl: Callable[..., str], record: dict, reason: str) -> None:

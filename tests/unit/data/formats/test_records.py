@@ -5,22 +5,28 @@ import math
 
 import pytest
 
-from nemo_mcpo.data.formats.records import RawResponse, BadRecordError, order_responses
+from nemo_mcpo.data.formats.records import BadRecordError, RawResponse, order_responses
 
 
-def ordered(*answers: RawResponse, drop_ranks: tuple[int, ...] = (), max_candidates: int | None = None) -> list[str | None]:
-    return [response.text for response in order_responses(answers, drop_ranks, max_candidates)]
+def ordered(
+    *raw: RawResponse, drop_ranks: tuple[int, ...] = (), max_candidates: int | None = None
+) -> list[str | None]:
+    return [response.text for response in order_responses(raw, drop_ranks, max_candidates)]
 
 
-def test_by_rank_with_gaps_and_whole_floats() -> None:
+def test_by_rank_with_gaps_and_integral_floats() -> None:
     assert ordered(RawResponse("c", 7), RawResponse("a", 1.0), RawResponse("b", 3)) == ["a", "b", "c"]
 
 
 def test_by_score_and_equal_scores_as_listed() -> None:
-    assert ordered(RawResponse("b", score=1), RawResponse("a", score=2.5), RawResponse("c", score=1)) == ["a", "b", "c"]
+    assert ordered(RawResponse("b", score=1), RawResponse("a", score=2.5), RawResponse("c", score=1)) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
-def test_rank_goes_before_score() -> None:
+def test_rank_takes_precedence_over_score() -> None:
     responses = order_responses([RawResponse("b", 2, 9.0), RawResponse("a", 1, 3.0)], (), None)
     assert [(response.text, response.score) for response in responses] == [("a", 3.0), ("b", 9.0)]
 
@@ -30,7 +36,7 @@ def test_as_listed() -> None:
     assert ordered(RawResponse("b", score=1, listed=True), RawResponse("a", score=1, listed=True)) == ["b", "a"]
 
 
-def test_drop_ranks_is_for_ranks_only() -> None:
+def test_drop_ranks_applies_only_to_ranks() -> None:
     ranked = [RawResponse("c", 3), RawResponse("a", 1), RawResponse("b", 2)]
     assert ordered(*ranked, drop_ranks=(2,)) == ["a", "c"]
     assert ordered(*ranked, drop_ranks=(1,)) == ["b", "c"]
@@ -45,16 +51,16 @@ def test_max_candidates_keeps_the_first_after_the_preferred() -> None:
     ]
 
 
-def test_a_bad_answer_that_is_not_used_does_no_harm() -> None:
+def test_an_unused_bad_response_does_not_matter() -> None:
     assert ordered(RawResponse("a", 1), RawResponse(" ", 2), RawResponse("c", 3), drop_ranks=(2,)) == ["a", "c"]
 
 
-def test_white_space_around_answers_goes() -> None:
+def test_white_space_around_responses_is_removed() -> None:
     assert ordered(RawResponse(" a\n", 1), RawResponse("\tb", 2)) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("answers", "reason"),
+    ("raw", "reason"),
     [
         ([], "no responses"),
         ([RawResponse("a", 1)], "only one response"),
@@ -78,7 +84,7 @@ def test_white_space_around_answers_goes() -> None:
         ([RawResponse("\ud800", 1), RawResponse("b", 3)], "text is not valid Unicode"),
     ],
 )
-def test_bad_records(answers: list[RawResponse], reason: str) -> None:
+def test_bad_records(raw: list[RawResponse], reason: str) -> None:
     with pytest.raises(BadRecordError) as caught:
-        order_responses(answers, (2,), None)
+        order_responses(raw, (2,), None)
     assert caught.value.reason == reason
