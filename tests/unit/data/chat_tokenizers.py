@@ -51,7 +51,7 @@ QWEN3 = (
 
 @dataclass(frozen=True)
 class Family:
-    """Properties of a family's tokenizer; ``end_of_turn`` is the token with which its template ends assistant turns."""
+    """Properties of a family's tokenizer; ``end_of_turn`` is the token that ends its assistant turns."""
 
     template: str | None
     special_tokens: tuple[str, ...]
