@@ -6,19 +6,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_mcpo.sampling import kernel_log_weights
+from nemo_mcpo.sampling import SAMPLERS, kernel_log_weights
 
 CALLS = [
-    ("mc_kernel", {}),
+    *((name, {}) for name in SAMPLERS),
     ("mc_kernel", {"replacement": True}),
     ("mc_kernel", {"chain_candidates": 1}),
     ("mc_kernel", {"chain_candidates": 2, "chain_steps": 3}),
     ("mc_kernel", {"chain_candidates": 1, "chain_steps": 2, "replacement": True}),
-    ("random", {}),
     ("random", {"replacement": True}),
-    ("max", {}),
-    ("min", {}),
-    ("given", {}),
 ]
 every_sampler = pytest.mark.parametrize(("name", "params"), CALLS, ids=str)
 
