@@ -31,7 +31,7 @@ _WORD = 8  # characters
 
 
 class RefusedByTemplate(Exception):
-    """A conversation that cannot be rendered, or not without losing a part: the reason, and what exactly was found."""
+    """A conversation cannot be rendered without losing a part of it: the reason, and what exactly was found."""
 
     def __init__(self, reason: str, detail: object = "") -> None:
         super().__init__(reason)

@@ -69,11 +69,11 @@ def prepare_dataset(
     _check_limits(data_format, max_prompt_length, max_length, max_candidates)
     check_exists(data)
     choice = choose_format(data, data_format, min_answers=min_answers, ignored_keys=ignored_keys)
-    has_words = FORMATS[choice.name].has_words
+    has_text = FORMATS[choice.name].has_text
     if progress:
         unread = f"; unused columns: {', '.join(choice.unread)}" if choice.unread else ""
         print(f"{data}: format {choice.name}{' (detected)' if data_format == AUTO else ''}{unread}", flush=True)
-    chat = load_chat_tokenizer(tokenizer_dir or "") if has_words else None
+    chat = load_chat_tokenizer(tokenizer_dir or "") if has_text else None
     limits = Limits(
         vocab_size or _vocab_size(tokenizer_dir, chat), max_prompt_length, max_length, min_answers, keep_repeated
     )

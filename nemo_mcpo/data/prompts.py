@@ -23,7 +23,7 @@ def read_conversations(
     """
     wanted = {_number(source): source for source in sources}
     name = choose_format(data, data_format, min_answers=0, ignored_keys=ignored_keys).name
-    if not FORMATS[name].has_words:
+    if not FORMATS[name].has_text:
         fix = "use data with text: judges and chat servers cannot read token ids"
         raise DataError("the prompts have no text", where=data, got=f"format {name}", fix=fix)
     rules = Rules(min_answers=0, ignored_keys=ignored_keys)

@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a row.
+    """The limits of a row. Field names are keys of the recipe: renaming one would rebuild all prepared datasets.
 
     Attributes:
         vocab_size: token ids must be below it; None = no limit.

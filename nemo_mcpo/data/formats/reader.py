@@ -28,7 +28,7 @@ class Format:
         prompt_columns: the same, if only prompts are read.
         optional: further columns that are read.
         looks_right: whether the values in a row's columns can be of this format.
-        has_words: whether prompts and responses are text; False = token ids.
+        has_text: whether prompts and responses are text; False = token ids.
         drop_ranks: ranks (1 = best) that are dropped unless the user sets others.
     """
 
@@ -38,7 +38,7 @@ class Format:
     prompt_columns: tuple[frozenset[str], ...]
     optional: frozenset[str] = frozenset()
     looks_right: Callable[[Row], bool] = lambda row: True
-    has_words: bool = True
+    has_text: bool = True
     drop_ranks: tuple[int, ...] = ()
 
     def has_columns(self, row: Row, min_answers: int) -> bool:
@@ -59,12 +59,12 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which records are used, and which of their responses.
+    """Which records and responses are used. Like those of ``Limits``, field names are keys of the recipe.
 
     Attributes:
         drop_ranks: ranks (1 = best) that are not used, if the data has ranks.
         max_candidates: responses kept besides the preferred one; None = all.
-        min_answers: a record with fewer responses is dropped; 0 = read only prompts.
+        min_answers: a record with fewer responses is dropped; 0 = only prompts are read.
         ignored_keys: columns, and keys of turns, that are removed before anything is read.
     """
 
@@ -95,7 +95,7 @@ def without_keys(row: Row, ignored: Sequence[str]) -> Row:
 
 def _record(own: Format, source: str, row: Row, rules: Rules) -> PreferenceRecord:
     prompt, inputs = own.prompt(row), ""
-    if own.has_words:
+    if own.has_text:
         turns = tuple(turn for turn in prompt if isinstance(turn, Message))
         prompt, inputs = with_system_turn(row, turns), template_inputs(row)
     if not rules.min_answers:

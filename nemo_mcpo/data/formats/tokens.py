@@ -42,5 +42,5 @@ FORMAT = Format(
     _responses,
     columns=(frozenset({"prompt_ids", "responses"}),),
     prompt_columns=(frozenset({"prompt_ids"}),),
-    has_words=False,
+    has_text=False,
 )
