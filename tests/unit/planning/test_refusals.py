@@ -58,7 +58,7 @@ def test_layers_that_do_not_divide_leave_gpus_idle(tmp_path):
 
 
 def test_rules_are_those_of_training(tmp_path):
-    with pytest.raises(ConfigError, match="do not divide into model replicas"):
+    with pytest.raises(ConfigError, match="do not divide evenly into model replicas"):
         plan(tmp_path, "gpt_mcpo", "--model", "llama-3.1-8b", "--gpus", "6")
     with pytest.raises(ConfigError, match="does not divide the model's 126 layers"):
         plan(tmp_path, "--model", "llama-3.1-405b", "--gpus", "16", "model.pipeline_model_parallel_size=4")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from nemo_mcpo.errors import CheckpointError, DataError
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
-from tests.support.tiny_chat import tiny_chat_model
+from tests.support.launch import tiny_chat_model
 
 SETTINGS = "generation_config.json"
 
