@@ -58,7 +58,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def test_killed_at_any_moment(inputs, whole, tmp_path):
-    """The driver while it generates, politely while it trains, then a stage: the same command goes on."""
+    """Kill the driver during generation, terminate it during training, then kill a stage: the run always resumes."""
     directory, arguments = tmp_path / "run", online_overrides(inputs, tmp_path / "run")
     signs = ("segments/0/samples/samples-00000.jsonl", "segments/0/judge.json", "segments/1/samples/manifest.json")
     for sign in signs:
@@ -77,9 +77,9 @@ def test_killed_at_any_moment(inputs, whole, tmp_path):
             while any(Path(f"/proc/{number}").exists() for number in started) and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not any(Path(f"/proc/{number}").exists() for number in started)
-    os.kill(started[0], signal.SIGKILL)  # the stage; the driver starts it again
+    os.kill(started[0], signal.SIGKILL)  # the stage; the driver restarts it
     output, _ = process.communicate()
-    assert process.returncode == 0 and "ended by signal 9" in output
+    assert process.returncode == 0 and "killed by signal 9; restarting" in output
     assert without_time(metrics(directory)) == without_time(metrics(whole))
     assert ranked(directory) == ranked(whole)
     keys = drawn_keys(directory)
@@ -124,8 +124,8 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     [
         ({"judge__kind": "reward_model"}, "judge.reward_model: the reward_model judge is missing"),
         ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
-        ({"judge__rule": "length_rule:absent"}, "judge.rule: there is no such function"),
-        ({"trainer__num_nodes": 2}, "trainer.num_nodes: one command drives one machine"),
+        ({"judge__rule": "length_rule:absent"}, "judge.rule: no such function (got length_rule:absent"),
+        ({"trainer__num_nodes": 2}, "trainer.num_nodes: this command drives a single machine (got 2, expected 1)"),
     ],
 )
 def test_bad_configurations(inputs, tmp_path, changes, message):
@@ -141,14 +141,14 @@ def test_another_run_in_the_same_directory_is_refused(inputs, whole):
 
 
 def test_a_segment_starts_from_the_checkpoint_of_its_first_step(inputs, whole, tmp_path):
-    """An older one that took a damaged one's place is not exported as if it were it."""
+    """An older checkpoint is not exported in place of a damaged one."""
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "segments" / "1")
     arguments = [*online_overrides(inputs, tmp_path / "run"), "--stage", "export", "--segment", "1"]
     done = run(TRAIN_ONLINE, arguments)
     assert done.returncode == 1
-    assert "segment 1 starts from a checkpoint that is not there (got a newest whole one of step 4, " in done.stderr
-    assert "expected one of step 2)" in done.stderr
+    assert "the checkpoint that segment 1 starts from is missing" in done.stderr
+    assert "(got newest complete checkpoint at step 4, expected a checkpoint at step 2)" in done.stderr
 
 
 def test_a_stage_out_of_turn_is_refused(inputs, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training that is asked to stop: it saves at the next step's end, leaves with 75, and the same command goes on."""
+"""Training that is asked to stop: it saves after the current step, exits with 75, and resumes by the same command."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_stopped_by_signals_and_by_the_clock(inputs, whole, tmp_path):
     assert "stopped early, everything is saved: the job's time is used up, after step 1" in done.stderr
     assert checkpoint_names(run) == ["step-00000001"]
 
-    process = started(arguments, "continuing from step 1")
+    process = started(arguments, "resuming from step 1")
     process.send_signal(signal.SIGUSR1)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 75, errors

@@ -262,7 +262,6 @@ def test_another_run_is_refused(tmp_path, name):
     check_identity(state(1), dict(IDENTITY), tmp_path)
     with pytest.raises(CheckpointError) as caught:
         check_identity(state(1), IDENTITY | {name: "other"}, tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}: this run was started with another {name} (got other, expected {IDENTITY[name]}). "
-        "Fix: restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run."
-    )
+    error = caught.value
+    assert (error.where, error.got, error.expected) == (str(tmp_path), "other", IDENTITY[name])
+    assert name in error.what and "exp_manager.explicit_log_dir" in error.fix

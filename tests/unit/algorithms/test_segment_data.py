@@ -93,5 +93,6 @@ def test_answers_to_other_prompts_are_refused(config, pretrained, tmp_path, spoi
     prompts = open_prompts(config, pretrained)
     files = SegmentFiles(tmp_path / "segment")
     write_ranked(files.ranked, prompts, spoil(prompts_of(config, prompts, segment_of(config, prompts, 0))))
-    with pytest.raises(RolloutError, match="not to the prompts of this segment"):
+    with pytest.raises(RolloutError) as caught:
         segment_data(0, files)(config, pretrained)
+    assert caught.value.where == str(files.ranked) and "8 prompts" in str(caught.value.expected)
