@@ -77,7 +77,7 @@ def test_servers_in_an_image_of_their_own(with_pyxis, inputs, tmp_path):
     job = submit(with_pyxis, inputs, tmp_path, **images)
     assert with_pyxis.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    assert "rollouts.server: the memory of the GPUs is not known here" in said(tmp_path)
+    assert "rollouts.server: GPU memory is unknown here" in said(tmp_path)
     stages, servers = noted(tmp_path / "stages"), noted(tmp_path / "servers")
     assert {stage["image"] for stage in stages} == {"trainer.sqsh"}
     steps = {server.pop("step") for server in servers}
@@ -142,7 +142,7 @@ kill -KILL $!
 
 
 def test_steps_over_nodes_their_codes_and_their_ends(slurm, tmp_path):
-    """A step lives as long as its caller; steps left by a killed caller end with the stage, so the job can continue."""
+    """A step lives as long as its caller; steps of a killed caller end with the stage, so the job can continue."""
     stage = program(tmp_path / "stage", STAGE)
     job = program(
         tmp_path / "job",

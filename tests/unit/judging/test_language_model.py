@@ -94,7 +94,7 @@ def test_another_attempt_is_warmer_on_transformers_serve_too(tmp_path):
 
 
 def test_the_served_model_is_checked(tmp_path):
-    with pytest.raises(RolloutError, match=r"the server has another model \(got policy, expected j"):
+    with pytest.raises(RolloutError, match=r"the server has a different model \(got policy, expected j"):
         judged(Behavior(verdict_of, models=["policy"]), tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_a_judge_that_never_gives_a_verdict_ends_the_stage(tmp_path):
 
 
 def test_servers_that_fail_end_the_stage(tmp_path):
-    with pytest.raises(RolloutError, match="no server answers"):
+    with pytest.raises(RolloutError, match="no server replies"):
         judged(Behavior(lambda body: (500, json.dumps({"error": "out of memory"}))), tmp_path)
 
 

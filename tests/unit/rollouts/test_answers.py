@@ -63,19 +63,19 @@ def test_another_end_token_ends_no_turn(vocabulary):
     [
         (
             lambda own, v: {"tokens": (own[0], v.chat.tokenizer.bos_token_id, *own[1:])},
-            "special token '<.begin.>' stands inside",
+            "contains the special token '<.begin.>'",
         ),
         (lambda own, v: {"tokens": (*own, v.chat.tokenizer.bos_token_id), "finished": False}, "special token"),
         (lambda own, v: {"tokens": (*own, v.size)}, "is not in the policy's vocabulary of 300"),
-        (lambda own, v: {"tokens": own[1:], "text": "red"}, "another tokenizer; 'ed', 'red'"),
-        (lambda own, v: {"tokens": own * 8}, "generated 24 tokens where max_tokens is 20"),
-        (lambda own, v: {"text": "red", "num_tokens": 30}, "generated 30 tokens where max_tokens is 20"),
+        (lambda own, v: {"tokens": own[1:], "text": "red"}, "different tokenizer; 'ed', 'red'"),
+        (lambda own, v: {"tokens": own * 8}, "generated 24 tokens, but max_tokens is 20"),
+        (lambda own, v: {"text": "red", "num_tokens": 30}, "generated 30 tokens, but max_tokens is 20"),
         (
             lambda own, v: {"tokens": own, "prompt_tokens": (1, 1, 5, 6)},
-            "4 tokens.* has 3: it begins twice with token 1",
+            "4 tokens.* has 3: it begins with token 1 twice",
         ),
         (lambda own, v: {"tokens": own, "prompt_tokens": (1, 5, 9)}, "token 2 is 9 instead of 6"),
-        (lambda own, v: {"text": "red", "num_prompt_tokens": 2}, "prompt of 2 tokens, the policy's own has 3"),
+        (lambda own, v: {"text": "red", "num_prompt_tokens": 2}, "prompt has 2 tokens, the policy's has 3"),
     ],
 )
 def test_replies_that_cannot_be_answers(vocabulary, change, message):

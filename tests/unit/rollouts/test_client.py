@@ -93,7 +93,7 @@ def test_another_server_takes_over():
 
 def test_no_server_answers():
     pool = ServerPool(["http://127.0.0.1:9/v1"], settings(retry_seconds=0.3))
-    with pytest.raises(RolloutError, match="no server answers") as raised:
+    with pytest.raises(RolloutError, match="no server replies") as raised:
         pool.ask(ask_chat)
     assert "APIConnectionError" in str(raised.value) and "http://127.0.0.1:9/v1" in str(raised.value)
 
@@ -124,7 +124,7 @@ def test_refusals_are_not_tried_again(answer):
         assert len(behavior.requests) == 2
 
 
-@pytest.mark.parametrize(("status", "message"), [(401, "does not let us in.*server.api_key_env"), (302, "redirects")])
+@pytest.mark.parametrize(("status", "message"), [(401, "rejects the API key.*server.api_key_env"), (302, "redirects")])
 def test_what_would_fail_every_request_ends_the_stage(status, message):
     behavior = Behavior(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
     with fake_server(behavior) as url, pytest.raises(RolloutError, match=message):

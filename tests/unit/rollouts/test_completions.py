@@ -85,10 +85,10 @@ def test_counts_of_zero_are_none():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"token_ids": "abc"}, "what should be token ids"),
-        ({"token_ids": [1, True]}, "what should be token ids"),
-        ({"token_ids": [1, -1]}, "what should be token ids"),
-        ({"token_ids": [1.0]}, "what should be token ids"),
+        ({"token_ids": "abc"}, "not a list of token ids"),
+        ({"token_ids": [1, True]}, "not a list of token ids"),
+        ({"token_ids": [1, -1]}, "not a list of token ids"),
+        ({"token_ids": [1.0]}, "not a list of token ids"),
         ({"finish_reason": "abort"}, "makes no sense: finish_reason 'abort'"),
         ({"finish_reason": None}, "makes no sense"),
     ],
@@ -104,7 +104,7 @@ def test_an_answer_that_the_server_took_apart_is_none(name):
     message = {"role": "assistant", "content": "Four.", name: [{"id": "1"}] if name == "tool_calls" else "thoughts"}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    with pytest.raises(RefusedError, match=f"from its text into {name}"):
+    with pytest.raises(RefusedError, match=f"parts of the answer into {name}"):
         reply_of(Behavior(lambda body: (200, json.dumps(whole))), ask_chat)
     parts = Behavior(lambda body: (200, json.dumps(whole)))
     assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("Four.", True)

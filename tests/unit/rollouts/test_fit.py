@@ -33,7 +33,7 @@ def test_one_gpu_is_too_small_and_two_are_named():
     with pytest.raises(ConfigError) as caught:
         check_memory(settings(), LLAMA_70B, A100, "judge.server")
     assert str(caught.value) == (
-        "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights a GPU of 79 GiB, "
+        "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights per GPU of 79 GiB, "
         "0.0 GiB for the cache, expected 2.5 GiB of cache). Fix: raise judge.server.tensor_parallel_size to 2, "
         "or lower judge.server.max_seq_len."
     )
@@ -50,7 +50,7 @@ def test_one_gpu_is_too_small_and_two_are_named():
 )
 def test_requests_that_fit(changes, requests):
     facts = check_memory(settings(**changes), LLAMA_70B, A100, "judge.server")
-    assert facts.endswith(f"a cache of {requests} requests of 8192 tokens")
+    assert facts.endswith(f"cache for {requests} requests of 8192 tokens")
 
 
 def test_a_server_without_parallelism_names_no_such_key():
@@ -61,10 +61,10 @@ def test_a_server_without_parallelism_names_no_such_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tensor_parallel_size": 3}, "tensor_parallel_size: the attention heads do not divide"),
-        ({"tensor_parallel_size": 128}, "tensor_parallel_size: the attention heads do not divide"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size: the attention heads do not divide evenly"),
+        ({"tensor_parallel_size": 128}, "tensor_parallel_size: the attention heads do not divide evenly"),
         ({"pipeline_parallel_size": 81}, "pipeline_parallel_size: more pipeline stages than layers"),
-        ({"max_seq_len": 131073}, "max_seq_len: longer than the model's longest sequence"),
+        ({"max_seq_len": 131073}, "max_seq_len: longer than the model's maximum sequence length"),
     ],
 )
 def test_layouts_that_cannot_be(changes, message):
@@ -78,7 +78,7 @@ def test_layouts_that_can_be():
 
 
 def test_a_prompt_longer_than_a_step():
-    with pytest.raises(ConfigError, match=r"judge\.server\.max_num_tokens: a prompt does not fit"):
+    with pytest.raises(ConfigError, match=r"judge\.server\.max_num_tokens: a prompt may not fit into one step"):
         check_prompts(settings(), 8193, "judge.server")
     check_prompts(settings(), 8192, "judge.server")
     for changes in ({"launcher": "vllm"}, {"arguments": ["--enable_chunked_prefill"]}):  # in several steps

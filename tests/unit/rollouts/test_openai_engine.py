@@ -228,25 +228,25 @@ def greedy(body):
 @pytest.mark.parametrize(
     ("behavior", "message"),
     [
-        (Behavior(words_of, models=["/another/model"]), "the server has another model"),
+        (Behavior(words_of, models=["/another/model"]), "the server has a different model"),
         (Behavior(greedy), "does not sample"),
         (Behavior(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
         (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
-        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not follow"),
+        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not respect"),
         (
             Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
-            "answers another prompt.*4 tokens.* has 3",
+            "answers a different prompt.*4 tokens.* has 3",
         ),
-        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens where max_tokens is 48"),
+        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens, but max_tokens is 48"),
         (
             Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
             "finished that max_tokens has cut",
         ),
-        (Behavior(lambda body: (400, "no")), "neither tokens nor chats"),
-        (Behavior(lambda body: (401, "no")), "does not let us in.*api_key_env"),
+        (Behavior(lambda body: (400, "no")), "neither token prompts nor chats"),
+        (Behavior(lambda body: (401, "no")), "rejects the API key.*api_key_env"),
         (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
-        (Behavior(lambda body: (500, "no")), "neither tokens nor chats"),
-        (Behavior(lambda body: (503, "no")), "no server answers"),
+        (Behavior(lambda body: (500, "no")), "neither token prompts nor chats"),
+        (Behavior(lambda body: (503, "no")), "no server replies"),
     ],
 )
 def test_servers_that_cannot_be_trusted(policy, behavior, message):
@@ -255,5 +255,5 @@ def test_servers_that_cannot_be_trusted(policy, behavior, message):
 
 
 def test_no_server_at_all(policy):
-    with pytest.raises(RolloutError, match="no server answers"):
+    with pytest.raises(RolloutError, match="no server replies"):
         generated(policy, Behavior(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])

@@ -71,7 +71,7 @@ def test_a_server_that_loads_models_by_name_is_asked_for_ours():
     with fake_server(behavior) as url:
         check_models(serving_of(url, "transformers"))
         assert [body["model"] for body in behavior.requests] == [OURS]
-        with pytest.raises(RolloutError, match="another model"):
+        with pytest.raises(RolloutError, match="different model"):
             check_models(serving_of(url, "vllm"))
 
 
@@ -79,7 +79,7 @@ def test_a_server_that_loads_models_by_name_is_asked_for_ours():
 def test_a_server_that_loads_no_other_model_has_another_one(status):
     """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
     behavior = Behavior(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
-    with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
+    with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"different model .got /runs/7/policy-1"):
         check_models(serving_of(url, "transformers"))
 
 

@@ -26,7 +26,7 @@ def test_a_server_with_the_model(listed):
 def test_another_model():
     with fake_server(Behavior(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
         check(url)
-    assert "the server has another model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
+    assert "the server has a different model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
 
 
 def test_a_server_that_loads_models_by_name_may_list_another():
@@ -34,7 +34,7 @@ def test_a_server_that_loads_models_by_name_may_list_another():
     with fake_server(Behavior(words_of, models=["other"])) as url:
         settings = online({"judge.server.urls": [url], **changes}).judge.server
         (note,) = check_urls(settings, "judge.server", "/models/judge", must_run=True)
-    assert note == f"judge.server.urls: {url} has other; it must load /models/judge when asked to"
+    assert note == f"judge.server.urls: {url} has other; it must load /models/judge on request"
 
 
 def test_nobody_there():
@@ -51,7 +51,7 @@ def test_nobody_there():
         ("localhost:8000", "not a URL"),
         ("ftp://host/v1", "not a URL"),
         ("http:///v1", "not a URL"),
-        ("http://no-such-host.invalid:1/v1", "the host has no address"),
+        ("http://no-such-host.invalid:1/v1", "unknown host"),
     ],
 )
 def test_no_url(url, what):

@@ -43,7 +43,7 @@ def test_a_server_without_top_k():
 
 @pytest.mark.parametrize("top_k", [5, 20, 50])
 def test_a_top_k_that_nobody_asked_for(top_k):
-    with pytest.raises(RolloutError, match=r"draws from few tokens only.*generation_config\.json"):
+    with pytest.raises(RolloutError, match=r"samples from few tokens only.*generation_config\.json"):
         checked(Behavior(policy(top_k), takes_tokens=True, finish="length"))
 
 
@@ -70,10 +70,10 @@ def test_greedy_answers_that_differ_now_and_then():
 @pytest.mark.parametrize(
     ("usage", "message"),
     [
-        ({"completion_tokens": 60}, "60 tokens where max_tokens is 48"),
-        ({"completion_tokens": 20}, "20 tokens where max_tokens is 1"),
-        ({"completion_tokens": 1}, "calls an answer finished that max_tokens has cut"),
-        ({"prompt_tokens": 3}, "answers another prompt"),
+        ({"completion_tokens": 60}, "60 tokens, but max_tokens is 48"),
+        ({"completion_tokens": 20}, "20 tokens, but max_tokens is 1"),
+        ({"completion_tokens": 1}, "reports an answer as finished that max_tokens has cut"),
+        ({"prompt_tokens": 3}, "answers a different prompt"),
     ],
 )
 def test_limits_and_prompts(usage, message):

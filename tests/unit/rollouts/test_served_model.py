@@ -94,7 +94,7 @@ def test_a_template_in_a_file_of_its_own_and_one_that_nobody_asks_for(tmp_path):
     assert read(model, needs_template=True).heads == 64
 
 
-@pytest.mark.parametrize(("name", "what"), [("absent", "there is no such directory"), ("file", "not a directory")])
+@pytest.mark.parametrize(("name", "what"), [("absent", "no such directory"), ("file", "not a directory")])
 def test_no_directory(tmp_path, name, what):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=rf"judge\.server\.model: {what}"):

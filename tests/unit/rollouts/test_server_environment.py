@@ -90,5 +90,5 @@ def test_a_server_over_several_nodes(monkeypatch):
     chosen = settings(launcher="trtllm", prefix=step, tensor_parallel_size=8)
     assert num_nodes(chosen) == 2 and num_nodes(settings(prefix=["enroot", "--nodes=2"])) == 1
     assert server_environment(chosen, 0)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
-    with pytest.raises(ConfigError, match=r"too few GPUs .*got 1 of 16, expected 8 GPUs at most"):
+    with pytest.raises(ConfigError, match=r"too few GPUs .*got 1 of 16 GPUs each, expected at most 8 GPUs"):
         server_environment(settings(launcher="trtllm", prefix=step, tensor_parallel_size=16), 0)

@@ -66,7 +66,7 @@ def test_somebody_else_s_server_does_not_pass_as_ours(somebody_elses, tmp_path, 
     serving = open_serving(settings(), "/policy", tmp_path)
     (server,) = serving.own
     assert (server.starts, server.is_healthy()) == (2, True) and server.port != somebody_elses
-    assert f"port {somebody_elses} is somebody else's" in capsys.readouterr().out
+    assert f"port {somebody_elses} is taken by another process" in capsys.readouterr().out
     assert serving.pool.urls == [f"http://127.0.0.1:{server.port}/v1"]
     serving.close()
 
@@ -92,7 +92,7 @@ def test_words_before_the_program(tmp_path):
 
 def test_a_server_that_ends_before_it_is_ready(tmp_path, capsys):
     failing = settings(command=[sys.executable, "-c", "print('no memory'); raise SystemExit(3)"])
-    with pytest.raises(RolloutError, match="ended with code 3 before it was ready"):
+    with pytest.raises(RolloutError, match="exited with code 3 before it was ready"):
         open_serving(failing, "/policy", tmp_path)
     assert "no memory" in capsys.readouterr().out
 
@@ -119,7 +119,7 @@ def test_a_server_that_is_never_ready(tmp_path):
 
 
 def test_no_such_program(tmp_path):
-    with pytest.raises(RolloutError, match=r"server\.command: the server's program cannot be started"):
+    with pytest.raises(RolloutError, match=r"server\.command: cannot start the server's program"):
         open_serving(settings(command=["/no/such/program"]), "/policy", tmp_path)
 
 

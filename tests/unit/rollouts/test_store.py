@@ -98,7 +98,7 @@ def test_writers_see_what_the_others_wrote_before(tmp_path):
 
 def test_complete_is_sorted_and_there_entirely_or_not_at_all(tmp_path):
     store = SampleStore(tmp_path, MANIFEST)
-    with pytest.raises(RolloutError, match="not complete"):
+    with pytest.raises(RolloutError, match="incomplete"):
         read_complete(tmp_path)
     store.append([sample(2), sample(1, segment=1), sample(1), sample(3)])
     with pytest.raises(KeyError):

@@ -163,7 +163,7 @@ def test_this_machine():
 def test_a_key_over_plain_http_is_warned_of(url, warned, monkeypatch, caplog):
     monkeypatch.setenv("A_KEY", "secret")
     pool(url, api_key_env="A_KEY")
-    assert ("the key in A_KEY goes unencrypted" in caplog.text) is warned and "secret" not in caplog.text
+    assert ("the key in A_KEY is sent unencrypted" in caplog.text) is warned and "secret" not in caplog.text
     caplog.clear()
     pool(url)
     assert caplog.text == ""
