@@ -56,7 +56,7 @@ class Ranking:
     @property
     def win_rate(self) -> float:
         """Share of the winner's comparisons that it won, ties counting half; NaN if it was in none."""
-        own = self.verdicts[max(self.best - 1, 0) :]  # from where it entered as a challenger; all if it is the first answer
+        own = self.verdicts[max(self.best - 1, 0) :]  # since it entered as a challenger, if it did
         points = [{"first": 1.0, "second": 1.0, "tie": 0.5}[verdict] for verdict in own if verdict != "unparsable"]
         return sum(points) / len(points) if points else math.nan
 

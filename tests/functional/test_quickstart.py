@@ -56,7 +56,7 @@ def test_miniature(tmp_path: Path) -> None:
     assert first["loss"] == pytest.approx(1.0986, abs=1e-4)  # log(1 + M) with M = 2: the policy is its reference
     assert first["kernel/ess"] == pytest.approx(5.0, abs=1e-4)  # of six candidates rank 2 is dropped
     again = quickstart(out, *options)
-    assert again.count("finished before") == 10
+    assert again.count("already finished") == 10
     assert json.loads((out / "summary.json").read_text()) == content
 
 

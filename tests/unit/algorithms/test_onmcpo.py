@@ -129,7 +129,10 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     assert calls == [(s, stage, 2 if stage == "train" else 1) for s in range(2) for stage in STAGES]
     said = capsys.readouterr().out
     assert "segment 2/2: train" in said
-    assert said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut for the judge") == 2
+    assert (
+        said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut to fit the judge's window")
+        == 2
+    )
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 

@@ -224,7 +224,7 @@ def test_the_window_that_a_server_lists_holds(tmp_path):
     content = behavior.requests[0]["messages"][0]["content"]
     assert judgement.cut == 1 and estimate_tokens(content) + 100 <= 2048
     behavior.facts["max_model_len"] = 512
-    with pytest.raises(RolloutError, match=r"no room for a comparison .got 512 tokens, 100 of them"):
+    with pytest.raises(RolloutError, match=r"too small for a comparison .got 512 tokens, 100 of them"):
         judged(behavior, tmp_path, [LONG], **{"judge.max_tokens": 100})
 
 

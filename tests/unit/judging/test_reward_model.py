@@ -204,5 +204,7 @@ def test_a_score_that_is_not_finite(copy, tmp_path):
     judge = RewardModelJudge(str(copy), 4, VerdictCache(tmp_path / "cache"))
     with torch.no_grad():
         judge.model.score.weight.fill_(math.nan)
-    with pytest.raises(CheckpointError, match=r"gives a score that is not finite .got nan for a text that ends with"):
+    with pytest.raises(
+        CheckpointError, match=r"returned a score that is not finite .got nan for a text that ends with"
+    ):
         list(judge.judge(QUESTIONS))

@@ -18,8 +18,8 @@ def test_sums():
     total = tally([one, None, one, by_scores([1.0, 1.0, 0.0])])
     assert total == Tally(comparisons=18, ties=3, failures=4, unfinished=2, cut=6, first_place=10 / 16)
     assert tally_text(total) == (
-        "18 comparisons, 3 ties, 4 without a verdict, 2 of them unfinished, 6 cut for the judge, "
-        "62.5% for the first place"
+        "18 comparisons, 3 ties, 4 without a verdict, 2 of them unfinished, 6 cut to fit the judge's window, "
+        "62.5% for the first position"
     )
 
 
@@ -36,8 +36,8 @@ def test_without_a_choice_there_is_no_share():
             {"failures": 3, "comparisons": 7, "unfinished": 2},
             "few verdicts .got 3 of 10 without one, 2 of them cut",
         ),
-        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers a place.*97% of 300"),
-        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers a place"),
+        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers one position.*97% of 300"),
+        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers one position"),
     ],
 )
 def test_judges_that_cannot_be_trusted(counts, message):

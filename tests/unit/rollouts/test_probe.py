@@ -85,6 +85,6 @@ def test_a_server_that_loads_no_other_model_has_another_one(status):
 
 def test_all_names_of_a_server_with_another_model_are_shown():
     names = [f"model-{number}" for number in range(7)]
-    with pytest.raises(RolloutError, match="another model.*" + ", ".join(names)) as raised:
+    with pytest.raises(RolloutError, match="different model.*" + ", ".join(names)) as raised:
         asked_for(["policy-0"], names)
     assert OURS in str(raised.value) and "server.model" in str(raised.value)

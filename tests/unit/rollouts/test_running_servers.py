@@ -26,7 +26,7 @@ def test_a_server_with_the_model(listed):
 def test_another_model():
     with fake_server(Behavior(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
         check(url)
-    assert "the server has a different model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
+    assert "a different model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
 
 
 def test_a_server_that_loads_models_by_name_may_list_another():

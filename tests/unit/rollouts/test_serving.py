@@ -126,7 +126,7 @@ def test_no_such_program(tmp_path):
 def test_a_server_that_dies_again_and_again(tmp_path):
     serving = open_serving(settings(), "/policy", tmp_path)
     (server,) = serving.own
-    with pytest.raises(RolloutError, match=f"ended {MAX_STARTS} times"):
+    with pytest.raises(RolloutError, match=f"exited {MAX_STARTS} times"):
         for _ in range(MAX_STARTS):
             server._process.kill()
             server._process.wait()
