@@ -20,9 +20,7 @@ def main(argv: Sequence[str]) -> None:
     """Print the table, and write all values to ``collected.json`` beside the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument(
-        "--metric", default="rewards/accuracy", help="a key of metrics.jsonl; for val_…, the last validation"
-    )
+    parser.add_argument("--metric", default="rewards/accuracy", help="key of metrics.jsonl; val_…: last validation")
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.directory, arguments.metric)
     content = {"metric": arguments.metric, "runs": [asdict(run) for run in runs]}

@@ -17,9 +17,8 @@ from nemo_mcpo.platform.report import render_facts
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
-    from nemo_mcpo.data.prepare import (
-        prepare_dataset,
-    )  # slow to import: --help and usage errors come first
+    # Imported late: slow, and not needed for --help or usage errors.
+    from nemo_mcpo.data.prepare import prepare_dataset
     from nemo_mcpo.data.shown import show_record
 
     start = time.monotonic()

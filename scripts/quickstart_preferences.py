@@ -45,9 +45,7 @@ def main(argv: Sequence[str]) -> None:
     right = sum(map(is_right, repeated, answers)) / len(answers)
     own = sum(text in sampled for texts, sampled in zip(ranked, samples, strict=True) for text in texts[1:])
     print(f"share of right answers among {len(answers)} samples: {right:.3f}")
-    print(
-        f"wrong answers sampled from the model: {own} of {len(ranked) * (NUM_ANSWERS - 1)}; the others are constructed"
-    )
+    print(f"wrong answers sampled from the model: {own} of {len(ranked) * (NUM_ANSWERS - 1)}, the others constructed")
 
 
 if __name__ == "__main__":
