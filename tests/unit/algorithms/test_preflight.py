@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing or does not fit is said before the first stage; on this machine, or for nodes of another one."""
+"""Anything missing or unfit is reported before the first stage, on this machine or for the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGIN_NODE = Machine(8, None, is_here=False)
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> Path:
-    """A small model of four heads."""
+    """A small model with four heads."""
     root = tmp_path_factory.mktemp("policy")
     (root / "text").write_text("red blue seven twelve")
     make_tiny_model(root / "text", root / "model", "1m", 1, "llama", 300, "float32")
@@ -36,7 +36,7 @@ def judge(tmp_path) -> Path:
 
 
 def a_run(policy: Path, judge: Path, **changes):
-    """With servers of our own for the policy and a 70B judge; ``python`` stands for their program."""
+    """A run that starts servers for the policy and a 70B judge; ``python`` stands in for their program."""
     keys = {
         "pretrained_checkpoint.restore_from_path": str(policy),
         "rollouts.engine": "openai",
@@ -86,7 +86,7 @@ def test_mistakes(policy, judge, changes, message):
 
 
 def test_from_a_machine_without_gpus(policy, judge):
-    """Programs and memory are another machine's; models and sums are not."""
+    """Programs and memory belong to another machine and are not checked; models and sizes are."""
     notes = check_servers(a_run(policy, judge, judge__server__command=["/image/trtllm-serve"]), LOGIN_NODE)
     assert [note.split(",")[0] for note in notes] == [
         "rollouts.server: GPU memory is unknown here",
@@ -105,7 +105,7 @@ def test_the_policies_of_an_evaluation(policy, judge):
 
 
 def enroot(path: Path, programs: str) -> str:
-    """Words before a program: they start it with another PATH, as an image has."""
+    """A prefix that starts a program with another PATH, as in an image."""
     path.write_text(f'#!/bin/sh\nPATH={programs} exec "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)

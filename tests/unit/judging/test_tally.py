@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judge did, and judges that cannot be trusted."""
+"""Statistics of a judge, and unreliable judges."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_without_a_choice_there_is_no_share():
         ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers one position"),
     ],
 )
-def test_judges_that_cannot_be_trusted(counts, message):
+def test_unreliable_judges(counts, message):
     with pytest.raises(RolloutError, match=message):
         tally([Judgement((2, 0, 1), 1.0, **counts), None])
 
@@ -53,5 +53,5 @@ def test_a_fifth_without_a_verdict_is_the_limit():
         tally([*scored, Judgement((0,), math.nan, failures=3)])
 
 
-def test_a_judge_of_many_ties_is_not_one_of_places():
+def test_many_ties_are_not_position_bias():
     assert tally([Judgement((2, 0), 0.5, comparisons=900, ties=890, first_place=4, second_place=6)]).first_place == 0.4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a 70B model fits: sums that were done by hand."""
+"""Whether a 70B model fits, by hand-computed sizes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def settings(**changes):
     return online({f"judge.server.{name}": value for name, value in keys.items()}).judge.server
 
 
-def test_what_is_left_for_the_cache():
-    """131.4 GiB of weights over four GPUs; TensorRT-LLM takes 90 % of the rest, vLLM 90 % of all less the weights."""
+def test_memory_left_for_the_cache():
+    """131.4 GiB of weights on four GPUs; TensorRT-LLM uses 90 % of the rest, vLLM 90 % of the total minus weights."""
     weights = 141.1e9 / 4 / GIB
     assert cache_room(settings(tensor_parallel_size=4), LLAMA_70B, A100) == pytest.approx(
         0.9 * (A100 - weights - RESERVED_GIB)
@@ -67,12 +67,12 @@ def test_a_server_without_parallelism_names_no_such_key():
         ({"max_seq_len": 131073}, "max_seq_len: longer than the model's maximum sequence length"),
     ],
 )
-def test_layouts_that_cannot_be(changes, message):
+def test_impossible_layouts(changes, message):
     with pytest.raises(ConfigError, match=rf"judge\.server\.{message}"):
         check_layout(settings(**changes), LLAMA_70B, "judge.server")
 
 
-def test_layouts_that_can_be():
+def test_possible_layouts():
     for tensor in (1, 2, 4, 8, 16):
         check_layout(settings(tensor_parallel_size=tensor, max_seq_len=131072), LLAMA_70B, "judge.server")
 

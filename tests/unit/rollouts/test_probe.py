@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names under which servers list a model, and what requests then say."""
+"""Names under which servers list a model, and the names in requests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def serving_of(url: str, launcher: str) -> Serving:
 
 
 def test_a_server_that_loads_models_by_name_is_asked_for_ours():
-    """As transformers serve, started without a model: it lists what it has loaded for somebody else."""
+    """Like transformers serve started without a model, which lists what it has loaded for others."""
     behavior = Behavior(words_of, models=["/runs/7/policy-1"])
     with fake_server(behavior) as url:
         check_models(serving_of(url, "transformers"))
@@ -77,7 +77,7 @@ def test_a_server_that_loads_models_by_name_is_asked_for_ours():
 
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_server_that_loads_no_other_model_has_another_one(status):
-    """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
+    """Like transformers serve started with a model ("Server is pinned to …"), or one that does not find ours."""
     behavior = Behavior(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
     with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"different model .got /runs/7/policy-1"):
         check_models(serving_of(url, "transformers"))

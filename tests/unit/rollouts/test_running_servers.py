@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of others: reachable, with our key, with our model; and what a run does where they are not."""
+"""Running servers: reachable, with our key and our model; and what a run reports otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_server_that_loads_models_by_name_may_list_another():
     assert note == f"judge.server.urls: {url} has other; it must load /models/judge on request"
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ConfigError, match=r"judge\.server\.urls: the server does not answer"):
         check(url)
@@ -54,6 +54,6 @@ def test_nobody_there():
         ("http://no-such-host.invalid:1/v1", "unknown host"),
     ],
 )
-def test_no_url(url, what):
+def test_bad_urls(url, what):
     with pytest.raises(ConfigError, match=rf"judge\.server\.urls: {what}"):
         check(url, must_run=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that draw from something else than the policy's distribution are found out."""
+"""Servers that do not sample from the policy's distribution are detected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked(behavior: Behavior, vocabulary_size: int = 32_000) -> Behavior:
 
 
 def policy(top_k: int, vocabulary: int = 32_000):
-    """Flat at every temperature but the smallest; of 48 tokens, or one where one is asked for."""
+    """Draws uniformly at every temperature but the smallest; 48 tokens, or one if one is requested."""
 
     def answer(body) -> str:
         if body["temperature"] <= NEARLY_GREEDY:
@@ -42,7 +42,7 @@ def test_a_server_without_top_k():
 
 
 @pytest.mark.parametrize("top_k", [5, 20, 50])
-def test_a_top_k_that_nobody_asked_for(top_k):
+def test_a_top_k_that_was_not_requested(top_k):
     with pytest.raises(RolloutError, match=r"samples from few tokens only.*generation_config\.json"):
         checked(Behavior(policy(top_k), takes_tokens=True, finish="length"))
 
@@ -57,7 +57,7 @@ def test_a_server_that_refuses_the_flat_temperature():
 
 
 def test_greedy_answers_that_differ_now_and_then():
-    """As on a GPU, where two tokens are nearly equally good."""
+    """As on a GPU, if two tokens are almost equally likely."""
     answers = iter(["one way", "another way", "one way"] + ["another way"] * 9)
 
     def behave(body) -> str:
