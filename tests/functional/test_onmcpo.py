@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""examples/train_gpt_onmcpo.py: the whole loop, killed at any moment and started again, and on bad input."""
+"""examples/train_gpt_onmcpo.py: the whole loop, killed and restarted at any moment, and bad input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_segments_are_one_run(whole):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["consumed_prompts"] for line in lines] == [4, 8, 12, 16]
     assert lines[0]["rewards/margin"] == 0.0  # the policy is its reference
-    assert any(line["rewards/margin"] != 0.0 for line in lines[2:])  # in later segments it no longer is
+    assert any(line["rewards/margin"] != 0.0 for line in lines[2:])  # but not in later segments
     keys = drawn_keys(whole)
     assert len(keys) == len(set(keys))
     for segment in range(2):
@@ -88,7 +88,7 @@ def test_killed_at_any_moment(inputs, whole, tmp_path):
 
 @pytest.mark.parallel
 def test_tensor_parallel_training_and_servers(inputs, tmp_path):
-    """Two servers answer, one judges, two processes train; the servers are started for their stage."""
+    """Two servers generate, one judges, two processes train; servers run only during their stage."""
     program = f"[{sys.executable},{FAKE_SERVER}]"
     arguments = online_overrides(
         inputs,
@@ -111,7 +111,7 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     done = run(TRAIN_ONLINE, arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    verdicts = verdict_keys(tmp_path / "run-cache")  # a directory identifies the judge: other runs may use them
+    verdicts = verdict_keys(tmp_path / "run-cache")  # shared by all runs, since a directory identifies the judge
     assert len(verdicts) == len(set(verdicts)) > 0 and not verdict_keys(tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "segments" / "0" / "judge.json").read_text())
     assert facts["failures"] == facts["cut"] == 0 < facts["comparisons"] and 0.0 < facts["first_place"] < 1.0

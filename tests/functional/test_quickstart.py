@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart in miniature: every stage with its real command, on so few sums that nothing is learned."""
+"""A miniature quickstart: every stage with its real command, on too few sums to learn anything."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def with_package() -> dict[str, str]:
 
 
 def sums(file: Path) -> set[frozenset[str]]:
-    """The pairs of numbers of a file, whichever comes first."""
+    """The pairs of numbers in a file, regardless of their order."""
     prompts = [json.loads(line)["prompt"] for line in file.read_text().splitlines()]
     return {frozenset(prompt.split("What is ")[1].split("?")[0].split("+")) for prompt in prompts}
 
@@ -62,7 +62,7 @@ def test_miniature(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_sum_is_in_two_files(tmp_path: Path, seed: int) -> None:
-    """At full size, also with its numbers exchanged: nothing that is evaluated was trained on."""
+    """At full size, and regardless of the order of the two numbers: no evaluated sum was trained on."""
     command = [
         sys.executable,
         str(ROOT / "scripts" / "quickstart_data.py"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The online job as users start it, without CONFIG: servers on the job's GPUs, in an image of their own, and checked.
+"""The online job as users start it, without CONFIG: servers on the job's GPUs, in their own image, and checked.
 
 A program that takes the command line of ``trtllm-serve`` stands for it; GPUs and pyxis are stand-ins too.
 """
@@ -43,7 +43,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def site(results: Path, **changes: str) -> dict[str, str]:
-    """``trtllm-serve`` is in the PATH of the site, and its jobs have a secret in their environment."""
+    """A site with ``trtllm-serve`` in its PATH, whose jobs have a secret in their environment."""
     (results / "site.env").write_text(f"PATH={results}/bin:$PATH\nexport HF_TOKEN=s3cret\n")
     own = {"PYTHON": str(program(results / "python", PYTHON)), "NEMO_MCPO_SITE": str(results / "site.env")}
     own |= {"NEMO_MCPO_RESULTS": str(results), "SEGMENTS": "1", "TASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
@@ -51,7 +51,7 @@ def site(results: Path, **changes: str) -> dict[str, str]:
 
 
 def keys(inputs: Path, results: Path, **changes: object) -> list[str]:
-    """A segment of two steps whose answers and verdicts come from servers."""
+    """Overrides for one segment of two steps, with answers and verdicts from servers."""
     judge = {"judge__kind": "openai", "judge__server__model": inputs / "model", "judge__server__max_seq_len": 4096}
     common = {"trainer__mcpo__max_steps": 2, "trainer__accelerator": "auto", "model__tensor_model_parallel_size": 2}
     words = online_overrides(inputs, results / "run", **(common | judge | changes))

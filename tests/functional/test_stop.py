@@ -22,7 +22,7 @@ from tests.support.launch import (
 
 pytestmark = pytest.mark.functional
 STEPS = {"trainer__mcpo__max_steps": 4, "trainer__mcpo__save_interval": 0}
-"""Without a stop the only checkpoint is the last one."""
+"""If the run is not stopped, its only checkpoint is the last one."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def whole(inputs) -> list[dict]:
 
 
 def started(arguments: list[str], sign: str, processes: int = 1) -> subprocess.Popen[str]:
-    """A run that has just written ``sign`` to its standard error."""
+    """Start a run and wait until it has written ``sign`` to standard error."""
     process = subprocess.Popen(
         command(TRAIN, ["--config-name=tiny_cpu", *arguments], processes),
         env=environment(),
