@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of a sweep's runs: mean ± standard deviation over seeds of each learning rate; while runs go on, too.
+"""Print the results of a sweep, finished or not: mean ± standard deviation over seeds for each learning rate.
 
 python scripts/collect_sweep.py results/mcpo_sweep --metric val_rewards/accuracy
 """
@@ -17,10 +17,10 @@ from nemo_mcpo.platform.command import run_command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the table; ``collected.json`` beside the runs has every value."""
+    """Print the table, and write all values to ``collected.json`` beside the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--metric", default="rewards/accuracy", help="of metrics.jsonl; val_…: the last validation")
+    parser.add_argument("--metric", default="rewards/accuracy", help="key of metrics.jsonl; val_…: last validation")
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.directory, arguments.metric)
     content = {"metric": arguments.metric, "runs": [asdict(run) for run in runs]}

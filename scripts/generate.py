@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples the answers of a segment of an online run from the policy that the segment starts from; kill it any time.
+"""Generate stage of an online run: sample answers from the policy at a segment's start; may be killed at any time.
 
-python scripts/generate.py --config-name gpt_onmcpo <the overrides of the run> --segment 0
+python scripts/generate.py --config-name gpt_onmcpo <the run's overrides> --segment 0
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """The stage ``generate``."""
+    """Run the stage ``generate``."""
     stage_command(argv, "generate", CONF)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks the answers of a segment of an online run, best first; kill it any time.
+"""Judge stage of an online run: rank the answers of a segment, best first; may be killed at any time.
 
-python scripts/judge.py --config-name gpt_onmcpo <the overrides of the run> --segment 0
+python scripts/judge.py --config-name gpt_onmcpo <the run's overrides> --segment 0
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """The stage ``judge``."""
+    """Run the stage ``judge``."""
     stage_command(argv, "judge", CONF)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizes a file of prompts with ranked answers into a memory-mapped dataset, as training would do at its start.
+"""Tokenize a file of prompts with ranked responses into a memory-mapped dataset, as training does when it starts.
 
     python scripts/prepare_data.py --data nectar.parquet --format nectar --tokenizer MODEL_DIR \\
         --max-prompt-length 1024 --max-length 2048 --cache-dir cache --show 2
@@ -17,7 +17,8 @@ from nemo_mcpo.platform.report import render_facts
 
 def main(argv: Sequence[str]) -> None:
     arguments = _parse_arguments(argv)
-    from nemo_mcpo.data.prepare import prepare_dataset  # heavy: --help and usage errors come before
+    # Imported late: slow, and not needed for --help or usage errors.
+    from nemo_mcpo.data.prepare import prepare_dataset
     from nemo_mcpo.data.shown import show_record
 
     start = time.monotonic()
@@ -61,17 +62,17 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="file, save_to_disk directory, or hub name")
-    parser.add_argument("--format", default=AUTO, choices=[AUTO, *FORMATS], help="default: auto, by the columns")
-    parser.add_argument("--tokenizer", help="directory of the model; not needed for the format tokens")
-    parser.add_argument("--vocab-size", type=int, help="of the model; by default read from the tokenizer directory")
-    parser.add_argument("--max-prompt-length", type=int, required=True, help="tokens kept of a prompt")
-    parser.add_argument("--max-length", type=int, required=True, help="tokens of a prompt and one answer together")
-    parser.add_argument("--drop-ranks", type=int, nargs="*", help="default: 2 for nectar; nothing after it = none")
-    parser.add_argument("--max-candidates", type=int, help="answers kept after the preferred one; by default all")
-    parser.add_argument("--min-answers", type=int, default=2, help="1 for sft; 0 = prompts alone, for OnMC-PO")
-    parser.add_argument("--ignored-keys", nargs="*", default=[], help="columns and keys of turns to ignore")
+    parser.add_argument("--format", default=AUTO, choices=[AUTO, *FORMATS], help="default: auto (by columns)")
+    parser.add_argument("--tokenizer", help="directory of the model; not needed for format tokens")
+    parser.add_argument("--vocab-size", type=int, help="of the model; default: read from the tokenizer directory")
+    parser.add_argument("--max-prompt-length", type=int, required=True, help="maximum tokens of a prompt")
+    parser.add_argument("--max-length", type=int, required=True, help="maximum tokens of a prompt and one response")
+    parser.add_argument("--drop-ranks", type=int, nargs="*", help="default: 2 for nectar; without values, none")
+    parser.add_argument("--max-candidates", type=int, help="candidates kept per prompt; default: all")
+    parser.add_argument("--min-answers", type=int, default=2, help="1 for sft; 0 for prompts alone, as in OnMC-PO")
+    parser.add_argument("--ignored-keys", nargs="*", default=[], help="columns, and keys of turns, to ignore")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print N records as the model sees them")
-    parser.add_argument("--cache-dir", required=True, help="the same as in training, which then finds the dataset")
+    parser.add_argument("--cache-dir", required=True, help="same as in training, so that it finds the dataset")
     arguments = parser.parse_args(argv)
     if arguments.tokenizer is None and arguments.format not in ("auto", "tokens"):
         parser.error(f"--format {arguments.format} needs --tokenizer")

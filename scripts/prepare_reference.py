@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares the data of a run and scores it with the initial policy, so that runs that share its cache start to train.
+"""Prepare a run's data and reference log-probs, so that every run with the same cache starts training at once.
 
     python scripts/prepare_reference.py --config-name tiny_cpu model.data.train=FILE \
         pretrained_checkpoint.restore_from_path=DIR
 
-Overrides and launchers are those of examples/train_gpt_mcpo.py; seed and learning rate do not matter. Stopped, the
-same command continues.
+Overrides and launchers are those of examples/train_gpt_mcpo.py; seed and learning rate do not matter. If it is
+interrupted, run the same command again to continue.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_mcpo.algorithms.train_command import open_run
+from nemo_mcpo.algorithms.configuration import open_run
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
 
@@ -21,7 +21,7 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check the configuration as training does, then fill the cache."""
+    """Check the configuration as training does, and fill the cache."""
     stop = StopRequest().listen()
     config, pretrained = open_run(argv, CONF)
     from nemo_mcpo.algorithms.run import prepare_reference

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to aligned models on a laptop: a small Llama learns sums from careless answers, MC-PO corrects it.
+"""From nothing to aligned models on a laptop: a small Llama learns addition from careless answers; MC-PO corrects it.
 
 python scripts/quickstart.py --seed 1
 
-The fine-tuning answers forget most carries, so the fine-tuned model forgets them too. MC-PO sees the right answer
-beside wrong ones, and the model starts to carry. OnMC-PO sees questions only: the model's own answers, ranked by the
-rule of the task, take the place of given ones, three times. Run the same command again to continue where it stopped.
+The fine-tuning answers forget most carries, so the fine-tuned model forgets them, too. MC-PO sees the right answer
+beside wrong ones, and the model starts to carry. OnMC-PO sees only questions: in each of three segments, it trains on
+the model's own answers, ranked by the task's rule. Run the same command again to continue an interrupted quickstart.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "examples" / "conf"
 PYTHON = sys.executable
 THREADS = "1"
-"""Per process: a model this small gains little from more, and loses much when other programs want the cores."""
+"""Threads per process: a model this small gains little from more, and suffers when other programs need the cores."""
 EVALUATION_MODULES = ("nemo_mcpo.evaluation.answers", "nemo_mcpo.evaluation.preference_accuracy")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages, then report."""
+    """Run the stages and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1, help="of the data, the weights and every draw (default 1)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="directory to write into")
-    parser.add_argument("--sums", type=int, nargs=3, metavar=("SFT", "MCPO", "EVAL"), help="sums of each part")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the data, weights and draws (default: 1)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="output directory")
+    parser.add_argument("--sums", type=int, nargs=3, metavar=("SFT", "MCPO", "EVAL"), help="number of sums per part")
     arguments = parser.parse_args(argv)
     leave_on_sigterm()
     out = arguments.out.resolve()
     stages = quickstart_stages(out, arguments.seed, arguments.sums)
     print(f"A small Llama learns to add, and MC-PO teaches it to carry. Files and logs: {short(out)}", flush=True)
-    # A machine with one GPU cannot give two processes one each; the quickstart is a program for CPUs everywhere.
+    # The quickstart always runs on CPUs, since a machine with one GPU could not run its pairs of processes.
     os.environ |= {"OMP_NUM_THREADS": THREADS, "CUDA_VISIBLE_DEVICES": ""}
     seconds = sum(run_stages(stages, out / "logs", start_warm))
-    print(f"{seconds:.0f} s in all\n")
+    print(f"total: {seconds:.0f} s\n")
     print(report(out, seconds))
     print(next_steps(out, stages[5].command))
 
 
 def start_warm(command: Sequence[str], **options: Any) -> Child:
-    """``start_fork``; the first call imports what all stages need."""
+    """Call ``start_fork``; the first call imports what all stages need."""
     preload([*STAGE_MODULES, *EVALUATION_MODULES])
     return start_fork(command, **options)
 
 
 def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list[Stage]:
-    """The whole pipeline; each command also works alone."""
+    """The whole pipeline; each command also works by itself."""
     sizes = dict(zip(("sft", "preferences", "evaluation"), sums, strict=True)) if sums else {}
     data = [work / name for name in ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")]
     initial, sft, mcpo, onmcpo = (work / name for name in ("initial", "sft", "mcpo", "onmcpo"))
@@ -112,7 +112,7 @@ def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list
 
 
 def script(name: str, **options: object) -> list[str]:
-    """A command line of one of our scripts."""
+    """The command line of a script in ``scripts/``."""
     words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
     return [PYTHON, str(ROOT / "scripts" / name), *words]
 
@@ -120,7 +120,7 @@ def script(name: str, **options: object) -> list[str]:
 def training(
     title: str, config: str, data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int
 ) -> Stage:
-    """A training run of two processes: two replicas, or one model in two halves."""
+    """A training run with two processes: two replicas, or one model split in two."""
     command = [PYTHON, str(ROOT / "examples" / "train_gpt_mcpo.py"), "--config-name", config]
     command += run_overrides(data, model, log_dir, seed, tensor_parallel)
     return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml", processes=2)
@@ -134,7 +134,7 @@ def online_training(title: str, prompts: Path, model: Path, log_dir: Path, seed:
 
 
 def run_overrides(data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int) -> list[str]:
-    """What every training run is given."""
+    """The overrides of every training run."""
     keys = {
         "model.data.train": data,
         "pretrained_checkpoint.restore_from_path": model,
@@ -147,14 +147,14 @@ def run_overrides(data: Path, model: Path, log_dir: Path, seed: int, tensor_para
 
 
 def export(log_dir: Path) -> Stage:
-    """The newest checkpoint of a run as a Hugging Face directory."""
+    """The stage that exports a run's newest checkpoint as a Hugging Face directory."""
     out = log_dir / "huggingface"
     command = script("export_model.py", checkpoint=log_dir, out=out)
     return Stage("export it as a Hugging Face directory", command, [out])
 
 
 def report(out: Path, seconds: float) -> str:
-    """The table and examples; writes ``summary.json``."""
+    """Write ``summary.json``, and return the table and examples."""
     results = json.loads((out / "evaluation.json").read_text())
     scores = {
         policy: Scores(**{name: Interval(**rate) for name, rate in results[policy].items()}) for policy in POLICIES
@@ -165,7 +165,7 @@ def report(out: Path, seconds: float) -> str:
 
 
 def next_steps(out: Path, command: Sequence[str]) -> str:
-    """Files worth opening, and the MC-PO command to play with."""
+    """Files worth opening, and the MC-PO command to experiment with."""
     words = ["torchrun", "--nproc-per-node=2", *map(short, command[1:4])]
     lines = [shlex.join(words), *(shlex.quote(short(override)) for override in command[4:])]
     files = {
@@ -182,14 +182,14 @@ def next_steps(out: Path, command: Sequence[str]) -> str:
             "Where to look next",
             *(f"  {title:<19}{short(path)}" for title, path in files.items()),
             "  your own data      docs/data.md",
-            "The MC-PO command (change a setting, and give it another explicit_log_dir):",
+            "The MC-PO command (to change a setting, also choose another explicit_log_dir):",
             "  " + " \\\n      ".join(lines),
         ]
     )
 
 
 def short(text: object) -> str:
-    """Paths below the current directory without it."""
+    """A text with paths relative to the current directory."""
     return str(text).replace(f"{os.getcwd()}{os.sep}", "")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From nothing to an aligned small model, on any machine with Python 3.11; run it again to continue where it stopped.
+# Train and align a small model from scratch, on any machine with Python 3.11; run it again to continue after a stop.
 #
 #   bash scripts/quickstart.sh [--seed N]
 set -euo pipefail

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1 of the quickstart: sums for fine-tuning, for preferences and for evaluation, no sum in two of them.
+"""Stage 1 of the quickstart: draw disjoint sets of sums for fine-tuning, preferences and evaluation.
 
 python scripts/quickstart_data.py --out results/quickstart --seed 1
 
-    sft.jsonl                   worked answers of a writer who often forgets to carry
+    sft.jsonl                   worked answers that often forget to carry
     preference_prompts.jsonl    questions only
-    evaluation.jsonl            held out, in Nectar's schema: the right answer and six wrong ones, made by the rule
+    evaluation.jsonl            held-out sums in Nectar's schema: the right answer and six constructed wrong ones
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from nemo_mcpo.storage.atomic import write_whole
 def main(argv: Sequence[str]) -> None:
     """Draw the sums and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory to write into")
+    parser.add_argument("--out", type=Path, required=True, help="output directory")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--sft", type=int, default=24_000, help="sums to fine-tune on")
-    parser.add_argument("--preferences", type=int, default=1_280, help="sums to sample and rank answers to")
-    parser.add_argument("--evaluation", type=int, default=600, help="sums held out")
+    parser.add_argument("--sft", type=int, default=24_000, help="number of sums for fine-tuning")
+    parser.add_argument("--preferences", type=int, default=1_280, help="number of sums for sampled, ranked answers")
+    parser.add_argument("--evaluation", type=int, default=600, help="number of held-out sums")
     arguments = parser.parse_args(argv)
     generator = random.Random(arguments.seed)
     problems = iter(draw_problems(arguments.sft + arguments.preferences + arguments.evaluation, generator))
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object a line; the file appears when it is whole."""
+    """Write one JSON object per line; the file appears only when it is complete."""
     write_whole(path, (json.dumps(record).encode() + b"\n" for record in records), private=False)
     print(path)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last stage of the quickstart: greedy answers and preference accuracy of all models on the held-out sums.
+"""Last stage of the quickstart: evaluate all models on the held-out sums, by greedy answers and preference accuracy.
 
 python scripts/quickstart_evaluate.py --data evaluation.jsonl --sft DIR --mcpo DIR --onmcpo DIR --out evaluation.json
 """
@@ -54,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate(directory: Path, problems: list[Problem], items: list) -> tuple[dict[str, object], list[str]]:
     """Scores of one model, and its greedy answers."""
-    from nemo_mcpo.evaluation.answers import Decoding, generate_answers
-    from nemo_mcpo.evaluation.exact_match import exact_match
+    from nemo_mcpo.evaluation.answers import Decoding, exact_match, generate_answers
     from nemo_mcpo.evaluation.preference_accuracy import preference_accuracy
     from nemo_mcpo.evaluation.report import Scores
     from nemo_mcpo.rollouts.generation import load_policy

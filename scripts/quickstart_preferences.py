@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 5 of the quickstart: answers sampled from the fine-tuned model, ranked by the rule, in Nectar's schema.
+"""Stage 5 of the quickstart: sample answers from the fine-tuned model, rank them by the rule, write Nectar's schema.
 
 python scripts/quickstart_preferences.py --model DIR --prompts prompts.jsonl --out preferences.jsonl --seed 1
 """
@@ -23,7 +23,7 @@ BATCH_SIZE = 256
 
 
 def main(argv: Sequence[str]) -> None:
-    """Sample, rank, write."""
+    """Sample answers, rank them, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face directory to sample from")
     parser.add_argument("--prompts", type=Path, required=True)
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> None:
     write_lines(arguments.out, map(nectar_record, problems, ranked, samples))
     right = sum(map(is_right, repeated, answers)) / len(answers)
     own = sum(text in sampled for texts, sampled in zip(ranked, samples, strict=True) for text in texts[1:])
-    print(f"right among {len(answers)} samples: {right:.3f}")
-    print(f"wrong answers from the model itself: {own} of {len(ranked) * (NUM_ANSWERS - 1)}, the others by the rule")
+    print(f"share of right answers among {len(answers)} samples: {right:.3f}")
+    print(f"wrong answers sampled from the model: {own} of {len(ranked) * (NUM_ANSWERS - 1)}, the others constructed")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the stages of the quickstart one after the other: logs to files, one line a stage, finished ones are skipped.
+"""Run the stages of the quickstart in order, with one log file and one printed line per stage; skip finished stages.
 
-A stage is finished when ``logs/<number>.json`` holds its recipe (the command and the content of its configuration) and
-its seconds. Where the recipe changed, this stage and all after it start over; where it was interrupted, it runs again.
+A stage is finished if ``logs/<number>.json`` has its recipe (the command and the content of its configuration) and its
+seconds. If the recipe has changed, this stage and all later ones start over; an interrupted stage runs again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Stage:
     """One command.
 
     Attributes:
-        title: what it does, for people.
+        title: what it does, for the user.
         command: Python, a script and its arguments.
         outputs: what it writes; removed before the stage starts over with another recipe.
         config: a configuration file that the command reads.
-        processes: that run the command together.
+        processes: number of processes that run the command together.
     """
 
     title: str
@@ -51,15 +51,15 @@ class Stage:
 
     @property
     def recipe(self) -> str:
-        """Hash of everything that makes the stage's result."""
+        """Hash of everything that determines the stage's result."""
         content = b"" if self.config is None else self.config.read_bytes()
         return hashlib.sha256(json.dumps([*self.command, self.processes]).encode() + content).hexdigest()
 
 
 def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child]) -> list[float]:
-    """Seconds of every stage, also of those that an earlier call finished; of an interrupted one, its last attempt.
+    """Run unfinished stages, and return the seconds of all; for an interrupted stage, those of its last attempt.
 
-    ``start``: ``start_child`` or ``start_fork``.
+    ``start`` is ``start_child`` or ``start_fork``.
     """
     logs.mkdir(parents=True, exist_ok=True)
     seconds = []
@@ -68,7 +68,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child])
         head = f"[{number}/{len(stages)}] {stage.title}"
         saved: dict[str, Any] = json.loads(mark.read_text()) if mark.exists() else {"recipe": stage.recipe}
         if saved["recipe"] != stage.recipe:
-            print(f"{head}: its settings changed; from here on everything is made again", flush=True)
+            print(f"{head}: settings changed; rerunning this and all later stages", flush=True)
             _clear(stages[number - 1 :], [logs / f"{later}.json" for later in range(number, len(stages) + 1)])
             saved = {"recipe": stage.recipe}
         if "seconds" not in saved:
@@ -76,7 +76,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, start: Callable[..., Child])
             saved["seconds"] = _run(stage, head, logs / f"{number}.log", start)
             write_json(mark, saved, private=False)
         else:
-            print(f"{head}: finished before, {saved['seconds']:.0f} s", flush=True)
+            print(f"{head}: already finished, {saved['seconds']:.0f} s", flush=True)
         seconds.append(saved["seconds"])
     return seconds
 
@@ -112,14 +112,14 @@ def _run(stage: Stage, head: str, log: Path, start: Callable[..., Child]) -> flo
 
 
 def _reason(log: Path) -> list[str]:
-    """The lines of a failed command's log worth showing: from its own ``error:`` line on, else the last ones."""
+    """The relevant lines of a failed command's log: from its ``error:`` line on, else the last ones."""
     lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
     first = next((number for number, line in enumerate(lines) if line.startswith("error: ")), -LINES_SHOWN)
     return lines[first:][:LINES_SHOWN]
 
 
 def _show(text: str) -> None:
-    """On a terminal, the current line anew; in a file, more of it."""
+    """Rewrite the current line on a terminal; append to it in a file."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
         text = f"\r{text[:width]:<{width}}"
@@ -127,7 +127,7 @@ def _show(text: str) -> None:
 
 
 def _last_words(log: Path) -> str:
-    """The end of a progress bar, if the log ends with one."""
+    """The end of the progress bar at the end of the log, if there is one."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 400))
         parts = file.read().decode(errors="replace").replace("\r", "\n").split("\n")

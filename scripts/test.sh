@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Every check and every test, from any folder, on a fresh machine with Python 3.11. The exit code is the truth.
+# Run every check and test, from any directory, on any machine with Python 3.11; exits with 0 only if all pass.
 #
 #   bash scripts/test.sh                           checks (as in .pre-commit-config.yaml), then all tests
 #   bash scripts/test.sh tests/unit -k kernel      only pytest, with these arguments
@@ -25,7 +25,7 @@ check mypy
 check codespell
 check shellcheck -x .ci/run scripts/*.sh slurm/*.sh
 check hadolint Dockerfile
-# Two at a time, each with one thread: half of the time goes into starting processes.
+# Two workers with one thread each, since half of the time is spent starting processes.
 check env OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 if [ "${#failed[@]}" -gt 0 ]; then

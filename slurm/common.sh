@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# What the job scripts share: nemo_mcpo_begin reads the site and checks the job, nemo_mcpo_train and nemo_mcpo_online run
-# the processes, nemo_mcpo_end decides between done, failed, and once more.
+# Shared by the job scripts: nemo_mcpo_begin reads the site file and checks the job, nemo_mcpo_train and nemo_mcpo_online
+# run the processes, nemo_mcpo_end decides between done, failed, and requeue.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 STOP_CODE=75 # stopped early with everything saved
 STOP_ASKED=false STEP='' CODE=0
-RUN_NAME='' ARRAY_TASK='' # below the job's directory, for a job of several runs
+RUN_NAME='' ARRAY_TASK='' # set by jobs with several runs: the run's directory below the job's, and its array task
 
 say() { printf '[%s +%d s] %s\n' "$NEMO_MCPO_JOB" "$SECONDS" "$*" >&2; }
 die() { say "error: $*" && exit 2; }
@@ -19,7 +19,7 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
         case "$word" in
             --dry-run) DRY_RUN=true ;;
             *=*) OVERRIDES+=("$word") ;;
-            *) die "not an override: $word. Fix: key=value, or --dry-run" ;;
+            *) die "not an override: $word. Fix: use key=value, or --dry-run" ;;
         esac
     done
     local site="${NEMO_MCPO_SITE:-$ROOT/slurm/site.env}"
@@ -29,25 +29,25 @@ nemo_mcpo_begin() { # [--dry-run] Hydra overrides
     RUN_DIR="$results/${SLURM_JOB_NAME:-$NEMO_MCPO_JOB}${RUN_NAME:+/$RUN_NAME}"
     export NEMO_MCPO_CACHE="${NEMO_MCPO_CACHE:-$results/cache}"
     nemo_mcpo_job
-    # Of a heterogeneous job the first group trains, the second one answers and judges.
+    # In a heterogeneous job, the first group trains; the second one generates and judges.
     NODES="${SLURM_JOB_NUM_NODES_HET_GROUP_0:-${SLURM_JOB_NUM_NODES:-1}}"
     NODELIST="${SLURM_JOB_NODELIST_HET_GROUP_0:-${SLURM_JOB_NODELIST:-}}"
     TASKS_PER_NODE="${TASKS_PER_NODE:-$(nemo_mcpo_gpus)}"
-    [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Fix: another partition, or TASKS_PER_NODE for CPUs"
+    [ "$TASKS_PER_NODE" -gt 0 ] || die "this node has no GPUs. Fix: choose another partition, or set TASKS_PER_NODE to use CPUs"
     CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
     nemo_mcpo_containers
     say "run $RUN_DIR, training on $NODES x $TASKS_PER_NODE processes, cache $NEMO_MCPO_CACHE"
     $DRY_RUN && return
-    [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Fix: sbatch $0, or --dry-run"
+    [ -n "${SLURM_JOB_ID:-}" ] || die "not a Slurm job. Fix: submit it by sbatch $0, or add --dry-run"
     trap nemo_mcpo_stop USR1 TERM
-    mkdir -p "$RUN_DIR/logs" "$NEMO_MCPO_CACHE" || die "$RUN_DIR cannot be made. Fix: NEMO_MCPO_RESULTS in slurm/site.env"
+    mkdir -p "$RUN_DIR/logs" "$NEMO_MCPO_CACHE" || die "cannot create $RUN_DIR or $NEMO_MCPO_CACHE. Fix: set NEMO_MCPO_RESULTS in slurm/site.env"
     NEMO_MCPO_JOB_START="$(date +%s)" && export NEMO_MCPO_JOB_START
     nemo_mcpo_canary
     nemo_mcpo_rendezvous
     say "job $SLURM_JOB_ID, start $((RESTART + 1)), on $NODELIST; log $LOG"
 }
 
-# What Slurm says of this job. The environment may be that of a job from which this one was submitted.
+# Facts from Slurm about this job, since the environment may be inherited from the job that submitted this one.
 nemo_mcpo_job() {
     JOB="${ARRAY_TASK:-${SLURM_JOB_ID:-}}" RESTART=0
     if [ -n "$JOB" ]; then
@@ -57,29 +57,29 @@ nemo_mcpo_job() {
             unset SLURM_HET_SIZE SLURM_JOB_NUM_NODES_HET_GROUP_0 SLURM_JOB_NODELIST_HET_GROUP_{0,1}
     fi
     LOG="$RUN_DIR/logs/${SLURM_JOB_ID:-dry}-$RESTART.log"
-    export NEMO_MCPO_FAILURE="${LOG%.log}.failed" # a rank that ends with an error leaves this file
+    export NEMO_MCPO_FAILURE="${LOG%.log}.failed" # written by a rank that fails
 }
 
 nemo_mcpo_stop() {
-    say 'asked to stop; the ranks save and leave'
+    say 'stop requested; the ranks save and exit'
     STOP_ASKED=true
     [ -z "$STEP" ] || nemo_mcpo_pass_on "$STEP" &
 }
 
-nemo_mcpo_pass_on() { # more than once: srun forgets a signal that comes while it launches the ranks
+nemo_mcpo_pass_on() { # repeatedly: srun drops a signal that arrives while it launches the ranks
     trap - USR1 TERM
     for _ in 1 2 3 4 5 6; do kill -USR1 "$1" 2>/dev/null && sleep 5 || return 0; done
 }
 
-nemo_mcpo_gpus() { # of one node
+nemo_mcpo_gpus() { # GPUs per node
     local found="${SLURM_GPUS_ON_NODE:-}"
     [ -n "$found" ] || found="$(sinfo -h -o %G 2>/dev/null | sed -n 's/.*gpu:\([^:,(]*:\)*\([0-9][0-9]*\).*/\2/p' | sort -n | tail -n 1)"
-    [ -n "$found" ] || ! $DRY_RUN || { say "no Slurm here says how many GPUs a node has: 8?" && found=8; }
+    [ -n "$found" ] || ! $DRY_RUN || { say "no Slurm here to ask for the GPUs per node; assuming 8" && found=8; }
     echo "${found:-0}"
 }
 
-# CONTAINER: words for srun; INSIDE: words before the program. SERVER_CONTAINER, SERVER_INSIDE: the same of servers in an
-# image of their own, which their overrides SERVER_WORDS lead to.
+# Sets CONTAINER (options for srun) and INSIDE (words before the program). SERVER_CONTAINER and SERVER_INSIDE are the same
+# for servers with their own image; the overrides in SERVER_WORDS make servers use it.
 nemo_mcpo_containers() {
     CONTAINER=() INSIDE=() SERVER_CONTAINER=() SERVER_INSIDE=() SERVER_WORDS=()
     if [ -z "${CONTAINER_IMAGE:-}" ]; then
@@ -87,7 +87,7 @@ nemo_mcpo_containers() {
     else
         nemo_mcpo_container CONTAINER_IMAGE
         CONTAINER=(${WORDS[@]+"${WORDS[@]}"}) INSIDE=(${BEFORE[@]+"${BEFORE[@]}"})
-        # Without this option what the image sets wins over what the job sets.
+        # Without this option, the image's variables override the job's.
         [ ${#CONTAINER[@]} -eq 0 ] || ! srun --help 2>/dev/null | grep -e --container-env >/dev/null ||
             CONTAINER+=("--container-env=$(nemo_mcpo_exported)")
     fi
@@ -98,11 +98,11 @@ nemo_mcpo_containers() {
     SERVER_WORDS=({rollouts,judge}".server.prefix=[$ROOT/slurm/server_step.sh]")
 }
 
-nemo_mcpo_container() { # variable with the image: WORDS for srun, or words BEFORE the program
+nemo_mcpo_container() { # name of the variable with the image; sets WORDS for srun, or words BEFORE the program
     local image="${!1}" mount runtime
     local mounts="$ROOT:$ROOT,${RUN_DIR%/*}:${RUN_DIR%/*},$NEMO_MCPO_CACHE:$NEMO_MCPO_CACHE${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
     for mount in ${CONTAINER_MOUNTS//,/ }; do
-        [ -e "${mount%%:*}" ] || die "a mount does not exist: ${mount%%:*}. Fix: CONTAINER_MOUNTS in slurm/site.env"
+        [ -e "${mount%%:*}" ] || die "mount does not exist: ${mount%%:*}. Fix: correct CONTAINER_MOUNTS in slurm/site.env"
     done
     WORDS=() BEFORE=()
     if srun --help 2>/dev/null | grep -e --container-image >/dev/null; then
@@ -110,30 +110,30 @@ nemo_mcpo_container() { # variable with the image: WORDS for srun, or words BEFO
     elif runtime="$(command -v apptainer || command -v singularity)"; then
         BEFORE=("$runtime" exec --nv --bind "$mounts" --pwd "$ROOT" "$image")
     else
-        die "nothing here can run $1=$image (no pyxis, no apptainer). Fix: install one, or unset it"
+        die "no runtime for $1=$image (neither pyxis nor apptainer). Fix: install one of them, or unset $1"
     fi
 }
 
-nemo_mcpo_exported() { # names of the job's own variables that ranks need
+nemo_mcpo_exported() { # names of the job's variables that ranks need
     local name names=PYTHONPATH,MASTER_ADDR,MASTER_PORT
     for name in ${!NEMO_MCPO_@} ${!NCCL_@} ${!GLOO_@} ${!TORCH_@} ${!HF_@} ${!OMP_@}; do names="$names,$name"; done
     echo "$names"
 }
 
-nemo_mcpo_canary() { # a file that every node must see
+nemo_mcpo_canary() { # check that every node sees a file written here
     local file="$RUN_DIR/.canary-$SLURM_JOB_ID" token="$SLURM_JOB_ID-$RANDOM"
     echo "$token" >"$file"
     # shellcheck disable=SC2016  # expands on the node
     srun --input=none --export=ALL ${SLURM_HET_SIZE:+--het-group=0} --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --gres=none --overlap \
         bash -c '[ "$(cat "$0" 2>/dev/null)" = "$1" ] || { echo "$(hostname) does not see $0" >&2; exit 1; }' "$file" "$token" ||
-        die "$RUN_DIR is not the same directory on every node. Fix: NEMO_MCPO_RESULTS on a shared file system"
+        die "$RUN_DIR is not shared by all nodes. Fix: set NEMO_MCPO_RESULTS to a directory on a shared file system"
     rm -f "$file"
 }
 
 nemo_mcpo_rendezvous() {
     local first
     first="$(scontrol show hostnames "$NODELIST" | head -n 1)"
-    # A node's name need not resolve; Slurm knows an address that does.
+    # The node's name may not resolve, but Slurm knows its address.
     getent hosts "$first" >/dev/null ||
         first="$(scontrol show node -o "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')"
     export MASTER_ADDR="$first" MASTER_PORT="$((15000 + (SLURM_JOB_ID * 7 + RESTART) % 15000))"
@@ -146,8 +146,8 @@ nemo_mcpo_train() { # config name, overrides of the job
     nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "${WORDS[@]}"
 }
 
-# config name, overrides of the job. The program checks what servers need, where they will run, so that no mistake waits for
-# hours, and lists the stages that are left and how each starts.
+# config name, overrides of the job. First the program checks, on the servers' node, what they need, so that mistakes show
+# up at once, and lists the unfinished stages and how each one starts.
 nemo_mcpo_online() {
     local config="$1" listing="${LOG%.log}.stages" servers="${SLURM_JOB_NODELIST_HET_GROUP_1:-$NODELIST}" && shift
     local stages segment segments launch stage nodes
@@ -159,20 +159,20 @@ nemo_mcpo_online() {
     $DRY_RUN || stages="$(cat "$listing")"
     [ -n "$stages" ] || return 0
     while read -r -u 3 segment segments launch stage; do
-        ! $DRY_RUN || [ "$segment" = "${stages%% *}" ] || return 0 # the others differ by their number
+        ! $DRY_RUN || [ "$segment" = "${stages%% *}" ] || return 0 # other segments differ only by number
         case "$launch" in servers) nodes="$servers" ;; *) nodes="$NODELIST" ;; esac
         say "segment $((segment + 1)) of $segments: $stage${nodes:+ on $nodes}"
         set -- "${WORDS[@]}" --stage "$stage" --segment "$segment"
         case "$launch" in
             one) nemo_mcpo_step 0 1 1 "$@" ;;
             all) nemo_mcpo_step 0 "$NODES" "$TASKS_PER_NODE" "$@" ;;
-            servers) nemo_mcpo_serving 1 "$@" ;; # on all GPUs of its node
+            servers) nemo_mcpo_serving 1 "$@" ;; # may use all GPUs of its node
         esac
         [ "$CODE" -eq 0 ] || return 0
     done 3<<<"$stages"
 }
 
-nemo_mcpo_words() { # program, config name, overrides of the job; those of the user come last and win
+nemo_mcpo_words() { # program, config name, overrides of the job; the user's overrides come last and take precedence
     local program="$1" config="$2" && shift 2
     WORDS=("$PYTHON" "$ROOT/$program" --config-name "$config" "exp_manager.explicit_log_dir=$RUN_DIR")
     [ -z "${DATA:-}" ] || WORDS+=("model.data.train=$DATA")
@@ -180,22 +180,22 @@ nemo_mcpo_words() { # program, config name, overrides of the job; those of the u
     WORDS+=("trainer.num_nodes=$NODES" "$@" ${OVERRIDES[@]+"${OVERRIDES[@]}"})
 }
 
-# What a plan can say of the servers: models and sums, where this machine's Python has what that needs. No Slurm, no image.
-# Prints the stages that are left.
+# What a plan can check about servers without Slurm or an image: models and sizes, if a Python here has the packages for
+# it. Prints the unfinished stages.
 nemo_mcpo_check_here() {
     local python="${PYTHON:-python}" needed='import sys, importlib.util as u
 sys.exit(None in map(u.find_spec, ("hydra", "pydantic", "transformers")))'
     [ -z "${CONTAINER_IMAGE:-}" ] || [ ! -x "$ROOT/.venv/bin/python" ] || python="$ROOT/.venv/bin/python"
     if ! PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" -c "$needed" 2>/dev/null; then
-        say "servers are checked, and stages listed, when the job starts: no Python here has this project's packages"
+        say "no Python here has this project's packages; servers are checked and stages listed when the job starts"
         return 0
     fi
-    say 'check, as far as that can be done here'
+    say 'checking what can be checked on this machine'
     PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "${WORDS[@]:1}" --dry-run --gpus "$TASKS_PER_NODE" \
         --list-stages /dev/fd/3 3>&1 >&2
 }
 
-# group of a heterogeneous job, command: a step of one process that starts servers, some of them perhaps as steps too.
+# group of a heterogeneous job, command: a step of one process that starts servers, possibly as steps of their own.
 nemo_mcpo_serving() {
     local group="$1" watcher && shift
     if $DRY_RUN; then
@@ -207,12 +207,12 @@ nemo_mcpo_serving() {
     nemo_mcpo_serve "$group" &
     watcher=$!
     nemo_mcpo_step "$group" 1 1 "$@"
-    kill -TERM "$watcher" # ends the steps that are left: what comes next needs their GPUs
+    kill -TERM "$watcher" # also ends leftover server steps, whose GPUs the next stage needs
     while kill -0 "$watcher" 2>/dev/null; do wait "$watcher" || true; done
     rm -rf "$NEMO_MCPO_SERVER_STEPS"
 }
 
-# group: start a step for each request of slurm/server_step.sh, and end it where it asks for that.
+# group: start a step for each request from slurm/server_step.sh, and end it on request.
 nemo_mcpo_serve() {
     local file stopped=false
     declare -A started=()
@@ -221,7 +221,7 @@ nemo_mcpo_serve() {
     until $stopped; do
         for file in "$NEMO_MCPO_SERVER_STEPS"/*.request "$NEMO_MCPO_SERVER_STEPS"/*.stop; do
             case "$file" in
-                *'*'*) continue ;; # there is none
+                *'*'*) continue ;; # the pattern matched nothing
                 *.stop)
                     [ -z "${started[${file%.stop}]:-}" ] || kill -TERM "${started[${file%.stop}]}" 2>/dev/null || true
                     rm -f "$file"
@@ -240,12 +240,12 @@ nemo_mcpo_serve() {
     wait || true
 }
 
-# group, request without its ending: one server. It gets the variables that its caller has, and no others of the job.
+# group, request file without its suffix: one server. It gets its caller's variables and no other variables of the job.
 nemo_mcpo_server_step() {
     local NODE='' LOG='' DEVICES='' NAMES='' OPTIONS=() WORDS=() server code=0 ended=false
     # shellcheck source=/dev/null
     source "$2.taken"
-    [ -z "$DEVICES" ] || WORDS=(env "CUDA_VISIBLE_DEVICES=$DEVICES" "${WORDS[@]}") # not those that Slurm gives the step
+    [ -z "$DEVICES" ] || WORDS=(env "CUDA_VISIBLE_DEVICES=$DEVICES" "${WORDS[@]}") # instead of the GPUs that Slurm gives the step
     trap 'ended=true; kill -TERM "$server" 2>/dev/null' TERM
     srun --input=none --overlap --kill-on-bad-exit=1 --mpi="${SRUN_MPI:-none}" --cpu-bind=none --export="${NAMES:-NONE}" \
         ${SLURM_HET_SIZE:+"--het-group=$1"} --nodes=1 --ntasks=1 ${NODE:+"--nodelist=$NODE"} --output="$LOG" --open-mode=append \
@@ -254,13 +254,13 @@ nemo_mcpo_server_step() {
     server=$!
     while kill -0 "$server" 2>/dev/null; do wait "$server" || true; done
     wait "$server" || code=$?
-    ! $ended || say "ended ${2##*/}"
+    ! $ended || say "stopped server step ${2##*/}"
     echo "$code" >"$2.new" && mv "$2.new" "$2.code"
 }
 
-# group of a heterogeneous job, nodes, tasks on each, command: one srun, whose exit code is left in CODE. --wait instead of
-# --kill-on-bad-exit: the first rank to leave with 75 must not take the others with it, and a rank that died must not leave
-# the others waiting for long.
+# group of a heterogeneous job, nodes, tasks per node, command: one srun; sets CODE to its exit code. --wait is used instead
+# of --kill-on-bad-exit, because the first rank that exits with 75 must not kill the others, which still save, while ranks
+# that wait for a dead one must end soon.
 nemo_mcpo_step() {
     local group="$1" nodes="$2" tasks="$3" && shift 3
     local cpus="SLURM_JOB_CPUS_PER_NODE${SLURM_HET_SIZE:+_HET_GROUP_$group}" # such as 64 or 64(x2)
@@ -280,18 +280,18 @@ nemo_mcpo_step() {
     export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
     "${step[@]}" &
     STEP=$!
-    ! $STOP_ASKED || nemo_mcpo_pass_on "$STEP" & # it came while the step was started
-    while kill -0 "$STEP" 2>/dev/null; do wait "$STEP" || true; done # a signal ends a wait early
+    ! $STOP_ASKED || nemo_mcpo_pass_on "$STEP" & # the request came while the step was starting
+    while kill -0 "$STEP" 2>/dev/null; do wait "$STEP" || true; done # a signal interrupts wait
     wait "$STEP" || CODE=$?
     STEP=''
     [ "$CODE" -le 128 ] || nemo_mcpo_explain
 }
 
-# A step ends with a code above 128 when a rank was killed, also where srun killed those that waited for one that failed.
+# The exit code is above 128 if a rank was killed, but also if srun killed ranks that waited for one that had failed.
 nemo_mcpo_explain() {
     if [ -e "$NEMO_MCPO_FAILURE" ]; then
         CODE=1
-    elif $STOP_ASKED; then # before the ranks could listen
+    elif $STOP_ASKED; then # the ranks were not listening for signals yet
         CODE=$STOP_CODE
     fi
 }
@@ -306,14 +306,14 @@ nemo_mcpo_end() {
         tail -n 30 "$LOG" >&2 || true
         exit "$CODE"
     fi
-    # 75: saved. Above 128: a signal ended a rank, and the run continues from its last checkpoint.
+    # 75: everything is saved. Above 128: a rank was killed, and the run resumes from its last checkpoint.
     if [ "$CODE" -ne "$STOP_CODE" ]; then
         say "a rank was killed (code $CODE); the end of $LOG:"
         tail -n 30 "$LOG" >&2 || true
-        nemo_mcpo_progressed || { say "killed twice with nothing saved in between: not once more" && exit "$CODE"; }
+        nemo_mcpo_progressed || { say "no progress between two kills; giving up" && exit "$CODE"; }
     fi
     if [ "$RESTART" -ge "${MAX_RESTARTS:-20}" ]; then
-        say "started $((RESTART + 1)) times (MAX_RESTARTS=${MAX_RESTARTS:-20}): not once more. sbatch the same to continue"
+        say "started $((RESTART + 1)) times (MAX_RESTARTS=${MAX_RESTARTS:-20}); giving up. Fix: submit the same job to continue"
         exit "$CODE"
     fi
     nemo_mcpo_requeue
@@ -321,19 +321,19 @@ nemo_mcpo_end() {
 
 nemo_mcpo_requeue() {
     local attempt
-    trap - USR1 TERM # Slurm's own signal, from now on
+    trap - USR1 TERM # from here on, Slurm's own SIGTERM must end this script
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
         case "$(squeue -h -j "$JOB" -o %T 2>/dev/null)" in
-            COMPLETING | CANCELLED) say "cancelled: not requeued" && exit "$CODE" ;;
+            COMPLETING | CANCELLED) say "cancelled; not requeuing" && exit "$CODE" ;;
         esac
-        say "requeued"
+        say "requeuing"
         ! scontrol requeue "$JOB" || { sleep 600 && exit "$CODE"; } # Slurm ends this script
-        say "attempt $attempt failed; the controller may be away" && sleep 30
+        say "attempt $attempt failed; the controller may be down" && sleep 30
     done
     exit "$CODE"
 }
 
-nemo_mcpo_progressed() { # since a rank of this job was killed before
+nemo_mcpo_progressed() { # whether anything was saved since a rank of this job was last killed
     local note="$RUN_DIR/logs/$SLURM_JOB_ID.killed" saved
     saved="$(find "$RUN_DIR" "$NEMO_MCPO_CACHE" \( -path '*/checkpoints/*' -o -path '*/segments/*' -o -path '*/answers/*' \
         -o -path '*/reference/*' -o -path '*/verdicts/*' \) ! -path '*.incomplete/*' ! -path '*/logs/*' \

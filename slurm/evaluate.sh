@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The win rate of a run's newest checkpoint against the policy that it started from, on held-out prompts, by a judge.
+# Evaluate a run's newest checkpoint: its win rate against its initial policy on held-out prompts, decided by a judge.
 #
 #   RUN=/shared/results/mcpo_llama8b EVAL_DATA=/shared/data/held_out.jsonl sbatch slurm/evaluate.sh \
 #       model.data.format=jsonl judge.server.model=/shared/models/Judge-70B judge.server.tensor_parallel_size=8
 #   RUN=/shared/models/Other BASELINE=/shared/models/SFT … sbatch slurm/evaluate.sh …   # any two models
-#   bash slurm/evaluate.sh --dry-run                                                  # the plan; also outside Slurm
+#   bash slurm/evaluate.sh --dry-run                                                  # print the plan; needs no Slurm
 #
-# One node; the answers and then the verdicts come from servers on its GPUs. What is finished is not done again.
+# Runs on one node, whose GPUs serve the policies and then the judge. A restarted job skips finished work.
 #SBATCH --job-name=mcpo_evaluate
 #SBATCH --nodes=1
 #SBATCH --exclusive

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# MC-PO of Mistral-7B on Nectar as in the paper, one node of 8 x A100-80GB or newer.
+# Train Mistral-7B with MC-PO on Nectar as in the paper, on one node of 8 A100-80GB or newer.
 #
-#   sbatch slurm/mcpo_mistral7b.sh                                    # after slurm/site.env says where things are
-#   sbatch --nodes=2 slurm/mcpo_mistral7b.sh model.optim.lr=1e-6      # Hydra overrides follow
-#   bash slurm/mcpo_mistral7b.sh --dry-run                            # the plan; also outside Slurm
+#   sbatch slurm/mcpo_mistral7b.sh                                    # with paths set in slurm/site.env
+#   sbatch --nodes=2 slurm/mcpo_mistral7b.sh model.optim.lr=1e-6      # Hydra overrides follow the script
+#   bash slurm/mcpo_mistral7b.sh --dry-run                            # print the plan; needs no Slurm
 #
-# Stopped by the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
+# On the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
 #SBATCH --job-name=mcpo_mistral7b
 #SBATCH --nodes=1
 #SBATCH --exclusive

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# OnMC-PO of Llama-3.1-8B: three segments, each export, generate (TensorRT-LLM, one replica a GPU), judge and train, one
-# after the other on one node of 8 x A100-80GB or newer; what is finished is not done again.
+# Train Llama-3.1-8B with OnMC-PO on one node of 8 A100-80GB or newer: three segments, each of which exports, generates
+# (TensorRT-LLM, one replica per GPU), judges and trains. A restarted job skips finished stages.
 #
 #   sbatch slurm/onmcpo_llama8b.sh judge.server.model=/shared/models/Judge-70B judge.server.tensor_parallel_size=8
-#   sbatch --gres=gpu:8 : --nodes=1 --gres=gpu:8 --exclusive slurm/onmcpo_llama8b.sh …    # training and servers apart
-#   bash slurm/onmcpo_llama8b.sh --dry-run                                             # the plan; also outside Slurm
+#   sbatch --gres=gpu:8 : --nodes=1 --gres=gpu:8 --exclusive slurm/onmcpo_llama8b.sh …    # separate nodes for servers
+#   bash slurm/onmcpo_llama8b.sh --dry-run                                             # print the plan; needs no Slurm
 #
-# Stopped by the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
+# On the time limit, a preemption or `scancel --signal=USR1`, it saves, requeues itself and continues.
 #SBATCH --job-name=onmcpo_llama8b
 #SBATCH --nodes=1
 #SBATCH --exclusive

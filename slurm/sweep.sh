@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The paper's sweep: 7 learning rates x 3 seeds, each a run of its own, on one prepared dataset and one reference cache.
+# Run the paper's sweep: 7 learning rates x 3 seeds, one run each, sharing a prepared dataset and a reference cache.
 #
-#   bash slurm/sweep.sh trainer.mcpo.val_check_interval=200         # submits three jobs, the next waits for the one before:
-#                                                                   # the cache, the array of runs, the collector's table
+#   bash slurm/sweep.sh trainer.mcpo.val_check_interval=200         # submits three jobs that wait for each other:
+#                                                                   # the cache, an array of runs, a table
 #   LRS="1e-6 2e-6" SEEDS="1 2" METRIC=val_loss bash slurm/sweep.sh # another grid, another metric
-#   bash slurm/sweep.sh --dry-run                                   # the plan; also outside Slurm
-#   SBATCH_OPTIONS="--nodes=2 --time=12:00:00" bash slurm/sweep.sh  # more for sbatch
+#   bash slurm/sweep.sh --dry-run                                   # print the plan; needs no Slurm
+#   SBATCH_OPTIONS="--nodes=2 --time=12:00:00" bash slurm/sweep.sh  # more options for sbatch
 #
-# Printed again, also while runs go on: python scripts/collect_sweep.py <results>/mcpo_sweep --metric "$METRIC"
+# Print the table at any time: python scripts/collect_sweep.py <results>/mcpo_sweep --metric "$METRIC"
 #SBATCH --job-name=mcpo_sweep
 #SBATCH --nodes=1
 #SBATCH --exclusive
@@ -29,11 +29,11 @@ done
 STAGE='' KEYS=()
 for word in "$@"; do
     case "$word" in
-        --stage=*) STAGE="${word#*=}" ;; # as words, not as variables: a site may keep those from its jobs
+        --stage=*) STAGE="${word#*=}" ;; # as arguments, since a site may not pass variables to its jobs
         --lrs=*) LRS="${word#*=}" ;;
         --seeds=*) SEEDS="${word#*=}" ;;
         --metric=*) METRIC="${word#*=}" ;;
-        model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Fix: LRS=\"…\" SEEDS=\"…\"" ;;
+        model.optim.lr=* | model.seed=*) die "the sweep sets ${word%%=*}. Fix: use LRS=\"…\" SEEDS=\"…\" instead" ;;
         *) KEYS+=("$word") ;;
     esac
 done
@@ -48,12 +48,12 @@ sweep_submit() { # overrides
     # shellcheck source=slurm/site.env.example
     [ ! -f "$site" ] || source "$site"
     read -ra options <<<"${SBATCH_OPTIONS:-}"
-    # Of a job from which this is called.
+    # This may be called from a job, whose variables must not reach the submitted jobs.
     for name in ${!SLURM_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
     set -- "$ROOT/slurm/sweep.sh" "--lrs=$LRS" "--seeds=$SEEDS" "--metric=$METRIC" "$@"
     cd "$ROOT"
-    logs="${NEMO_MCPO_RESULTS:-$ROOT/results}/$NEMO_MCPO_JOB/logs" # Slurm makes no directories
-    mkdir -p "$logs" || die "$logs cannot be made. Fix: NEMO_MCPO_RESULTS in slurm/site.env"
+    logs="${NEMO_MCPO_RESULTS:-$ROOT/results}/$NEMO_MCPO_JOB/logs" # Slurm does not create directories
+    mkdir -p "$logs" || die "cannot create $logs. Fix: set NEMO_MCPO_RESULTS in slurm/site.env"
     words=(sbatch --parsable "--output=$logs/%x-%j.log" ${options[@]+"${options[@]}"})
     cache="$("${words[@]}" "$@" --stage=cache)" && cache="${cache%%;*}" && echo "cache: job $cache"
     runs="$("${words[@]}" --array="0-$((RUNS - 1))" --dependency="afterok:$cache" --kill-on-invalid-dep=yes "$@" --stage=run)"
@@ -96,7 +96,7 @@ case "$STAGE $*" in
         ;;
     table*) sweep_table ;;
     *)
-        case "$0" in */slurm_script) die "this job would submit others. Fix: bash slurm/sweep.sh" ;; esac
+        case "$0" in */slurm_script) die "the sweep submits its own jobs. Fix: run bash slurm/sweep.sh instead of sbatch" ;; esac
         sweep_submit "$@"
         exit 0
         ;;

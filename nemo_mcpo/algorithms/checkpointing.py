@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training checkpoints in megatron-core's distributed format: exact, atomic, loadable under another layout.
+"""Training checkpoints in megatron-core's distributed format: exact, atomic, and loadable under another layout.
 
-<log_dir>/checkpoints/step-00000020/    complete: it got this name only after everything was on disk
+<log_dir>/checkpoints/step-00000020/    complete: renamed to this only after everything is on disk
     *.distcp, metadata.json, common.pt   weights and optimizer, resharded on load
-    trainer_state.json                   step, consumed prompts, fingerprints, schedule; the truth, not the name
+    trainer_state.json                   step (the truth, not the name), consumed prompts, fingerprints, schedule
     contents.json                        name and size of every file
-    huggingface/                         config.json and tokenizer, so that the checkpoint stands alone
-<log_dir>/checkpoints/step-00000030.incomplete/   a save that did not finish; removed at the next start
+    huggingface/                         config.json and tokenizer, so that the checkpoint is self-contained
+<log_dir>/checkpoints/step-00000030.incomplete/   an unfinished save; removed at the next start
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 INCOMPLETE = ".incomplete"
 LOWER_IS_BETTER = "val_loss"
-"""The one monitored metric of which less is better."""
+"""The only monitored metric for which lower is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What continues a run besides weights and optimizer.
+    """State needed to resume a run, besides weights and optimizer.
 
-    Every draw and the order of the prompts follow from ``seed`` and ``consumed_prompts``; nothing else is random.
+    Every draw and the order of prompts follow from ``seed`` and ``consumed_prompts``; nothing else is random.
 
     Attributes:
         identity: names and values that must not change when a run is resumed (data, weights, seed, batch size).
-        validation: the ``val_*`` metrics of this step, if they were computed.
-        batch_state: statistics of earlier batches, of an objective that keeps some.
+        validation: the ``val_*`` metrics of this step, if computed.
+        batch_state: statistics of earlier batches, for objectives that keep them.
     """
 
     step: int
@@ -62,10 +62,10 @@ class CheckpointManager:
 
     Args:
         directory: ``<log_dir>/checkpoints``.
-        keep_last: newest checkpoints to keep.
-        keep_best: best checkpoints to keep beside them.
-        monitor: the validation metric that says which are best.
-        source_files: directory whose ``config.json`` and tokenizer files go into every checkpoint.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of best checkpoints to keep in addition.
+        monitor: the validation metric that decides which are best.
+        source_files: directory whose ``config.json`` and tokenizer files are copied into every checkpoint.
     """
 
     def __init__(self, directory: Path, *, keep_last: int, keep_best: int, monitor: str, source_files: Path) -> None:
@@ -80,10 +80,10 @@ class CheckpointManager:
             shutil.rmtree(leftover)
 
     def newest(self) -> tuple[TrainerState, Path] | None:
-        """The newest checkpoint that is not damaged, the same on every rank; None when there is none at all.
+        """The newest undamaged checkpoint, the same on every rank; None if there are no checkpoints.
 
         Raises:
-            CheckpointError: all are damaged.
+            CheckpointError: all checkpoints are damaged.
         """
         return on_rank_zero(self._newest)
 
@@ -92,15 +92,15 @@ class CheckpointManager:
         return None if path is None else (read_state(path), path)
 
     def complete(self) -> list[tuple[TrainerState, Path]]:
-        """Every checkpoint that is not damaged, oldest first."""
+        """All undamaged checkpoints, oldest first."""
         return [(read_state(path), path) for path in whole_checkpoints(self.directory.parent)]
 
     def save(self, model, state: TrainerState) -> Path:
-        """Write a checkpoint; it exists under its final name only when it is whole. Every rank calls it.
+        """Write a checkpoint, which gets its final name only once it is complete. Every rank must call this.
 
         Raises:
-            CheckpointError: the disk is full or not writable; earlier checkpoints stay as they are.
-            MemoryExhaustedError: the states do not fit into memory; likewise.
+            CheckpointError: the disk is full or not writable; earlier checkpoints are left intact.
+            MemoryExhaustedError: the states do not fit in memory; earlier checkpoints are left intact.
         """
         final = self.directory / f"step-{state.step:08d}"
         temporary = final.with_name(final.name + INCOMPLETE)
@@ -111,7 +111,7 @@ class CheckpointManager:
         return final
 
     def _stage(self, final: Path, call: Callable[[], None], *, everywhere: bool) -> None:
-        """Run one stage of a save; an error on any rank ends it on all, and the unfinished directory goes."""
+        """Run one stage of a save; an error on any rank fails all ranks and removes the unfinished directory."""
         problem: OSError | MemoryExhaustedError | None = None
         if everywhere or is_rank_zero():
             try:
@@ -129,17 +129,17 @@ class CheckpointManager:
             raise CheckpointError(
                 "the checkpoint could not be written",
                 where=str(final),
-                got=f"{problem or 'an error on another rank'}; {free:,.1f} MB were free then",
-                fix="make room or fix the directory; the same command continues from the last good checkpoint",
+                got=f"{problem or 'an error on another rank'}; {free:,.1f} MB were free",
+                fix="free some space or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
 
     def _start(self, model, temporary: Path) -> None:
-        """Refuse before writing where the file system visibly lacks the room."""
-        # A twentieth more for padding and the small files.
+        """Refuse before writing anything if the file system clearly lacks the space."""
+        # 5 % more, for padding and the small files.
         needed = 1.05 * checkpoint_bytes(model.architecture.num_parameters, model.layout.dtype.itemsize)
         free = shutil.disk_usage(self.directory).free
         if needed > free:
-            raise OSError(f"{needed / 1e6:,.1f} MB are needed")
+            raise OSError(f"{needed / 1e6:,.1f} MB needed")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
@@ -154,7 +154,7 @@ class CheckpointManager:
         sync(self.directory)
 
     def load(self, model, path: Path) -> TrainerState:
-        """Load weights and optimizer in place; the layout may differ from the one that saved. Every rank calls it."""
+        """Load weights and optimizer in place, saved under any layout. Every rank must call this."""
         load_sharded_state(model, path)
         return read_state(path)
 
@@ -168,14 +168,14 @@ class CheckpointManager:
         keep |= {path for _, path in scored[: self.keep_best]}
         for _, path in checkpoints:
             if path not in keep:
-                # Renamed first: a kill while deleting must not leave half a checkpoint under a good name.
+                # Rename first, so that a kill during the deletion cannot leave half a checkpoint under a valid name.
                 doomed = path.with_name(path.name + INCOMPLETE)
                 path.rename(doomed)
                 shutil.rmtree(doomed)
 
 
 def read_state(path: Path) -> TrainerState:
-    """The trainer's state in a checkpoint."""
+    """Read the trainer state of a checkpoint."""
     try:
         return TrainerState(**json.loads((path / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError) as problem:
@@ -183,14 +183,14 @@ def read_state(path: Path) -> TrainerState:
             "not a readable checkpoint",
             where=str(path / STATE_FILE),
             got=problem,
-            fix="restore the file; until then the one before it is used",
+            fix="restore the file; until then the previous checkpoint is used",
         ) from None
 
 
 def check_identity(state: TrainerState, identity: dict[str, object], path: Path) -> None:
-    """Refuse to continue a run with other data, tokenizer, initial weights, seed or batch size."""
+    """Refuse to resume a run with different data, tokenizer, initial weights, seed or batch size."""
     problem = "this run was started with another {name}"
-    fix = "restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run"
+    fix = "restore the old setting, or set a new exp_manager.explicit_log_dir to start a new run"
     refuse_another_recipe(state.identity, identity, CheckpointError, problem, fix, where=str(path))
 
 

@@ -1,14 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a command line to a checked configuration: keys first, then names and parameters against the tables."""
+"""From a command line to a checked configuration: keys first, then names and parameters against the tables.
+
+torch, NeMo and megatron-core take seconds to import. They are imported late here, so that a wrong key fails at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nemo_mcpo.config import OnlineRunConfig, RunConfig, parse_config
+from nemo_mcpo.config import OnlineRunConfig, RunConfig, check_architecture, parse_config
 from nemo_mcpo.config.parsing import Config
-from nemo_mcpo.platform.command import compose_config
+from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
+from nemo_mcpo.platform.command import compose_config, world_size_from_environment
+
+if TYPE_CHECKING:
+    from nemo_mcpo.models.pretrained import Pretrained
+
+
+def open_run(argv: Sequence[str], config_dir: Path) -> tuple[RunConfig, Pretrained]:
+    """The checked configuration of an offline run, and its initial policy; no weights are read yet.
+
+    Raises:
+        ConfigError: a key, the layout, or this machine does not fit.
+    """
+    config: RunConfig = load_run_config(
+        argv, config_dir=config_dir, config_name="gpt_mcpo", world_size=world_size_from_environment()
+    )
+    select_accelerator(config.trainer.accelerator)
+    check_fp8_here(config.model)
+    from nemo_mcpo.models.pretrained import open_pretrained
+
+    pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
+    check_architecture(config, pretrained.architecture)
+    return config, pretrained
 
 
 def load_run_config(
@@ -24,10 +50,10 @@ def load_run_config(
     Args:
         argv, config_dir, config_name: as for ``compose_config``.
         world_size: number of processes that the launcher started; None for a command that does not train.
-        schema: what the keys are.
+        schema: the class that defines the keys.
 
     Raises:
-        ConfigError: a file that is not there, an override or a key that is wrong.
+        ConfigError: a file is missing, or an override or a key is wrong.
     """
     return checked_config(compose_config(argv, config_dir=config_dir, config_name=config_name), world_size, schema)
 
@@ -39,13 +65,12 @@ def checked_config(
     *,
     serves: bool = True,
 ) -> Config:
-    """``parse_config``, and every name and parameter checked against the table of its kind.
+    """Call ``parse_config``, then check every name and parameter against the table of its kind.
 
     Args:
-        serves: False for a command that asks neither an engine nor a judge, so that their libraries are not imported.
+        serves: False for a command that uses neither an engine nor a judge, so that their libraries are not imported.
     """
     config = parse_config(raw, world_size, schema)
-    # The tables hold functions of torch, which takes seconds to import: a wrong key need not wait for it.
     from nemo_mcpo.algorithms.variants import check_online_variants, check_variants
 
     check_variants(config)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before its first step a run checks the engine on its own data: one shared tree against plain causal sequences.
+"""Check of the engine on the run's own data before the first step: a shared tree against plain causal sequences.
 
-A kernel that aligns a mask at the wrong end, or a position id that is off, trains without any other sign.
+A GPU kernel that aligns a mask at the wrong end, or a position id that is off by one, would train silently.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.records import PromptTree
 
 TOLERANCES = {"32": 2e-5, "bf16": 2e-2}
-"""``trainer.precision`` -> the largest difference that rounding explains, in nats a token of the completion."""
+"""``trainer.precision`` -> the largest difference that rounding explains, in nats per token of the completion."""
 
 
 class EngineError(NemoMcpoError):
-    """The engine computes something else than it should."""
+    """The engine computes wrong log-probs."""
 
 
 def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[PromptTree], precision: str) -> None:
-    """Score the smallest tree with several completions both ways; every rank calls it with the same trees.
+    """Score the smallest tree with several completions both ways; every rank must call this with the same trees.
 
     Raises:
         EngineError: the log-probs differ by more than rounding.
@@ -38,9 +38,9 @@ def check_shared_prefixes(model: SupportsPreferenceTraining, trees: Sequence[Pro
         differ = abs(shared - separate) > TOLERANCES[precision] * len(completion)
         if differ or math.isnan(shared) != math.isnan(separate):
             raise EngineError(
-                "a completion with a shared prompt has another log-prob than alone",
+                "a completion has a different log-prob with a shared prompt than alone",
                 where=f"prompt {tree.prompt_id}, completion {column} of {len(completion)} tokens",
                 got=f"{shared:.6g} nats",
                 expected=f"{separate:.6g} nats",
-                fix="set model.attention_backend=sdpa, and please report the versions that scripts/doctor.py prints",
+                fix="set model.attention_backend=sdpa, and report the versions that scripts/doctor.py prints",
             )

@@ -5,8 +5,8 @@
     w_i      ∝ exp(β r(x, y_i)),  i over the candidates                    (Algorithm 1)
     L        = −β r(x, y_0) + log Σ_{i=0..M} exp(β r(x, y_i))              (Eq. 7)
 
-Paper: arXiv 2502.04567. A draw depends on (seed, epoch, prompt id, rewards) alone, so it is the same whatever the
-number of processes and the packing. The preferred answer is not scored: its reward is not needed to draw.
+Paper: arXiv 2502.04567. A draw depends only on (seed, epoch, prompt id, rewards), so it is the same for any number of
+processes and any packing. The preferred completion is not scored, since the draw does not need its reward.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The prompts of one optimizer step, the same on every rank, and the epoch of each."""
+    """The prompts of one optimizer step and the epoch of each, the same on every rank."""
 
     trees: list[PromptTree]
     epochs: list[int]
 
 
 class MCPOTrainer:
-    """Runs MC-PO, and every objective and sampler of the tables, on a model that takes trees in.
+    """Runs MC-PO, or any other objective and sampler of the tables, on a model that takes prompt trees.
 
     Args:
         config: the checked configuration; it names the objective and the sampler.
-        model: weights loaded, optimizer built.
+        model: with weights loaded and optimizer built.
         train: training trees.
-        validation: validation trees or None.
+        validation: validation trees, or None.
         num_steps: optimizer steps of the whole run.
         checkpoints, log: where state and metrics go.
         identity: what must not change when the run is resumed.
-        stop: who may ask to stop early; nobody when None.
+        stop: source of requests to stop early; None for no such requests.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class MCPOTrainer:
         self.batch_state = self.statistics.initial
 
     def fit(self) -> None:
-        """Train from the current step to the last; the log has one line a step, checkpoints as configured.
+        """Train from the current step to the last; log every step and save checkpoints as configured.
 
         Raises:
-            StoppedEarly: on every rank, after a step and its checkpoint, when one of them was asked to stop.
+            StoppedEarly: on every rank, after a step and its checkpoint, if any rank was asked to stop.
         """
         settings = self.config.trainer.mcpo
         if self.step < self.num_steps:
             check_shared_prefixes(self.model, self.next_step().trees, self.config.trainer.precision)
-        save_seconds = 0.0  # of the last checkpoint: the next one takes as long
+        save_seconds = 0.0  # of the last checkpoint; the next one is expected to take as long
         with Progress(self.num_steps, self.step) as progress:
             while self.step < self.num_steps:
                 step = self.next_step()
@@ -124,7 +124,7 @@ class MCPOTrainer:
             raise
 
     def objective(self, inputs: ObjectiveInputs) -> ObjectiveOutputs:
-        """The configured objective, with the statistics of earlier batches."""
+        """The configured objective, given the statistics of earlier batches."""
         return self.bound(replace(inputs, state=self.batch_state))
 
     def next_step(self) -> Step:
@@ -133,7 +133,7 @@ class MCPOTrainer:
         return Step([self.train.dataset[index] for _, index in places], [epoch for epoch, _ in places])
 
     def train_single_step(self, step: Step) -> dict[str, float]:
-        """One optimizer step: this replica's prompts part after part, then the update; returns the step's metrics."""
+        """Train this replica's prompts part by part, update the weights, and return the step's metrics."""
         trees = step.trees
         self.model.prepare_for_training_step()
         parts = self.model.parts(trees) if self.sampling.reads_weights else [self.model.share(trees)]
@@ -164,10 +164,10 @@ class MCPOTrainer:
         }
 
     def train_part(self, trees: list[PromptTree], epochs: list[int]) -> dict[str, Tensor]:
-        """Score some prompts under the current weights, draw their negatives, add their gradients.
+        """Score some prompts under the current weights, draw their negatives, and accumulate their gradients.
 
         Returns:
-            Tables ``[b]``: loss, tokens, metrics, and the sum of each prompt's rewards, to see whether all are finite.
+            Tables ``[b]``: loss, tokens, metrics, and the sum of each prompt's rewards (to check that all are finite).
         """
         sampling, reference_bK = self.sampling, self.train.ref_logps_BK(trees)
         scored = self.model.score(trees, sampling.first_column) if sampling.reads_weights else None
@@ -181,7 +181,7 @@ class MCPOTrainer:
         return own | metrics | drawn.kernel | fp8
 
     def _off_by_fp8(self, trees: list[PromptTree], reference_bK: Tensor, drawn: Drawn) -> Tensor:
-        """Total variation ``[b]`` between the weights at hand and exact ones: of the first prompt, NaN elsewhere."""
+        """Total variation ``[b]`` between FP8 and exact kernel weights: for the first prompt, NaN for the others."""
         sample, off_b = trees[:1], torch.full((len(trees),), math.nan)
         width = len(sample[0].completions)
         logps_1K = self.model.score(sample, self.sampling.first_column, exactly=True).logps_bK.cpu()
@@ -190,13 +190,13 @@ class MCPOTrainer:
         return off_b
 
     def run_validation(self) -> dict[str, float]:
-        """``val_*`` metrics; none without validation data."""
+        """The ``val_*`` metrics; empty without validation data."""
         if self.validation is None:
             return {}
         return validate(self.model, self.validation, self.sampling, self.objective, self.config)
 
     def state_dict(self, metrics: dict[str, float]) -> TrainerState:
-        """What a checkpoint stores beside weights and optimizer; of ``metrics`` the finite ``val_*``."""
+        """What a checkpoint stores besides weights and optimizer, including the finite ``val_*`` of ``metrics``."""
         validation = {
             name: value for name, value in metrics.items() if name.startswith("val_") and math.isfinite(value)
         }

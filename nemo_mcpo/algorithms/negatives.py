@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The draw: from scored trees to a training batch by rewards, kernel weights, drawn columns, pruned trees.
+"""The draw: from scored trees to a training batch, via rewards, kernel weights, drawn columns and pruned trees.
 
 r(x, y) = log π_θ(y|x) − log π_ref(y|x),    w_i ∝ exp(β r(x, y_i)),    y_1 … y_M ~ w    (arXiv 2502.04567, Alg. 1)
 """
@@ -24,7 +24,7 @@ from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_
 from nemo_mcpo.variant import Need
 
 _NAMED = 8
-"""Prompts that an error names."""
+"""Maximum number of prompts that an error names."""
 
 
 class NotFiniteError(NemoMcpoError):
@@ -32,36 +32,36 @@ class NotFiniteError(NemoMcpoError):
 
 
 class Trees(Protocol):
-    """Trees by number, of a prepared dataset or of what an online run makes of several."""
+    """Trees by index: a prepared dataset, or what an online run makes of several."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> PromptTree: ...
 
     def source(self, index: int) -> str:
-        """Where the tree of row ``index`` (``PromptTree.index``) came from."""
+        """Where the tree at ``index`` (``PromptTree.index``) came from."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferencedTrees:
-    """Trees and their reference log-probs; without a cache (an objective that reads none) these are 0."""
+    """Trees and their reference log-probs, which are 0 without a cache (for objectives that read none)."""
 
     dataset: Trees
     reference: ReferenceCache | None
 
     def ref_logps_BK(self, trees: Sequence[PromptTree]) -> Tensor:
-        """float32 ``[B, K]``, nats, 0 in padding."""
+        """Reference log-probs, float32 ``[B, K]``, in nats; 0 in padding."""
         if self.reference is None:
             return padded_table([[0.0] * len(tree.completions) for tree in trees])
         return padded_table([self.reference[tree.index] for tree in trees])
 
     def named(self, trees: Sequence[PromptTree], rows: Iterable[int] | None = None) -> list[dict[str, object]]:
-        """Id and source of each prompt, or of some rows."""
+        """Id and source of each prompt, or of the given rows."""
         chosen = trees if rows is None else [trees[row] for row in rows]
         return [{"prompt_id": tree.prompt_id, "source": self.dataset.source(tree.index)} for tree in chosen]
 
     def check_finite(self, values_B: Tensor, trees: Sequence[PromptTree], what: str) -> None:
-        """Raise NotFiniteError that names the prompts of NaN or infinite values."""
+        """Raise NotFiniteError, naming the prompts, if any value is NaN or infinite."""
         bad = (~torch.isfinite(values_B)).nonzero()[:, 0].tolist()
         if bad:
             named = [f"{prompt['prompt_id']} ({prompt['source']})" for prompt in self.named(trees, bad[:_NAMED])]
@@ -78,9 +78,9 @@ class NegativeSampling:
     """The kernel and sampler of one run.
 
     Attributes:
-        draw: a sampler of ``nemo_mcpo.sampling.SAMPLERS`` with its parameters.
-        reads_weights: False when the draw does not depend on rewards.
-        first_column: 0 when the preferred answer may be drawn, else 1.
+        draw: a sampler from ``nemo_mcpo.sampling.SAMPLERS`` with its parameters bound.
+        reads_weights: False if the draw does not depend on rewards.
+        first_column: 0 if the preferred completion may be drawn, else 1.
     """
 
     draw: Callable[..., Tensor]
@@ -108,7 +108,7 @@ class NegativeSampling:
         return kernel_log_weights(rewards_BK, self.beta, valid_columns(trees, self.first_column))
 
     def columns_BM(self, log_weights_BK: Tensor, trees: Sequence[PromptTree], epochs: Sequence[int]) -> Tensor:
-        """Drawn columns, -1 where a prompt has too few; each prompt has a generator of its own."""
+        """Drawn columns, -1 where a prompt has too few; each prompt has its own generator."""
         valid_BK = valid_columns(trees, self.first_column)
         prompt_ids = [tree.prompt_id for tree in trees]
         return draw_for_prompts(
@@ -124,14 +124,14 @@ class NegativeSampling:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Some prompts with their negatives.
+    """Prompts with their negatives.
 
     Attributes:
         batch: y0 and the drawn negatives of each prompt.
         columns_bM: the drawn columns, -1 where a prompt has too few.
-        rewards_bK: nats, 0 in columns that were not scored.
+        rewards_bK: in nats; 0 in columns that were not scored.
         log_weights_bK: normalized log-weights of the kernel.
-        kernel: the kernel's metrics, each ``[b]``; NaN where nothing was scored, so that the kernel is not known.
+        kernel: the kernel's metrics, each ``[b]``; NaN if nothing was scored, since the kernel is then unknown.
     """
 
     batch: PreferenceBatch
@@ -151,9 +151,9 @@ def draw(
     """Keep y0 and M drawn negatives of every prompt.
 
     Args:
-        epochs: of each prompt; with its id and the seed it decides the draw.
-        ref_logps_bK: reference log-probs, nats.
-        logps_bK: the policy's, of which those before ``first_column`` are not read; None where nothing was scored.
+        epochs: epoch of each prompt; with the prompt's id and the seed it determines the draw.
+        ref_logps_bK: reference log-probs, in nats.
+        logps_bK: the policy's log-probs; columns before ``first_column`` are not read. None if nothing was scored.
     """
     rewards_bK = torch.zeros_like(ref_logps_bK) if logps_bK is None else logps_bK.cpu() - ref_logps_bK
     rewards_bK[:, : sampling.first_column] = 0.0
@@ -175,7 +175,7 @@ def kernel_metrics(log_weights_BK: Tensor) -> dict[str, Tensor]:
 
 
 def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor) -> PreferenceBatch:
-    """Trees of y0 and the drawn columns (-1 = none was left), with their tables."""
+    """Keep y0 and the drawn columns of each tree (-1 = no candidate was left), and build the batch's tables."""
     pruned, references, columns = [], [], []
     for row, tree in enumerate(trees):
         kept = [0, *(column for column in columns_BM[row].tolist() if column >= 0)]
@@ -210,12 +210,12 @@ def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:
 
 
 def completion_lengths(tree: PromptTree) -> list[int]:
-    """Tokens of each completion."""
+    """Number of tokens of each completion."""
     return [len(tokens) for tokens in tree.completions]
 
 
 def padded_table(rows: Sequence, num_columns: int | None = None, padding: float = 0.0) -> Tensor:
-    """Ragged rows as float32 ``[B, num_columns]``; by default as wide as the longest row."""
+    """Pad ragged rows to a float32 table ``[B, num_columns]``, by default as wide as the longest row."""
     table = torch.full((len(rows), num_columns or max(len(row) for row in rows)), padding)
     for number, row in enumerate(rows):
         table[number, : len(row)] = torch.as_tensor(np.asarray(row, dtype=np.float32))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command lines of an online run: the same overrides for the whole run and for one of its stages."""
+"""The command lines of an online run: a whole run and each of its stages take the same overrides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nemo_mcpo.platform.stopping import StopRequest
 
 
 def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False) -> OnlineRunConfig:
-    """The checked configuration of overrides; ``trains``: for the processes of this launch."""
+    """The checked configuration; with ``trains``, also checked against the processes of this launch."""
     return load_run_config(
         argv,
         config_dir=config_dir,
@@ -29,7 +29,7 @@ def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False
 
 
 def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
-    """Run one stage of the segment that ``--segment`` names (0 by default), and print its facts."""
+    """Run one stage of segment ``--segment`` (default 0) and print its facts."""
     stop = StopRequest().listen()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--segment", type=int, default=0)
@@ -37,9 +37,9 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     launch = STAGES[stage].launch
     config = online_config(overrides, config_dir, trains=launch == "all")
     select_accelerator(config.trainer.accelerator)
-    if launch != "servers":  # the export, hours before training, runs where training runs
+    if launch != "servers":  # also for the export, which runs on the training nodes hours before training
         check_fp8_here(config.model)
-    # torch, NeMo and megatron-core take seconds to import, which a wrong key need not wait for.
+    # Imported late: torch, NeMo and megatron-core take seconds, and a wrong key should fail before that.
     from nemo_mcpo.algorithms.online_stages import run_stage
     from nemo_mcpo.platform.distributed import is_rank_zero
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives an online run on one machine: every stage in processes of its own, those that were killed once more."""
+"""Drives an online run on one machine: each stage in its own processes, restarted if they are killed."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from nemo_mcpo.rollouts.samples import Generated
 from nemo_mcpo.storage.locks import lock_for_this_process
 
 CommandOf = Callable[[str, int], list[str]]
-"""From a stage and a segment to ``[python, script, *arguments]``."""
+"""Maps a stage and a segment to ``[python, script, *arguments]``."""
 STAGE_MODULES = (
     "nemo_mcpo.algorithms.online_stages",
     "nemo_mcpo.algorithms.run",
     "nemo_mcpo.models.export_checkpoint",
 )
-"""What the stages import."""
+"""Modules that the stages import."""
 
 
 class StageFailedError(NemoMcpoError):
-    """A stage ended with an error, which it has reported itself."""
+    """A stage failed with an error that it has already reported."""
 
     def __init__(self, exit_code: int, stage: str, segment: int) -> None:
         super().__init__(
             f"segment {segment}: {stage} failed",
             got=f"exit code {exit_code}",
-            fix="see its message above; the same command then continues",
+            fix="see the message above; then run the same command again to continue",
         )
         self.exit_code = exit_code if exit_code > 0 else 1
 
 
 def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> None:
-    """Every stage of every segment that is not finished.
+    """Run every unfinished stage of every segment.
 
     Raises:
-        StoppedEarly: asked for; the stage at work was told, and has saved what was done.
+        StoppedEarly: a stop was requested; the running stage was told and has saved its work.
     """
-    os.environ[JOB_START] = str(job_start())  # for the stages
+    os.environ[JOB_START] = str(job_start())  # inherited by the stages
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     processes = num_processes(config)
     run = OnlineRun(config)
@@ -73,12 +73,12 @@ def drive(config: OnlineRunConfig, command_of: CommandOf, stop: StopRequest) -> 
 
 
 def dry_run(config: OnlineRunConfig, gpus: int | None, listing: Path | None) -> None:
-    """Check what the run needs, for nodes of so many GPUs or for this machine (None).
+    """Check what the run needs, without starting it.
 
     Args:
-        listing: a file for a job script, which gets a line for each stage that is left, in their order: the segment's
-            number, the number of segments, how the stage starts (``Stage.launch``), its name. Where none is left
-            nothing is checked.
+        gpus: GPUs per node; None for this machine.
+        listing: a file to write for a job script, with one line per unfinished stage, in order: segment number, number
+            of segments, how the stage starts (``Stage.launch``), stage name. If no stage is left, nothing is checked.
     """
     if listing is None:
         check_and_report(config, gpus)
@@ -92,14 +92,14 @@ def dry_run(config: OnlineRunConfig, gpus: int | None, listing: Path | None) -> 
 
 
 def num_processes(config: OnlineRunConfig) -> int:
-    """Training processes on this machine: one a GPU, or one model replica on a CPU."""
+    """Training processes on this machine: one per GPU, or one model replica on a CPU."""
     if config.trainer.num_nodes > 1:
         raise ConfigError(
-            "one command drives one machine",
+            "this command drives a single machine",
             where="trainer.num_nodes",
             got=config.trainer.num_nodes,
             expected=1,
-            fix=f"let the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
+            fix=f"have the scheduler start each stage: --stage {'|'.join(STAGES)} --segment N",
         )
     model = config.model
     replica = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
@@ -112,7 +112,7 @@ def num_processes(config: OnlineRunConfig) -> int:
 def _run_stage(
     run: OnlineRun, segment: int, stage: str, command: Sequence[str], processes: int, stop: StopRequest
 ) -> Finished:
-    """Run a stage; once more, up to ``onmcpo.restarts`` times, when a signal ended it and nobody asked to stop."""
+    """Run a stage; restart it up to ``onmcpo.restarts`` times if it is killed although no stop was requested."""
     for _ in range(run.config.onmcpo.restarts + 1):
         code = STOPPED_EARLY if stop.reason() else run_processes(command, processes, stop, _start(run.config))
         finished = run.finished(segment, stage)
@@ -123,13 +123,13 @@ def _run_stage(
             raise StoppedEarly(f"{reason}, in segment {segment}: {stage}")
         if code >= 0 and code != STOPPED_EARLY:
             break
-        ending = f"by signal {-code}" if code < 0 else "early"
-        print(f"{stage} was ended {ending}; it continues", flush=True)
+        ending = f"was killed by signal {-code}" if code < 0 else "stopped early"
+        print(f"{stage} {ending}; restarting", flush=True)
     raise StageFailedError(code, stage, segment)
 
 
 def _start(config: OnlineRunConfig) -> Callable[..., Child]:
-    """How a stage's processes start: on a CPU without importing anything again."""
+    """How to start a stage's processes: on a CPU as forks, which need not import everything again."""
     if config.trainer.accelerator != "cpu" and count_gpus():
         return start_child
     preload(STAGE_MODULES)
@@ -137,7 +137,7 @@ def _start(config: OnlineRunConfig) -> Callable[..., Child]:
 
 
 def segment_line(done: Mapping[str, Finished]) -> str:
-    """What became of a segment's answers, and where its time went."""
+    """A summary of a segment's answers and of where its time went."""
     generated: Generated = done["generate"].result
     judged: Ranked = done["judge"].result
     trained: Trained = done["train"].result
@@ -146,22 +146,22 @@ def segment_line(done: Mapping[str, Finished]) -> str:
     drawn = generated.samples + generated.repeated + generated.failed + generated.redrawn
     return (
         f"  {generated.samples:.0f} answers to {generated.prompts:.0f} prompts, {generated.mean_tokens:.0f} "
-        f"tokens each ({generated.tokens_per_second:.0f} tokens/s); {generated.samples / drawn:.0%} of the "
+        f"tokens each ({generated.tokens_per_second:.0f} tokens/s); {generated.samples / drawn:.0%} of "
         f"draws kept, {generated.repeated:.0f} repeated, {generated.failed:.0f} failed, "
-        f"{generated.unfinished:.0f} cut{_encoded_again(generated)}\n"
+        f"{generated.unfinished:.0f} truncated{_encoded_again(generated)}\n"
         f"  chosen beats the mean candidate {_share(judged.win_rate)}; {tally_text(judged)}, "
-        f"{judged.without_choice:.0f} prompts without a choice\n"
+        f"{judged.without_choice:.0f} prompts without a worse answer\n"
         f"  seconds: {', '.join(f'{part} {value:.0f}' for part, value in seconds.items())}"
     )
 
 
 def _encoded_again(generated: Generated) -> str:
-    """How many answers are known as text only; nothing where their generation did not count them."""
+    """How many answers came as text only; empty if the generation stage did not count them."""
     if math.isnan(generated.reencoded):
         return ""
-    return f"; {generated.reencoded} known as text only, {generated.tokens_differ} of them with other tokens"
+    return f"; {generated.reencoded} returned as text only, {generated.tokens_differ} of them with another token count"
 
 
 def _share(value: float) -> str:
-    """A rate in percent; nothing where there is none."""
+    """A rate in percent; a dash if it is NaN."""
     return "–" if math.isnan(value) else f"{value:.1%}"

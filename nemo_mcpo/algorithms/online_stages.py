@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a segment, each a function of the run and the segment's number; all can be killed and run again."""
+"""The stages of a segment, each a function of the run and the segment number, safe to kill and run again."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
 
 PROMPTS = "prompts"
-"""The name of the prompts' fingerprint in a manifest of samples."""
+"""Name of the prompts' fingerprint in a manifest of samples."""
 
 
 def run_stage(config: OnlineRunConfig, segment: int, stage: str, stop: StopRequest) -> Finished:
-    """One stage of one segment, unless it is finished; every process of its launch calls it."""
+    """Run one stage of one segment unless it is finished; every process of the launch must call this."""
     run = OnlineRun(config)
-    if STAGES[stage].launch != "all":  # every piece of its work is saved when it is done
+    if STAGES[stage].launch != "all":  # these save every piece of work as it finishes
         stop.leave_at_once()
     return run.run(segment, stage, lambda: WORK[stage](run, segment, stop))
 
 
 def initial_model(config: OnlineRunConfig) -> Pretrained:
-    """The policy that the run starts from, checked against the configuration."""
+    """Open the policy that the run starts from and check it against the configuration."""
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
     return pretrained
 
 
 def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
-    """The weights at the segment's start: the initial model's, or those that the segment before ended with.
+    """Export the weights at the segment's start: the initial model's, or those at the end of the previous segment.
 
     Raises:
-        CheckpointError: their checkpoint is missing or damaged.
+        CheckpointError: the checkpoint is missing or damaged.
     """
     from nemo_mcpo.models.export_checkpoint import export_pretrained
 
@@ -61,11 +61,11 @@ def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
         newest = newest_checkpoint(run.directory)
         if newest is None or saved_step(newest) != first_step:
             raise CheckpointError(
-                f"segment {segment} starts from a checkpoint that is not there",
+                f"the checkpoint that segment {segment} starts from is missing",
                 where=str(run.directory / "checkpoints"),
-                got=newest and f"a newest whole one of step {saved_step(newest)}",
-                expected=f"one of step {first_step}",
-                fix=f"restore it, or delete segments/{segment - 1}/train.json: its last steps are trained again",
+                got=newest and f"newest complete checkpoint at step {saved_step(newest)}",
+                expected=f"a checkpoint at step {first_step}",
+                fix=f"restore it, or delete segments/{segment - 1}/train.json to train its last steps again",
             )
         source = open_pretrained(str(newest), run.config.model.data.cache_dir)
     export_pretrained(source, run.files(segment).policy)
@@ -73,7 +73,7 @@ def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
 
 
 def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generated:
-    """Samples of the segment's policy."""
+    """Sample answers from the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
     fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine].needs_words)
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
@@ -85,24 +85,24 @@ def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generat
         generated = generate_samples(engine, store, dict(prompts), plan, progress=True)
     finally:
         engine.close()
-    return replace(generated, prompts=len(prompts))  # one that stands twice in the data counts twice
+    return replace(generated, prompts=len(prompts))  # a prompt that occurs twice in the data counts twice
 
 
 def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) -> dict[str, object]:
-    """What samples are of: a policy, prompts, and how they are drawn."""
+    """What identifies samples: the policy, the prompts, and how they are drawn."""
     drawn = {"plan": asdict(plan), "sampling": asdict(sampling)}
     return {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn}
 
 
 def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
-    """The segment's training data: its samples, best first."""
+    """Write the segment's training data: its samples, best first."""
     files = run.files(segment)
     fingerprint, prompts = segment_prompts(run, segment, with_words=True)
     _check_prompts(files.samples, fingerprint)
     answers: dict[int, list[Sample]] = defaultdict(list)
     for sample in read_complete(files.samples):
         answers[sample.key.prompt_id].append(sample)
-    different = dict(prompts)  # a prompt that stands twice in the data is judged once
+    different = dict(prompts)  # a prompt that occurs twice in the data is judged once
     judge = build_judge(run.config, run.directory / "verdicts", files.logs / "judge")
     try:
         grouped = [answers[prompt_id] for prompt_id in different]
@@ -120,7 +120,7 @@ def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
 
 
 def train_segment(run: OnlineRun, segment: int, stop: StopRequest) -> Trained:
-    """The segment's steps."""
+    """Train the segment's steps."""
     from nemo_mcpo.algorithms.run import run_mcpo
 
     return run_mcpo(run.config, initial_model(run.config), stop, segment_data(segment, run.files(segment)))
@@ -132,11 +132,11 @@ WORK: dict[str, Callable[[OnlineRun, int, StopRequest], object]] = {
     "judge": judge_answers,
     "train": train_segment,
 }
-"""What each of ``onmcpo.STAGES`` does; it returns the record that is named there."""
+"""The function of each stage in ``onmcpo.STAGES``; it returns the record named there."""
 
 
 def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[str, list[tuple[int, Prompt]]]:
-    """Fingerprint of the run's prompts; those that the segment's steps consume, and their ids, in order of use."""
+    """The fingerprint of the run's prompts, and the ids and prompts that the segment consumes, in order of use."""
     config = run.config
     prompts = open_prompts(config, initial_model(config))
     rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
@@ -146,27 +146,27 @@ def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[
 
 
 def _check_prompts(samples: Path, fingerprint: str) -> None:
-    """The samples answer the prompts of this configuration."""
+    """Raise RolloutError if the samples do not answer the prompts of this configuration."""
     known = read_manifest(samples).get(PROMPTS)
     if known != fingerprint:
         raise RolloutError(
-            "the samples answer other prompts",
+            "the samples answer different prompts",
             where=str(samples),
             got=fingerprint,
             expected=known,
-            fix="restore model.data.train and the keys that decide its tokens, or start a new run",
+            fix="restore model.data.train and the keys that affect its tokens, or start a new run",
         )
 
 
 def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
-    """``rollouts.engine``; servers that it starts write to ``logs``."""
+    """Build the engine that ``rollouts.engine`` names; servers that it starts log to ``logs``."""
     return ENGINES[config.rollouts.engine].build(config.rollouts, sampling, logs)
 
 
 def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:
-    """``judge.kind``; servers that it starts write to ``logs``.
+    """Build the judge that ``judge.kind`` names; servers that it starts log to ``logs``.
 
-    Verdicts go to the cache of all runs, or to ``own_verdicts`` where nothing identifies the judge's weights.
+    Verdicts go to the cache that all runs share, or to ``own_verdicts`` if nothing identifies the judge's weights.
     """
     shared = Path(config.model.data.cache_dir).expanduser() / "verdicts"
     return JUDGES[config.judge.kind].build(config.judge, shared, own_verdicts, logs)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OnMC-PO: MC-PO in segments, each on answers that the policy at its start writes and a judge ranks.
+"""OnMC-PO: MC-PO in segments, each trained on answers that the policy at its start wrote and a judge ranked.
 
     for each of S equal segments of the run's steps:                       (arXiv 2502.04567, section 3.2)
         export    the current weights as a Hugging Face directory
-        generate  answers to exactly the prompts that the segment's steps consume
+        generate  answers to the prompts that the segment's steps consume, and no others
         judge     the best answer of each prompt; the others are its candidates
         train     the segment's steps; the reference is always the initial policy
 
-Weights, optimizer, learning rate and step count carry on as in one run. What is done stands on disk:
+Weights, optimizer, learning rate and step count carry over as in a single run. Progress is recorded on disk:
 
-    <log_dir>/onmcpo.json                   what must stay the same for a continued run to be the same run
-    <log_dir>/segments/0/generate.json      a finished stage: its seconds, and the fields of its result
+    <log_dir>/onmcpo.json                   the settings that must not change when the run is continued
+    <log_dir>/segments/0/generate.json      a finished stage: its seconds and the fields of its result
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An export leaves files, and no facts."""
+    """Result of an export, which leaves files but no facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a segment, whose work is in ``online_stages.WORK``.
+    """One stage of a segment; ``online_stages.WORK`` has its function.
 
     Attributes:
         launch: ``one`` process where training runs, one that starts ``servers``, or ``all`` training processes.
         result: the record that it leaves.
-        fixed: settings that must stay the same once it is finished, but for ``FREE``.
+        fixed: settings that must not change once it is finished, except those in ``FREE``.
     """
 
     launch: Literal["one", "servers", "all"]
@@ -75,9 +75,9 @@ STAGES = {
         ),
     ),
     "judge": Stage("servers", Ranked, ("judge.server.model", "judge")),
-    "train": Stage("all", Trained),  # it checks its settings itself
+    "train": Stage("all", Trained),  # checks its settings itself
 }
-"""In the order in which they run."""
+"""The stages, in the order in which they run."""
 FREE = {
     "rollouts.server",
     "rollouts.batch_size",
@@ -86,27 +86,27 @@ FREE = {
     "judge.attempts",
     "judge.max_tokens",
 }
-"""Settings that decide where and how fast, not what."""
+"""Settings that affect where and how fast a stage runs, but not its result."""
 IDENTITY = "onmcpo.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a finished stage leaves: how long it took, and the record that ``STAGES`` names."""
+    """A finished stage: how long it took, and the record that ``STAGES`` names."""
 
     seconds: float
     result: Any
 
     def facts(self) -> dict[str, float]:
-        """As on disk, by name."""
+        """The facts by name, as stored on disk."""
         return {**asdict(self.result), "seconds": self.seconds}
 
 
 class OnlineRun:
-    """The state of an online run, on disk; several processes may look at it.
+    """The state of an online run on disk; several processes may read it.
 
     Raises:
-        ConfigError: the directory holds another run.
+        ConfigError: the directory contains a different run.
     """
 
     def __init__(self, config: OnlineRunConfig) -> None:
@@ -114,28 +114,28 @@ class OnlineRun:
         self._check_identity()
 
     def files(self, segment: int) -> SegmentFiles:
-        """Where a segment's stages write."""
+        """Paths that a segment's stages write."""
         return SegmentFiles(self.directory / "segments" / str(segment))
 
     def stages(self) -> list[tuple[int, str]]:
-        """Every segment's stages, in the order in which they run."""
+        """All segments and stages, in the order in which they run."""
         return [(segment, stage) for segment in range(self.config.onmcpo.segments) for stage in STAGES]
 
     def finished(self, segment: int, stage: str) -> Finished | None:
-        """What a stage left; None when it is not finished."""
+        """The result of a stage; None if it is not finished."""
         mark = self._mark(segment, stage)
         if not mark.exists():
             return None
         known, record = json.loads(mark.read_text()), STAGES[stage].result
-        # NaN is null in the file; what an earlier version did not count is not there.
+        # NaN is stored as null; files of earlier versions lack some fields.
         values = [math.nan if known.get(field.name) is None else known[field.name] for field in fields(record)]
         return Finished(known["seconds"], record(*values))
 
     def run(self, segment: int, stage: str, work: Callable[[], object]) -> Finished:
-        """Do a stage whose predecessors are finished, unless it is finished itself.
+        """Run a stage unless it is already finished.
 
         Raises:
-            RolloutError: a stage before is not finished.
+            RolloutError: the previous stage is not finished.
         """
         if (known := self.finished(segment, stage)) is not None:
             return known
@@ -151,18 +151,18 @@ class OnlineRun:
         return finished
 
     def check_turn(self, segment: int, stage: str) -> None:
-        """Raise where a stage before this one is not finished."""
+        """Raise if the previous stage is not finished."""
         order = self.stages()
         if (segment, stage) not in order:
             expected = f"0 to {self.config.onmcpo.segments - 1}"
-            raise ConfigError("there is no such segment", where="--segment", got=segment, expected=expected)
+            raise ConfigError("no such segment", where="--segment", got=segment, expected=expected)
         place = order.index((segment, stage))
         before = order[place - 1] if place else None
         if before is not None and self.finished(*before) is None:
             raise RolloutError(
                 f"segment {before[0]}: {before[1]} is not finished",
                 where=str(self.files(before[0]).directory),
-                fix=f"run that stage before {stage} of segment {segment}, or examples/train_gpt_onmcpo.py for all",
+                fix=f"run it before {stage} of segment {segment}, or run all stages with examples/train_gpt_onmcpo.py",
             )
 
     def _mark(self, segment: int, stage: str) -> Path:
@@ -176,8 +176,8 @@ class OnlineRun:
         return settings_of(self.config, *STAGES[stage].fixed, without=FREE)
 
     def _check_identity(self) -> None:
-        """Refuse to continue another run: a key is free until a stage that reads it is finished."""
+        """Refuse to continue a different run; a key may change until a stage that reads it is finished."""
         known = self._known()
         now = {name: value for stage in STAGES for name, value in self._fixed(stage).items() if name in known}
-        fix = "restore it, or give a new exp_manager.explicit_log_dir to start a new run"
+        fix = "restore it, or set a new exp_manager.explicit_log_dir to start a new run"
         refuse_another_recipe(known, now, ConfigError, "this run was started with another value", fix)

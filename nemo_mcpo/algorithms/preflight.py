@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that an online run's servers and judge need, found missing before the first stage instead of hours later.
+"""Checks everything that an online run's servers and judge need before the first stage, not hours into the run.
 
-One function, ``check_servers``, called by ``train_gpt_onmcpo.py`` before it starts a stage and with ``--dry-run``, by
-the Slurm jobs before their first stage and with theirs, by ``evaluate.py``, and by ``doctor.py`` for a run that it is
-given.
+``check_servers`` is called by ``train_gpt_onmcpo.py`` before its first stage and with ``--dry-run``, by the Slurm jobs
+likewise, by ``evaluate.py``, and by ``doctor.py`` for a given run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from nemo_mcpo.rollouts.fit import Machine
 
 
 def this_machine(config: OnlineRunConfig) -> Machine:
-    """The GPUs here that a run may use."""
+    """The GPUs of this machine that a run may use."""
     gpus = 0 if config.trainer.accelerator == "cpu" else count_gpus()
     lines, _ = query_gpus()
     sizes = [line.split(", ")[2] for line in lines.splitlines() if line.count(", ") >= 3]
@@ -35,13 +34,14 @@ def this_machine(config: OnlineRunConfig) -> Machine:
 def check_servers(
     config: OnlineRunConfig, machine: Machine, policies: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """What is known about the servers of a run, in lines for its user.
+    """Check the servers of a run and return notes for its user.
 
     Args:
-        policies: directories that are served in turn, by what names them; None: the policy that the run starts from.
+        policies: directories that are served in turn, by the key or flag that names each; None for the policy that the
+            run starts from.
 
     Raises:
-        ConfigError: a program, a key, a model or a part of it is missing, or something does not fit.
+        ConfigError: a program, a key, a model or a part of a model is missing, or something does not fit.
     """
     engine, judge = ENGINES[config.rollouts.engine], JUDGES[config.judge.kind]
     notes = [*engine.preflight(config, machine, policies), *judge.preflight(config, machine)]
@@ -49,16 +49,16 @@ def check_servers(
 
 
 def check_and_report(config: OnlineRunConfig, gpus: int | None, policies: Mapping[str, str] | None = None) -> None:
-    """``check_servers``, and print what is known; for nodes of so many GPUs, or for this machine (None)."""
+    """Call ``check_servers`` for nodes with ``gpus`` GPUs, or for this machine (None), and print its notes."""
     machine = this_machine(config) if gpus is None else Machine(gpus, None, is_here=False)
     for note in check_servers(config, machine, policies):
         print(f"  {note}", flush=True)
 
 
 def run_rows(words: Sequence[str], config_dir: Path) -> tuple[Row, ...]:
-    """A row about the run of ``doctor.py CONFIG key=value …``, on this machine."""
+    """The row of ``doctor.py CONFIG key=value …`` about that run on this machine."""
     name, overrides = words[0], words[1:]
-    enables, fix = "this run's servers and judge", "change what it names"
+    enables, fix = "this run's servers and judge", "change the setting that it names"
     try:
         raw = compose_config(overrides, config_dir=config_dir, config_name=name)
         config = checked_config(raw, None, OnlineRunConfig if "onmcpo" in raw else RunConfig)

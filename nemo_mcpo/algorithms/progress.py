@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One progress bar, on rank 0: steps with ETA, loss, prompts and tokens a second."""
+"""Progress bar on rank 0: steps with ETA, loss, prompts and tokens per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nemo_mcpo.platform.distributed import is_rank_zero
 
 
 class Progress:
-    """A context manager; ``update`` once a step. In a log file it prints a line now and then instead of animating."""
+    """A context manager; call ``update`` once per step. In a log file it prints a line every 10 s or so."""
 
     def __init__(self, num_steps: int, first_step: int) -> None:
         interval = 0.5 if sys.stderr.isatty() else 10.0

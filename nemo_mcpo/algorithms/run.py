@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole MC-PO run, from a checked configuration to the last checkpoint; the same command continues it.
+"""A whole MC-PO run, from a checked configuration to the last checkpoint; the same command resumes it.
 
-The order matters: the reference log-probs are computed from the initial weights before any training checkpoint is
-loaded, so that they can never come from trained weights.
+The order matters: reference log-probs are computed from the initial weights before any training checkpoint is loaded,
+so they can never come from trained weights.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from nemo_mcpo.storage.locks import lock_for_this_process
 from nemo_mcpo.variant import Need
 
 ENGINE_KEYS = {"model.mcpo.scoring_tokens", "model.mcpo.reuse_scoring"}
-"""Settings that decide how fast, not what is computed."""
+"""Settings that affect the speed, but not what is computed."""
 
 INITIAL_WEIGHTS = "initial weights"
-"""The name of their hash in a run's identity."""
+"""Name of the hash of the initial weights in a run's identity."""
 
 Beat = Callable[[str, int, int], None]
-"""Says what is done, how much, and of how much (``platform.heartbeat``)."""
+"""Reports an activity, how much of it is done, and the total (``platform.heartbeat``)."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ logger = logging.getLogger(__name__)
 def run_mcpo(
     config: RunConfig, pretrained: Pretrained, stop: StopRequest | None = None, open_data: OpenData = whole_run
 ) -> Trained:
-    """Train as configured, or as far as the data goes; every process of the launch calls it.
+    """Train as configured, or as far as the data goes; every process of the launch must call this.
 
     Raises:
-        StoppedEarly: ``stop`` or the job's time asked for it; what was done is saved.
+        StoppedEarly: ``stop`` or the job's time limit asked for it; all work is saved.
     """
     settings = config.model
     stop = stop or StopRequest()
@@ -118,10 +118,10 @@ def assemble_trainer(
     identity: dict[str, object],
     stop: StopRequest,
 ) -> MCPOTrainer:
-    """A trainer at step 0: initial weights, the reference log-probs of all that it will read, a new optimizer.
+    """A trainer at step 0: initial weights, reference log-probs of everything it will read, a new optimizer.
 
     Raises:
-        StoppedEarly: asked for while reference log-probs were computed; those that are done stay in the cache.
+        StoppedEarly: requested while reference log-probs were computed; finished ones stay in the cache.
     """
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
@@ -139,19 +139,19 @@ def assemble_trainer(
 
 
 def check_start(step: int, first_step: int, checkpoints: Path) -> None:
-    """Refuse to train steps whose predecessors were not trained."""
+    """Refuse to train steps if the steps before them were not trained."""
     if step < first_step:
         raise CheckpointError(
-            "the steps before were not trained",
+            "the previous steps were not trained",
             where=str(checkpoints),
-            got=f"a newest checkpoint of step {step}" if step else "no checkpoint",
-            expected=f"one of step {first_step}",
-            fix="train the segment before",
+            got=f"newest checkpoint at step {step}" if step else "no checkpoint",
+            expected=f"a checkpoint at step {first_step}",
+            fix="train the previous segment",
         )
 
 
 def start_processes(config: RunConfig) -> None:
-    """The process group and megatron-core's groups, in the configured layout."""
+    """Initialize the process group and megatron-core's groups in the configured layout."""
     settings = config.model
     initialize_parallel(
         tensor_parallel=settings.tensor_model_parallel_size,
@@ -171,10 +171,10 @@ def reference_of(
     stop: StopRequest,
     beat: Beat = lambda doing, done, of: None,
 ) -> ReferenceCache | None:
-    """Reference log-probs of the rows that the run will use; what is missing is computed now.
+    """Reference log-probs of the rows that the run will use, computing those that are missing.
 
     Raises:
-        StoppedEarly: asked for between two chunks; those that are done stay in the cache.
+        StoppedEarly: requested between two chunks; finished chunks stay in the cache.
     """
     if Need.REFERENCE not in run_needs(config.model.mcpo):
         return None
@@ -183,7 +183,7 @@ def reference_of(
     cache = ReferenceCache(dataset.directory, key, dataset.completion_offsets)
     missing = cache.missing(used)
     if missing and cache.others and is_rank_zero():
-        logger.warning("reference log-probs of other weights or precision are in %s: not used", cache.path.parent)
+        logger.warning("ignoring reference log-probs of other weights or precision in %s", cache.path.parent)
     if missing:
         tokens = 2 * config.model.mcpo.scoring_tokens * max(1, dist.get_world_size())
         model.prepare_for_validation_step()
@@ -201,10 +201,10 @@ def reference_of(
 
 
 def prepare_reference(config: RunConfig, pretrained: Pretrained, stop: StopRequest) -> None:
-    """Compute what every run on these data and weights reads: prepared datasets, reference log-probs of all prompts.
+    """Compute what every run on these data and weights reads: prepared datasets and all reference log-probs.
 
     Raises:
-        StoppedEarly: asked for between two chunks; those that are done stay in the cache.
+        StoppedEarly: requested between two chunks; finished chunks stay in the cache.
     """
     stop.deadline = job_deadline(config.exp_manager.budget_seconds)
     start_processes(config)
@@ -222,7 +222,7 @@ def prepare_reference(config: RunConfig, pretrained: Pretrained, stop: StopReque
 
 
 def run_identity(config: RunConfig, fingerprint: str, weights_hash: str) -> dict[str, object]:
-    """What must stay the same for a resumed run to be the same run."""
+    """What must not change when a run is resumed."""
     return {
         "data or tokenizer": fingerprint,
         INITIAL_WEIGHTS: weights_hash,
@@ -239,7 +239,7 @@ def run_identity(config: RunConfig, fingerprint: str, weights_hash: str) -> dict
 
 
 def checkpoint_manager(config: RunConfig, pretrained: Pretrained) -> CheckpointManager:
-    """The checkpoints of the run's log directory."""
+    """The manager of the checkpoints in the run's log directory."""
     settings = config.trainer.mcpo
     return CheckpointManager(
         config.exp_manager.directory / "checkpoints",
@@ -253,13 +253,13 @@ def checkpoint_manager(config: RunConfig, pretrained: Pretrained) -> CheckpointM
 def checkpoint_to_resume(
     config: RunConfig, checkpoints: CheckpointManager, identity: dict[str, object]
 ) -> Path | None:
-    """The newest checkpoint, if there is one; refuses one of another run before anything is computed."""
+    """The newest checkpoint, if any; a checkpoint of a different run is refused before anything is computed."""
     found = checkpoints.newest()
     if found is None:
         return None
     if not config.exp_manager.resume_if_exists:
         raise ConfigError(
-            "the log directory already holds a run",
+            "the log directory already contains a run",
             where="exp_manager.resume_if_exists",
             got=False,
             fix="set it to true to continue, or choose another exp_manager.explicit_log_dir",
@@ -267,5 +267,5 @@ def checkpoint_to_resume(
     state, path = found
     check_identity(state, identity, path)
     if is_rank_zero():
-        logger.warning("continuing from step %d (%s)", state.step, path)
+        logger.warning("resuming from step %d (%s)", state.step, path)
     return path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run trains on: which trees, for how many steps; refuses data that cannot fill a batch or a row."""
+"""The training data of a run: which trees, for how many steps; data that cannot fill a batch or a row is refused."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """The training data of one call of a run.
+    """The training data of one call of a run: a whole offline run, or one segment of an online run.
 
     Attributes:
-        trees: by the numbers that the run's order of prompts uses.
-        dataset: which holds them; reference log-probs are kept beside it.
-        used: its rows that this call trains.
-        fingerprint: of the data and tokenizer, the same in every call of the run.
-        num_steps: of the whole run, for the learning rate.
-        first_step, last_step: the share of this call, counted from 0.
+        trees: indexed by the numbers in which the run orders its prompts.
+        dataset: the dataset that contains them; reference log-probs are stored beside it.
+        used: rows of the dataset that this call trains.
+        fingerprint: of data and tokenizer, the same in every call of the run.
+        num_steps: steps of the whole run, for the learning-rate schedule.
+        first_step, last_step: the steps of this call, ``first_step`` … ``last_step - 1``, counted from 0.
     """
 
     trees: Trees
@@ -54,11 +54,11 @@ class RunData:
 
 
 OpenData = Callable[[Any, Pretrained], RunData]
-"""From a configuration and the initial model to the data of a call."""
+"""Opens the data of one call, given the configuration and the initial model."""
 
 
 def whole_run(config: RunConfig, pretrained: Pretrained) -> RunData:
-    """The data of an offline run: a file of ranked answers, trained from the first step to the last."""
+    """The data of an offline run: a file of ranked responses, trained from the first step to the last."""
     dataset = open_dataset(config, pretrained, config.model.data.train)
     check_batch(config, dataset)
     check_candidates(config, dataset)
@@ -72,16 +72,16 @@ def whole_run(config: RunConfig, pretrained: Pretrained) -> RunData:
 
 
 def num_training_steps(config: RunConfig, num_prompts: int) -> int:
-    """Whole global batches in ``max_epochs`` passes, or ``max_steps`` if that is fewer."""
+    """The number of whole global batches in ``max_epochs`` passes, at most ``max_steps``."""
     steps = config.trainer.mcpo.max_epochs * num_prompts // config.model.global_batch_size
     limit = config.trainer.mcpo.max_steps
     return steps if limit < 0 else min(limit, steps)
 
 
 def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes: Any) -> PreparedDataset:
-    """The prepared dataset of a file; rank 0 makes it when it is missing.
+    """Open the prepared dataset of a file; rank 0 builds it if it is missing.
 
-    ``changes`` are arguments of ``prepare_dataset`` that differ from the configuration's.
+    ``changes`` override arguments of ``prepare_dataset`` that otherwise come from the configuration.
     """
     data = config.model.data
     options: dict[str, Any] = {
@@ -101,7 +101,7 @@ def open_dataset(config: RunConfig, pretrained: Pretrained, path: str, **changes
 
 
 def show_first(data: RunData, pretrained: Pretrained, directory: Path) -> None:
-    """Writes the first record that is trained as the model sees it: to ``first_record.txt``, and to a log."""
+    """Write the first training record, as the model sees it, to ``first_record.txt`` and to the log."""
     if not is_rank_zero() or not len(data.used):
         return
     shown = show_record(data.dataset, data.used[0], str(pretrained.files))
@@ -119,7 +119,7 @@ def check_batch(config: RunConfig, dataset: PreparedDataset) -> None:
             where=config.model.data.train,
             got=f"{len(dataset)} usable prompts",
             expected=f"at least model.global_batch_size={size}",
-            fix=f"lower model.global_batch_size, or see what was dropped and why in {dataset.dropped_path}",
+            fix=f"lower model.global_batch_size, or see {dataset.dropped_path} for what was dropped and why",
         )
 
 
@@ -129,7 +129,7 @@ def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
     check_chain(mcpo.chain_steps, mcpo.chain_candidates, most)
     if mcpo.num_negatives > most and not mcpo.replacement:
         raise ConfigError(
-            "no prompt has this many candidates",
+            "no prompt has that many candidates",
             where="model.mcpo.num_negatives",
             got=mcpo.num_negatives,
             expected=f"at most {most}",
@@ -138,28 +138,28 @@ def check_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
 
 
 def check_scores(config: RunConfig, dataset: PreparedDataset) -> None:
-    """Refuse data without the scores that the objective reads."""
+    """Refuse data that lacks scores if the objective reads them."""
     if Need.SCORES in run_needs(config.model.mcpo) and not dataset.is_scored.all():
         first = int(np.argmin(dataset.is_scored))
         raise DataError(
             f"the {config.model.mcpo.objective.name} objective needs a score of every response",
             where=dataset.source(first),
-            got=f"{int((~dataset.is_scored).sum())} of {len(dataset)} prompts without",
+            got=f"{int((~dataset.is_scored).sum())} of {len(dataset)} prompts without scores",
             fix="add a score to each response, or choose an objective that reads none",
         )
 
 
 def warn_of_few_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
-    """Say how many prompts have fewer candidates than they should."""
+    """Warn about prompts that have fewer candidates than ``num_negatives``."""
     negatives = config.model.mcpo.num_negatives
     short = int((dataset.num_completions - 1 < negatives).sum())
     if short and not config.model.mcpo.replacement and is_rank_zero():
-        message = "%d of %d prompts have fewer than %d candidates: they train with those they have"
+        message = "%d of %d prompts have fewer than %d candidates; each trains with those it has"
         logger.warning(message, short, len(dataset), negatives)
 
 
 def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
-    """Refuse token budgets that a single prompt exceeds; say how many trees will have a larger row of their own."""
+    """Refuse token budgets that a single prompt exceeds; warn about trees that need a longer row of their own."""
     budgets = {
         "model.micro_batch_tokens": config.model.micro_batch_tokens,
         "model.mcpo.scoring_tokens": config.model.mcpo.scoring_tokens,
@@ -168,7 +168,7 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
     for key, budget in budgets.items():
         if budget < longest:
             raise ConfigError(
-                "the token budget of a row is smaller than one prompt",
+                "a prompt exceeds the token budget of a row",
                 where=key,
                 got=budget,
                 expected=f"at least {longest}, the longest prompt in {dataset.directory}",
@@ -178,12 +178,12 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
     trained = np.minimum(whole, dataset.trained_lengths(config.model.mcpo.num_negatives))
     recompute, reuse = config.model.activations_checkpoint_granularity, config.model.mcpo.reuse_scoring
     sizes = {
-        # Without full recompute, scoring that is reused keeps the products of whole trees.
+        # Without full recompute, reused scoring keeps the matrix products of whole trees.
         "model.micro_batch_tokens": whole if reuse and recompute != "full" else trained,
         "model.mcpo.scoring_tokens": whole,
     }
     for key, budget in budgets.items():
         large = int((sizes[key] > budget).sum())
         if large and is_rank_zero():
-            message = "up to %d of %d prompts with their answers exceed %s=%d: each gets a longer row of its own"
+            message = "up to %d of %d prompts with their completions exceed %s=%d; each gets a longer row of its own"
             logger.warning(message, large, len(dataset), key, budget)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's log directory: NeMo's exp_manager, ``metrics.jsonl`` (one JSON object a step), TensorBoard and others."""
+"""A run's log directory: NeMo's exp_manager, ``metrics.jsonl`` (one JSON object per step), TensorBoard and others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nemo_mcpo.storage.atomic import write_whole
 
 
 class RunLog:
-    """Writes a step's metrics everywhere they are wanted; only rank 0 writes."""
+    """Writes the metrics of each step to all configured loggers, on rank 0 only."""
 
     def __init__(self, config: RunConfig) -> None:
         self.directory = config.exp_manager.directory
@@ -30,7 +30,7 @@ class RunLog:
         self._loggers = _start_experiment(config.exp_manager, self.directory / "nemo")
 
     def rewind(self, step: int) -> None:
-        """Forget steps after ``step``, and a line that was torn by a crash: training continues from there."""
+        """Drop the lines after ``step``, and a line torn by a crash, since training continues from ``step``."""
         if not is_rank_zero() or not self.metrics_path.exists():
             return
         kept = []
@@ -44,7 +44,7 @@ class RunLog:
         write_whole(self.metrics_path, kept, private=False)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one step. A metric that does not exist in this run (NaN) is written as null."""
+        """Append one step. NaN, for metrics that this run does not have, is written as null."""
         if not is_rank_zero():
             return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -54,7 +54,7 @@ class RunLog:
             logger.log_metrics({name: value for name, value in finite.items() if value is not None}, step=step)
 
     def save_prompts(self, step: int, prompts: Sequence[Mapping[str, object]]) -> Path | None:
-        """Keep the prompts of a step that went wrong, ``not_finite-<step>.json``; where they are, on rank 0."""
+        """Save the prompts of a failed step as ``not_finite-<step>.json``; return its path on rank 0, else None."""
         if not is_rank_zero():
             return None
         path = self.directory / f"not_finite-{step:08d}.json"
@@ -68,10 +68,10 @@ class RunLog:
 
 
 def _start_experiment(settings: ExpManager, directory: Path) -> list:
-    """Run NeMo's exp_manager for its files and loggers.
+    """Run NeMo's exp_manager for its files and loggers only.
 
-    It gets a directory of its own, because it moves every file that it finds there into ``run_<n>/``. Resuming is ours
-    (``algorithms.checkpointing``), and so are the processes: its trainer only carries the loggers.
+    It gets its own directory because it moves every file it finds there into ``run_<n>/``. Resuming
+    (``algorithms.checkpointing``) and launching processes are done elsewhere; its trainer only carries the loggers.
     """
     nemo_logging.setLevel(nemo_logging.WARNING)  # its INFO lines bury the progress bar
     trainer = Trainer(

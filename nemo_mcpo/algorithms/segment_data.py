@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segment of an online run answers, and what it trains on.
+"""The prompts that a segment of an online run answers, and the data it trains on.
 
-The run's order of prompts is that of an offline run on the same file: segment after segment, each takes those that its
-own steps consume, and trains them with the answers of the policy that it started from.
+Prompts are ordered as in an offline run on the same file. Each segment takes those that its own steps consume, and
+trains on the answers of the policy it started from.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from nemo_mcpo.sampling import check_chain
 
 
 class SegmentTrees:
-    """Trees of a segment's answers, by the numbers of their prompts in the run.
+    """Trees of a segment's answers, indexed by the numbers of their prompts in the run.
 
     Args:
         answers: rows in the order of ``prompts``.
         prompts: numbers of the segment's prompts.
-        num_prompts: of the run.
+        num_prompts: number of prompts in the run.
     """
 
     def __init__(self, answers: PreparedDataset, prompts: Sequence[int], num_prompts: int) -> None:
@@ -58,7 +58,7 @@ class SegmentTrees:
 
 
 def open_prompts(config: OnlineRunConfig, pretrained: Pretrained) -> PreparedDataset:
-    """The prompts of ``model.data.train``, without whatever answers they have there."""
+    """Open the prompts of ``model.data.train``, ignoring any responses."""
     prompts = open_dataset(config, pretrained, config.model.data.train, min_answers=0, drop_ranks=())
     check_batch(config, prompts)
     return prompts
@@ -70,7 +70,7 @@ def segment_of(config: OnlineRunConfig, prompts: PreparedDataset, number: int) -
 
 
 def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segment) -> list[int]:
-    """Rows of ``prompts`` that the segment's steps consume, each once, in the order of their first use."""
+    """Rows of ``prompts`` that the segment's steps consume, each once, in order of first use."""
     order = PromptStream(len(prompts), config.model.seed, config.model.data.shuffle)
     size = config.model.global_batch_size
     places = order.take(segment.first_step * size, (segment.last_step - segment.first_step) * size)
@@ -80,7 +80,7 @@ def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segme
 def prompts_with_words(
     prompts: PreparedDataset, rows: Sequence[int], path: str, data: Data, *, with_words: bool
 ) -> list[tuple[int, Prompt]]:
-    """Ids and prompts of some rows; their words, which stand in the file at ``path``, only where they are needed."""
+    """Ids and prompts of some rows; with ``with_words``, also their text, read from the file at ``path``."""
     sources = {row: prompts.source(row) for row in rows}
     words = read_conversations(path, data.format, sources.values(), data.ignored_keys) if with_words else {}
     trees = [prompts[row] for row in rows]
@@ -91,7 +91,7 @@ def prompts_with_words(
 
 
 def segment_data(number: int, files: SegmentFiles) -> OpenData:
-    """How the training of a segment opens its data."""
+    """The function with which the training of a segment opens its data."""
 
     def open_data(config: OnlineRunConfig, pretrained: Pretrained) -> RunData:
         prompts = open_prompts(config, pretrained)
@@ -107,7 +107,7 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
             keep_repeated=True,
         )
         _check_same_prompts(prompts, rows, answers, files)
-        # A policy that needs no more training leaves no choice anywhere: that is no mistake.
+        # Not check_candidates: a fully trained policy may give answers without any candidate, which is not an error.
         check_chain(config.model.mcpo.chain_steps, config.model.mcpo.chain_candidates, config.num_samples - 1)
         warn_of_few_candidates(config, answers)
         check_budgets(config, answers)
@@ -127,16 +127,16 @@ def segment_data(number: int, files: SegmentFiles) -> OpenData:
 def _check_same_prompts(
     prompts: PreparedDataset, rows: Sequence[int], answers: PreparedDataset, files: SegmentFiles
 ) -> None:
-    """The file of answers was written for these very prompts, one line each."""
+    """Raise RolloutError unless the ranked answers have one line for each of these prompts, in order."""
     same = len(rows) == len(answers)
     same = same and all(
         np.array_equal(prompts[index].prompt_tokens, answers[row].prompt_tokens) for row, index in enumerate(rows)
     )
     if not same:
         raise RolloutError(
-            "the ranked answers are not to the prompts of this segment",
+            "the ranked answers do not belong to the prompts of this segment",
             where=str(files.ranked),
             got=f"{len(answers)} prompts",
-            expected=f"{len(rows)} prompts in the order of training",
-            fix="delete the segment's ranked.jsonl and judge.json: it is judged again",
+            expected=f"{len(rows)} prompts in training order",
+            fix="delete the segment's ranked.jsonl and judge.json, so that it is judged again",
         )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segments of an online run: which steps each trains, and where its files are.
+"""The segments of an online run: which steps each one trains, and where its files are.
 
-<log_dir>/segments/0/policy-0/       the weights that segment 0 starts from, a Hugging Face directory
-                     samples/        what they answer
-                     ranked.jsonl    the answers, best first, as token ids
-                     logs/           of servers that were started
+<log_dir>/segments/0/policy-0/       the weights that segment 0 starts from, as a Hugging Face directory
+                     samples/        the policy's answers
+                     ranked.jsonl    the answers as token ids, best first
+                     logs/           logs of the servers that the run started
                      export.json, generate.json, judge.json, train.json    finished stages
 """
 
@@ -27,7 +27,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SegmentFiles:
-    """Where a segment's stages write and read."""
+    """Paths that a segment's stages read and write."""
 
     directory: Path
 
@@ -50,7 +50,7 @@ class SegmentFiles:
 
 
 def split_steps(num_steps: int, num_segments: int) -> list[Segment]:
-    """Segments whose numbers of steps differ by at most one.
+    """Split a run into segments whose lengths differ by at most one step.
 
     >>> [(part.first_step, part.last_step) for part in split_steps(8, 3)]
     [(0, 2), (2, 5), (5, 8)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation: every completion of held-out trees is scored; rewards against all candidates, loss against drawn ones.
+"""Validation on held-out trees: reward metrics over all candidates, loss over drawn negatives.
 
-The draws are those of epoch 0, so that a change of ``val_loss`` is a change of the policy.
+Draws use epoch 0 every time, so the sampler's noise does not change from one validation to the next.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nemo_mcpo.records import Objective, ObjectiveInputs, PromptTree
 
 
 def num_validation_prompts(config: RunConfig, num_prompts: int) -> int:
-    """``limit_val_batches`` in prompts: an integer counts global batches, a fraction is a share of the data."""
+    """``limit_val_batches`` in prompts: an integer counts global batches, a float is a share of the data."""
     limit = config.trainer.mcpo.limit_val_batches
     wanted = limit * config.model.global_batch_size if isinstance(limit, int) else math.ceil(limit * num_prompts)
     return min(wanted, num_prompts)
@@ -41,7 +41,7 @@ def validate(
     objective: Objective,
     config: RunConfig,
 ) -> dict[str, float]:
-    """``val_*`` metrics, each the average over the prompts that have a value; every rank calls it."""
+    """The ``val_*`` metrics, each averaged over the prompts that have a value; every rank must call this."""
     model.prepare_for_validation_step()
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}

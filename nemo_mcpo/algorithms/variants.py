@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration chooses from the tables: names and parameters that exist, other keys that fit their needs."""
+"""Checks what a configuration chooses from the tables of variants: names, parameters, and keys that they need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nemo_mcpo.variant import Need, entry
 
 
 def check_variants(config: RunConfig) -> None:
-    """Raise ConfigError where a run cannot do what its objective, sampler or data format asks for."""
+    """Raise ConfigError if a run cannot provide what its objective, sampler or data format needs."""
     mcpo, data = config.model.mcpo, config.model.data
     bind_objective(mcpo.objective.name, mcpo.objective.parameters, mcpo.beta)
     bind_sampler(mcpo.sampler.name, mcpo.sampler.parameters, mcpo.sampler_keys)
@@ -31,7 +31,7 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
     if Need.NEGATIVES not in needs:
         if mcpo.num_negatives:
             raise ConfigError(
-                f"the {name} objective has no negatives",
+                f"the {name} objective uses no negatives",
                 where="model.mcpo.num_negatives",
                 got=mcpo.num_negatives,
                 expected=0,
@@ -57,7 +57,7 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
 
 
 def _check_no_scoring(mcpo: MCPO) -> None:
-    """Refuse keys of a scoring pass that does not exist."""
+    """Refuse keys of the scoring pass if there is none."""
     for key, off in (("scoring_fp8", "false"), ("reuse_scoring", "auto")):
         if getattr(mcpo, key) is True:
             raise ConfigError(
@@ -70,12 +70,12 @@ def _check_no_scoring(mcpo: MCPO) -> None:
 
 
 def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
-    """Raise ConfigError where an online run cannot do what its choices ask for."""
+    """Raise ConfigError if an online run cannot provide what its variants need."""
     mcpo = config.model.mcpo
     needs = run_needs(mcpo)
     if Need.NEGATIVES not in needs:
         raise ConfigError(
-            "not in an online run: a policy learns nothing from its own answers",
+            "an online run needs negatives: its policy cannot learn from its own answers alone",
             where="model.mcpo.objective",
             got=mcpo.objective.name,
             expected="an objective with negatives",
@@ -83,7 +83,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
         )
     if Need.GIVEN in needs:
         raise ConfigError(
-            "a policy's own answers have no given rejected one",
+            "the policy's own answers have no given rejected answer",
             where="model.mcpo.sampler",
             got=mcpo.sampler.name,
             expected="mc_kernel, random, max or min",
@@ -94,7 +94,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
 
 
 def _check_serving(config: OnlineRunConfig) -> None:
-    # They import transformers and the client of servers, which takes seconds.
+    # Imported late: they import transformers and the server client, which takes seconds.
     from nemo_mcpo.judging.judges import JUDGES
     from nemo_mcpo.rollouts.engines import ENGINES
 

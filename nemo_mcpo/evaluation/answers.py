@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a Hugging Face directory to a set of prompts, by transformers' own generation: greedy, or sampled.
+"""Greedy or sampled answers of a policy to a set of prompts, and the share of them that is right.
 
-The same arguments give the same answers: batches are fixed, and each is seeded by its own number.
+The same arguments give the same answers: batches are fixed, and each is seeded by its number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts, render_prompt
+from nemo_mcpo.evaluation.intervals import Interval, rate_interval
 from nemo_mcpo.platform.in_forks import in_forks
 from nemo_mcpo.records import Message, PreferenceRecord, Response
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch
 
+Problem = TypeVar("Problem")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How to answer: ``temperature`` 0 is greedy; ``max_tokens`` and ``batch_size`` count tokens and prompts."""
+    """How to generate: ``temperature`` 0 is greedy; ``max_tokens`` is in tokens, ``batch_size`` in prompts."""
 
     temperature: float
     max_tokens: int
@@ -37,7 +41,7 @@ def prompt_tokens(chat: ChatTokenizer, questions: Sequence[str]) -> list[list[in
 def pair_tokens(
     chat: ChatTokenizer, questions: Sequence[str], answers: Sequence[str]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of single-turn prompts, and of one answer to each, as training sees them."""
+    """Token ids of single-turn prompts and of one answer to each, as training sees them."""
     pairs = [_rendered(chat, question, answer) for question, answer in zip(questions, answers, strict=True)]
     completions = encode_continuations(chat, [pair.continuations[0] for pair in pairs])
     return encode_prompts(chat, [pair.prompt for pair in pairs]), completions
@@ -46,7 +50,7 @@ def pair_tokens(
 def generate_answers(
     policy: Policy, questions: Sequence[str], decoding: Decoding, progress: bool = False
 ) -> list[str]:
-    """One answer a question, in the questions' order; repeat a question for several samples."""
+    """Generate one answer per question, in order; repeat a question to get several samples."""
     prompts = prompt_tokens(policy.chat, questions)
     answers = [""] * len(questions)
     with tqdm(total=len(questions), desc="answers", unit="answer", disable=not progress) as bar:
@@ -58,6 +62,14 @@ def generate_answers(
                 answers[row] = text
             bar.update(len(rows))
     return answers
+
+
+def exact_match(
+    problems: Sequence[Problem], answers: Sequence[str], is_right: Callable[[Problem, str], bool]
+) -> Interval:
+    """The share of problems whose answer is right, with Wilson's 95 % interval; one answer per problem."""
+    right = sum(is_right(problem, answer) for problem, answer in zip(problems, answers, strict=True))
+    return rate_interval(right, len(problems))
 
 
 def _texts(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart's task: add two three-digit numbers, column by column, with answers that a rule can check.
+"""The quickstart's task: add two three-digit numbers column by column, with answers that a rule can check.
 
 >>> problem = Problem(347, 585)
 >>> problem.question
@@ -9,7 +9,7 @@
 >>> work(problem, frozenset({Mistake("tens", "forget")}))
 'ones 7+5=12, tens 4+8=12, hundreds 3+5+1=9, answer 922'
 
-Most writers of the fine-tuning answers forget to carry, so a fine-tuned model does too; it also knows how to carry.
+The fine-tuning answers often forget to carry, so a fine-tuned model does, too, although it has seen carries.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from nemo_mcpo.records import Message
 
 COLUMNS = ("ones", "tens", "hundreds")
 FORGET_CARRY = 0.6
-"""How often the writer of the fine-tuning answers forgets a carry: the mistake that MC-PO is to remove."""
+"""Probability that a fine-tuning answer forgets a carry: the mistake that MC-PO should remove."""
 SLIP = 0.02
-"""How often that writer gets the sum of a column wrong by one."""
+"""Probability that a fine-tuning answer gets the sum of a column wrong by one."""
 FARTHEST = 2000
-"""No sum of two three-digit numbers is farther from another."""
+"""Upper bound on the difference between two sums of three-digit numbers."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """``left + right``, both of three digits."""
+    """``left + right``, with three digits each."""
 
     left: int
     right: int
 
     @classmethod
     def read(cls, text: str) -> Problem:
-        """The problem of a question, or of a dialogue that ends with one."""
+        """Read the problem in a question, or in a dialogue that ends with one."""
         left, right = re.findall(r"What is (\d{3})\+(\d{3})\?", text)[-1]
         return cls(int(left), int(right))
 
@@ -55,14 +55,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
-    """In one column: ``forget`` a carry or ``invent`` one, or a sum one ``more`` or one ``less`` than it is."""
+    """A mistake in one column: ``forget`` or ``invent`` a carry, or a sum that is off by one (``more``, ``less``)."""
 
     column: str
     kind: str
 
 
 def draw_problems(number: int, generator: random.Random) -> list[Problem]:
-    """Problems that differ in more than the order of their two numbers."""
+    """Draw problems that differ in more than the order of their two numbers."""
     pairs: dict[tuple[int, int], Problem] = {}
     while len(pairs) < number:
         left, right = generator.randint(100, 999), generator.randint(100, 999)
@@ -71,7 +71,7 @@ def draw_problems(number: int, generator: random.Random) -> list[Problem]:
 
 
 def work(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
-    """The worked answer; a mistake is carried through to the final number, as a writer would."""
+    """The worked answer; mistakes are carried through to the final number."""
     carry, digits, steps = 0, "", []
     for place, name in enumerate(COLUMNS):
         left, right = (number // 10**place % 10 for number in (problem.left, problem.right))
@@ -87,7 +87,7 @@ def work(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
 
 
 def hurried_work(problem: Problem, generator: random.Random) -> str:
-    """A worked answer by a writer who often forgets a carry and sometimes slips."""
+    """A worked answer that often forgets a carry and sometimes gets a sum wrong."""
     mistakes = set()
     for name in COLUMNS:
         if generator.random() < FORGET_CARRY:
@@ -98,7 +98,7 @@ def hurried_work(problem: Problem, generator: random.Random) -> str:
 
 
 def wrong_answers(problem: Problem) -> Iterator[str]:
-    """Every different wrong answer with one mistake, then with two: forgotten and invented carries first."""
+    """All distinct wrong answers with one mistake, then with two; forgotten and invented carries come first."""
     carries = [Mistake(name, kind) for kind in ("forget", "invent") for name in COLUMNS[1:]]
     single = carries + [Mistake(name, kind) for kind in ("more", "less") for name in COLUMNS]
     seen = {work(problem)}
@@ -111,21 +111,21 @@ def wrong_answers(problem: Problem) -> Iterator[str]:
 
 
 def final_number(text: str) -> int | None:
-    """The number that a worked answer ends with, or None: the rest of the text does not count."""
+    """The number at the end of a worked answer, or None; the rest of the text is ignored."""
     found = re.search(r"answer (\d{1,9})\s*\Z", text)
     return int(found.group(1)) if found else None
 
 
 def is_right(problem: Problem, text: str) -> bool:
-    """The rule: the final number is the sum."""
+    """The rule: whether the final number is the sum."""
     return final_number(text) == problem.answer
 
 
 def rank_answers(problem: Problem, sampled: Iterable[str], number: int) -> list[str]:
-    """``number`` different answers, best first: the right one, then wrong ones by their distance from it.
+    """``number`` distinct answers, best first: the right one, then wrong ones by their distance from it.
 
-    The wrong ones are samples of a policy, filled up with rule-made ones where it gave too few different ones. A right
-    number reached on a wrong way is left out: the rule cannot say whether it is better than a wrong number.
+    The wrong ones are samples from a policy, plus constructed ones if there are too few distinct samples. A right
+    number with wrong steps is left out, since the rule cannot tell whether it is better than a wrong number.
     """
     right = work(problem)
     pool = dict.fromkeys(text for text in sampled if text and not is_right(problem, text))
@@ -135,19 +135,19 @@ def rank_answers(problem: Problem, sampled: Iterable[str], number: int) -> list[
 
 
 def score(problem: Problem, text: str) -> float:
-    """Minus the distance from the sum; an answer without a final number is as far off as can be."""
+    """Minus the distance from the sum; an answer without a final number gets the lowest score."""
     found = final_number(text)
     return float(-FARTHEST if found is None else -min(abs(found - problem.answer), FARTHEST))
 
 
 def judge_answer(conversation: Sequence[Message], text: str) -> float:
-    """The rule as a judge: the right way first, then a right number, then wrong ones by their distance."""
+    """The rule as a judge: right steps first, then a right number, then wrong numbers by their distance."""
     problem = Problem.read(conversation[-1].content)
     return 1.0 if text == work(problem) else score(problem, text)
 
 
 def nectar_record(problem: Problem, answers: Sequence[str], sampled: Sequence[str] = ()) -> dict[str, object]:
-    """One line of a file in Nectar's schema; ``answers`` best first, ``sampled`` those that a model gave."""
+    """One record in Nectar's schema, with ``answers`` best first; those in ``sampled`` came from a model."""
     ranked = [
         {
             "answer": text,

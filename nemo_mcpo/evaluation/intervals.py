@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""95 % intervals of a rate: Wilson's for independent outcomes, and one that knows which outcomes share a prompt.
+r"""95 % confidence intervals of a rate: Wilson's for independent outcomes, and one for outcomes that share prompts.
 
 .. math:: \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}, \qquad z = 1.96
 
-Wilson 1927. Outcomes of one prompt resemble each other, so that 5 of them tell less than 5 of 5 prompts: there ``n``
-is the effective sample size :math:`p(1-p)/\mathrm{Var}(p)`, the variance between prompts (Korn and Graubard 1998).
+Wilson 1927. Outcomes of the same prompt are correlated, so 5 of them carry less information than one from each of 5
+prompts. For these, ``n`` is the effective sample size :math:`p(1-p)/\mathrm{Var}(p)`, with the variance between
+prompts (Korn and Graubard 1998).
 
 >>> rate_interval(8, 10)
 Interval(mean=0.8, low=0.4901625, high=0.9433178)
@@ -22,7 +23,7 @@ Z = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A rate (0..1) and the ends of its 95 % interval."""
+    """A rate (0 to 1) and the ends of its 95 % interval."""
 
     mean: float
     low: float
@@ -30,7 +31,7 @@ class Interval:
 
 
 def rate_interval(successes: float, number: float) -> Interval:
-    """Wilson's interval of ``successes`` in ``number`` independent outcomes; ``number`` must be positive."""
+    """Wilson's interval for ``successes`` in ``number`` independent outcomes; ``number`` must be positive."""
     rate = successes / number
     center = (rate + Z**2 / (2 * number)) / (1 + Z**2 / number)
     half = Z * math.sqrt(rate * (1 - rate) / number + Z**2 / (4 * number**2)) / (1 + Z**2 / number)
@@ -38,10 +39,10 @@ def rate_interval(successes: float, number: float) -> Interval:
 
 
 def clustered_rate_interval(outcomes: Sequence[Sequence[bool]]) -> Interval:
-    """Interval of the rate over all outcomes, where ``outcomes[i]`` are those that share prompt i (none is allowed).
+    """Interval for the rate over all outcomes, where ``outcomes[i]`` are those of prompt i (possibly none).
 
-    The variance is that of a ratio of two sums over prompts. Where it is zero (every outcome the same), a prompt
-    counts as one outcome; an outcome never counts as more than one.
+    The variance is that of a ratio of two sums over prompts. If it is zero (all outcomes equal), each prompt counts as
+    one outcome; an outcome never counts as more than one.
     """
     clusters = [(sum(own), len(own)) for own in outcomes if own]
     number = sum(size for _, size in clusters)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Preference accuracy: the share of (right, wrong) pairs of answers in which the policy finds the right one likelier.
+r"""Preference accuracy: the share of (right, wrong) answer pairs in which the right answer has the higher log-prob.
 
 .. math:: \frac{1}{\#\text{pairs}} \sum_x \sum_{i \ge 1} [\log \pi(y_0 | x) > \log \pi(y_i | x)]
 
-Log-probs are summed over the answer's tokens, end of turn included, as in training; a tie counts as wrong. There is no
-reference model in it, so that the number of one policy can be compared with that of another on the same pairs. (The
-``rewards/accuracy`` of a training log compares rewards instead, which start at 0 for every answer.)
+As in training, log-probs are summed over the answer's tokens, including the end of turn; a tie counts as wrong. No
+reference model is involved, so different policies can be compared on the same pairs. (``rewards/accuracy`` in a
+training log compares rewards instead, which start at 0 for every answer.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nemo_mcpo.rollouts.generation import Policy, batches_by_length
 
 @dataclass(frozen=True, slots=True)
 class RankedAnswers:
-    """One single-turn prompt, its right answer, and wrong ones (at least one)."""
+    """A single-turn prompt, its right answer, and at least one wrong answer."""
 
     question: str
     right: str
@@ -35,7 +35,7 @@ class RankedAnswers:
 def preference_accuracy(
     policy: Policy, items: Sequence[RankedAnswers], batch_size: int, progress: bool = False
 ) -> Interval:
-    """The rate over all pairs, with an interval that counts the pairs of one prompt as related."""
+    """The rate over all pairs, with an interval that accounts for pairs sharing a prompt."""
     questions = [item.question for item in items for _ in (item.right, *item.wrong)]
     answers = [answer for item in items for answer in (item.right, *item.wrong)]
     logps = iter(answer_logps(policy, questions, answers, batch_size, progress))
@@ -49,7 +49,7 @@ def preference_accuracy(
 def answer_logps(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], batch_size: int, progress: bool = False
 ) -> list[float]:
-    """Log-prob of each answer to its question, nats, summed over tokens in float32; in the order given."""
+    """Log-prob of each answer given its question, in nats, summed over tokens in float32; in the given order."""
     prompts, completions = pair_tokens(policy.chat, questions, answers)
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
     logps = [0.0] * len(lengths)
@@ -77,7 +77,7 @@ def _batch_logps(
         tokens_BS[row, :end] = torch.tensor(prompt + completion)
         answer_BS[row, len(prompt) : end] = True
     tokens_BS, answer_BS = tokens_BS.to(policy.model.device), answer_BS.to(policy.model.device)
-    # Padding stands on the right, where causal attention keeps it from every answer: no mask is needed.
+    # Padding is on the right, where causal attention hides it from the answers, so no mask is needed.
     logits = policy.model(tokens_BS[:, :-1]).logits.float()
     token_logps = logits.log_softmax(-1).gather(-1, tokens_BS[:, 1:, None])[..., 0]
     return (token_logps * answer_BS[:, 1:]).sum(1).tolist()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies on the same held-out prompts: a table for people, a summary for programs.
+"""Results of several policies on the same held-out prompts: a table for people, a summary for programs.
 
 {"sft": {"exact_match": {"mean", "low", "high"}, "preference_accuracy": {…}}, "mcpo": {…}, "onmcpo": {…}, "seconds": …}
 """
@@ -14,19 +14,19 @@ from nemo_mcpo.evaluation.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one policy reached; rates (0..1) with 95 % intervals."""
+    """Results of one policy: rates (0 to 1) with 95 % intervals."""
 
     exact_match: Interval
     preference_accuracy: Interval
 
 
 POLICIES = {"sft": "SFT", "mcpo": "MC-PO", "onmcpo": "OnMC-PO"}
-"""Names in files, and in tables for people."""
+"""Names of the policies in files, and in tables for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One held-out prompt and what each policy answers, by its name in files."""
+    """One held-out prompt and the answer of each policy, by the policy's name in files."""
 
     question: str
     right: str
@@ -34,12 +34,12 @@ class Example:
 
 
 def summary(scores: Mapping[str, Scores], seconds: float) -> dict[str, object]:
-    """The content of ``summary.json``; ``seconds`` of the whole quickstart."""
+    """The content of ``summary.json``; ``seconds`` is the time of the whole quickstart."""
     return {**{policy: asdict(own) for policy, own in scores.items()}, "seconds": round(seconds, 1)}
 
 
 def score_table(scores: Mapping[str, Scores]) -> str:
-    """A line a policy, in percent, with intervals."""
+    """A table with one line per policy: rates in percent, with intervals."""
     fields = {"exact match": "exact_match", "preference accuracy": "preference_accuracy"}
     rows = [f"{'':<10}" + "".join(f"{title:<24}" for title in fields)]
     for policy, own in scores.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that differ by learning rate and seed, as ``slurm/sweep.sh`` names them: mean and deviation over seeds.
+"""Results of a sweep over learning rates and seeds by ``slurm/sweep.sh``: mean and standard deviation over seeds.
 
 results/mcpo_sweep/lr-1e-6-seed-1/metrics.jsonl, …
 """
@@ -25,9 +25,9 @@ class SweepRun:
     """One point of the grid.
 
     Attributes:
-        steps: that it has trained.
-        done: it came to its end.
-        value: of the metric; None before there is one.
+        steps: number of trained steps.
+        done: whether the run is finished.
+        value: value of the metric; None if there is none yet.
     """
 
     lr: float
@@ -38,14 +38,14 @@ class SweepRun:
 
 
 def read_runs(directory: Path, metric: str) -> list[SweepRun]:
-    """The runs below ``directory``, by learning rate and seed.
+    """Read the runs in ``directory``, sorted by learning rate and seed.
 
     Raises:
-        DataError: none is there, or none has the metric.
+        DataError: there are no runs, or none has the metric.
     """
     found = [(match, path) for path in directory.glob("lr-*-seed-*") if (match := _NAME.match(path.name))]
     if not found:
-        raise DataError("there are no runs", where=str(directory), expected="directories named lr-…-seed-…")
+        raise DataError("no runs found", where=str(directory), expected="directories named lr-…-seed-…")
     runs, known = [], set[str]()
     for match, path in found:
         lines = _lines(path / "metrics.jsonl")
@@ -59,7 +59,7 @@ def read_runs(directory: Path, metric: str) -> list[SweepRun]:
 
 
 def final_value(lines: Sequence[dict[str, float | None]], metric: str) -> float | None:
-    """The last validation; of a metric of every step, the mean over the last tenth."""
+    """The value of the last validation, or, for a metric of every step, the mean over the last tenth of the steps."""
     values = [value for line in lines if (value := line.get(metric)) is not None]
     if not values:
         return None
@@ -67,7 +67,7 @@ def final_value(lines: Sequence[dict[str, float | None]], metric: str) -> float 
 
 
 def sweep_table(runs: Iterable[SweepRun], metric: str) -> str:
-    """A line a learning rate, the best one marked; the deviation is of the sample (n − 1)."""
+    """A table with one line per learning rate and the best one marked; the deviation is that of a sample (n − 1)."""
     groups: dict[float, list[SweepRun]] = {}
     for run in runs:
         groups.setdefault(run.lr, []).append(run)

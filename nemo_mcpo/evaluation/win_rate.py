@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two policies answer the same held-out prompts, and a judge says which answer is better.
+"""Win rate: two policies answer the same held-out prompts, and a judge decides which answer is better.
 
-A tie counts half. The judge sees each pair in a drawn order; with ``judge.both_orders`` in both. Everything is kept
-under the output directory as it is made, so that a call that was interrupted goes on:
+A tie counts half. The judge sees each pair in random order, or in both orders with ``judge.both_orders``. All work is
+saved in the output directory as it is done, so an interrupted call can be continued:
 
-    answers/policy/, answers/baseline/   stores of samples (``rollouts.store``)
-    verdicts/                            of a judge that is known by its name alone; others share a cache
-    win_rate.json                        the outcome
+    answers/policy/, answers/baseline/   sample stores (``rollouts.store``)
+    verdicts/                            of a judge known by its name only; other judges share a cache
+    win_rate.json                        the result
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from nemo_mcpo.storage.atomic import write_json
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """How the first policy fared.
+    """Result for the first policy.
 
     Attributes:
         win_rate: with its 95 % interval; a tie counts half.
         ties: comparisons without a winner, and pairs of equal answers.
-        failures: pairs that lack a verdict, one of two where both orders are asked; they do not count.
-        unanswered: prompts that one of the two has no answer to; they do not count.
-        policy_tokens, baseline_tokens: mean length of an answer.
+        failures: pairs that lack a verdict (in either order, if both are judged); they are not counted.
+        unanswered: prompts to which one of the policies has no answer; they are not counted.
+        policy_tokens, baseline_tokens: mean length of an answer, in tokens.
         policy_unfinished, baseline_unfinished: answers that ``rollouts.max_tokens`` cut; they are judged as they are.
-        judge: what it did.
+        judge: statistics of the judge.
     """
 
     win_rate: Interval
@@ -61,11 +61,11 @@ class WinRate:
 
 
 def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out: Path) -> WinRate:
-    """Answer ``model.data.validation`` with two Hugging Face directories at the first of ``rollouts.temperatures``.
+    """Compare two Hugging Face directories on ``model.data.validation`` at the first of ``rollouts.temperatures``.
 
     Raises:
         ConfigError: there are no validation prompts.
-        RolloutError: too many answers or verdicts are missing, or the judge prefers a place.
+        RolloutError: too many answers or verdicts are missing, or the judge prefers one position.
     """
     fingerprint, prompts = _held_out_prompts(config, policy)
     ours = _answers(config, policy, prompts, fingerprint, out / "answers" / "policy")
@@ -86,7 +86,7 @@ def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out:
 def count_outcomes(
     judgements: Sequence[Judgement | None], pairs: Sequence[tuple[Sample, Sample]], num_prompts: int
 ) -> WinRate:
-    """Add up judgements of those ``pairs``, the policy's answer first, that are not equal."""
+    """Count the outcomes of ``pairs`` (the policy's answer first); ``judgements`` are those of unequal pairs."""
     total = tally(judgements)
     known = [judgement for judgement in judgements if judgement is not None]
     decided = [judgement for judgement in known if not judgement.failures]
@@ -95,10 +95,10 @@ def count_outcomes(
     counted = len(decided) + len(pairs) - len(judgements)
     if counted == 0:
         raise RolloutError(
-            "no prompt has an answer of both policies and a verdict",
+            "no prompt has both answers and a verdict",
             where="model.data.validation",
-            got=f"{num_prompts} prompts, {len(pairs)} answered by both",
-            fix="look at the logs of the servers, or of the engine",
+            got=f"{num_prompts} prompts, {len(pairs)} answered by both policies",
+            fix="check the logs of the servers, or of the engine",
         )
     ties = counted - wins - losses
     return WinRate(
@@ -117,10 +117,10 @@ def count_outcomes(
 
 
 def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[int, Prompt]]:
-    """Their fingerprint, and the prompts by id; ``trainer.mcpo.limit_val_batches`` holds."""
+    """The fingerprint of the prompts, and the prompts by id, limited by ``trainer.mcpo.limit_val_batches``."""
     path = config.model.data.validation
     if path is None:
-        raise ConfigError("there are no held-out prompts", where="model.data.validation", fix="set it to a file")
+        raise ConfigError("no held-out prompts", where="model.data.validation", fix="set it to a file")
     pretrained = open_pretrained(str(policy), config.model.data.cache_dir)
     prompts = open_dataset(config, pretrained, path, min_answers=0, drop_ranks=())
     rows = range(num_validation_prompts(config, len(prompts)))
@@ -131,7 +131,7 @@ def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[
 def _answers(
     config: OnlineRunConfig, directory: Path, prompts: Mapping[int, Prompt], fingerprint: str, store: Path
 ) -> dict[int, Sample]:
-    """One answer to each prompt, by its id."""
+    """One answer per prompt, by prompt id."""
     rollouts = config.rollouts
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, config.model.seed)
     plan = Plan(0, (rollouts.temperatures[0],), 1, 0)
@@ -146,12 +146,12 @@ def _answers(
 
 
 def win_rate_line(result: WinRate) -> str:
-    """One line for people."""
+    """The result in one line for the user."""
     rate = result.win_rate
     return (
         f"win rate {rate.mean:.1%} ({rate.low:.1%}–{rate.high:.1%}): {result.wins} won, {result.ties} ties, "
         f"{result.losses} lost, {result.failures} without a verdict, {result.unanswered} without an answer; "
-        f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens an answer, "
-        f"{result.policy_unfinished} against {result.baseline_unfinished} of them cut; "
-        f"the judge: {tally_text(result.judge)}"
+        f"{result.policy_tokens:.0f} against {result.baseline_tokens:.0f} tokens per answer, "
+        f"{result.policy_unfinished} against {result.baseline_unfinished} answers truncated; "
+        f"judge: {tally_text(result.judge)}"
     )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges: which of a prompt's answers is the best one."""
+"""Judges, which find the best of a prompt's answers."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judge said, for ever: an interrupted round asks for what is missing, another run asks for nothing twice.
+"""Persistent cache of judge verdicts, so that no run asks a judge the same question twice.
 
-    DIR/verdicts-00000.jsonl    {"key": hash of the judge and all that it saw, "value": …, "reply": …}, by one writer
+    DIR/verdicts-00000.jsonl    {"key": hash of the judge and everything it saw, "value": …, "reply": …}, by one writer
 
-A verdict is found by what was asked, so that it does not matter which run, segment or prompt asked.
+Verdicts are looked up by the question alone, whichever run, segment or prompt asked it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_WRITERS = 64
 
 
 class VerdictCache:
-    """JSON values by what was asked; threads may share one."""
+    """JSON values by question; thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self._log = _first_free_log(directory)
@@ -34,15 +34,15 @@ class VerdictCache:
         return len(self._values)
 
     def get(self, *asked: object) -> object | None:
-        """The value that was stored for this, or None."""
+        """The value stored for a question, or None."""
         return self._values.get(key_of(asked))
 
     def put(self, value: object, *asked: object, reply: str = "") -> None:
-        """Store a value, and on disk the whole reply; once this returns it survives a kill."""
+        """Store a value, and the whole reply on disk; once this returns, it survives a kill."""
         key = key_of(asked)
         line = json.dumps({"key": key, "value": value, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
-            # A sync a verdict would cost more than the few seconds of verdicts that a power cut takes.
+            # Syncing every verdict would cost more than the few seconds of verdicts that a power failure loses.
             self._log.append([line.encode()], sync=False)
             self._values[key] = value
 
@@ -52,20 +52,20 @@ class VerdictCache:
             self._values[entry["key"]] = entry["value"]
         except (ValueError, KeyError, TypeError) as error:
             got = line[:60].decode(errors="replace")
-            fix = "delete this line: it is asked for again"
+            fix = "delete this line, so that the judge is asked again"
             raise RolloutError("not a verdict", where=where, got=got, fix=fix) from error
 
 
 def key_of(asked: tuple[object, ...]) -> str:
-    """Hash of JSON values."""
+    """The hash of a question, given as JSON values."""
     return hashlib.blake2b(json.dumps(asked, ensure_ascii=False).encode(), digest_size=16).hexdigest()
 
 
 def _first_free_log(directory: Path) -> AppendLog:
-    """The first file that no other run writes to at the moment."""
+    """Open the first file that no other run is writing to."""
     for number in range(MAX_WRITERS):
         try:
             return AppendLog(directory / f"verdicts-{number:05d}.jsonl", patience_seconds=0.0)
         except ConfigError:
             continue
-    raise RolloutError("too many runs write verdicts", where=str(directory), expected=f"at most {MAX_WRITERS}")
+    raise RolloutError("too many runs are writing verdicts", where=str(directory), expected=f"at most {MAX_WRITERS}")

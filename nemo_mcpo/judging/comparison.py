@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a language model is asked about two answers, and how its verdict is read.
+"""The prompt that asks a language model to compare two answers, and how its verdict is read.
 
-What is judged stands between boundaries with a code that it cannot contain, instructions before it and a reminder
-after it. A verdict is the last line of a finished reply and nothing else:
+The material to judge is enclosed in boundaries with a code that it cannot contain, between instructions and a
+reminder. Only the last line of a finished reply counts as a verdict:
 
 >>> read_verdict("A is shorter, but only B answers the question.\\n<verdict>B</verdict>")
 'second'
@@ -42,7 +42,7 @@ and write nothing after that line."""
 _NOTE = "===== {code} {{}} characters are left out here ====="
 _TAG = r"<verdict>[ \t]*(A|B|tie)[ \t]*</verdict>"
 _TAGS = re.compile(_TAG, re.IGNORECASE)
-# Models set the line in bold or in a code block; that is how it looks, not what it says.
+# Models may put the line in bold or in a code block, which does not change the verdict.
 _LAST_LINE = re.compile(rf"(?:\A|\n)[\s*_`]*{_TAG}[\s*_`]*\Z", re.IGNORECASE)
 _MEANINGS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 _THOUGHT_ENDS = re.compile(r"</(?:seed:)?think(?:ing)?>|\[/THINK\]|<\|channel\|>final<\|message\|>", re.IGNORECASE)
@@ -50,7 +50,7 @@ _THOUGHT_BEGINS = re.compile(r"<(?:seed:)?think(?:ing)?>|\[THINK\]|<\|channel\|>
 
 
 def comparison_messages(shown: Shown) -> list[dict[str, str]]:
-    """The chat that asks for a verdict; of the two answers the first is A."""
+    """The messages that ask for a verdict; the first answer is A."""
     turns = [text.joined("{}") for _, text in shown.turns]
     code = fence_code(turns, (text.joined("{}") for text in shown.answers))
     return [{"role": "user", "content": "\n".join(_lines(shown, code))}]
@@ -70,9 +70,9 @@ def _lines(shown: Shown, code: str) -> Iterator[str]:
 
 
 def read_verdict(reply: str) -> Verdict:
-    """The tag that is the last line of a reply, after its thought if it has one; else ``unparsable``.
+    """Read the tag in the last line of a reply, after any reasoning; ``unparsable`` if there is none.
 
-    A reply with several different tags is ``unparsable`` too: one of them is quoted, and which one is a guess.
+    A reply with several different tags is ``unparsable`` too, since it is unknown which of them are quotations.
     """
     said = _after_thought(reply)
     found = _LAST_LINE.search(said)
@@ -81,9 +81,9 @@ def read_verdict(reply: str) -> Verdict:
 
 
 def _after_thought(reply: str) -> str:
-    """What follows the last thought; nothing where a thought does not end.
+    """The text after the last reasoning block; empty if a block does not end.
 
-    A template may open the thought itself, so that a reply has only its end.
+    A template may open the block itself, so that the reply only has its end.
     """
     said = _THOUGHT_ENDS.split(reply)[-1]
     return "" if _THOUGHT_BEGINS.match(said.lstrip()) else said

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a conversation and its answers is shown to a judge with too small a window.
+"""Shortens a conversation and its answers to fit a judge's context window.
 
-The oldest turns go first; the system turns and the last turn stay. If that is not enough, every text that is left is
-held to one and the same limit, the largest with which all fit, and loses its middle. So two answers are cut alike: the
-shorter one is whole as long as it is below the limit of the longer one.
+The oldest turns are dropped first; system turns and the last turn always stay. If that is not enough, the middle of
+each remaining text is cut to a common limit, the largest with which all texts fit. So answers are cut alike: an answer
+shorter than the limit stays whole, however long the other one is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 CountTokens = Callable[[str], int]
 
 MARK_TOKENS = 32
-"""More than a boundary, or the note of what is left out, has in any tokenizer."""
+"""Upper bound on the tokens of a boundary, or of a note about omitted text, in any tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Excerpt:
     tail: str = ""
 
     def joined(self, note: str) -> str:
-        """The text, with ``note`` (``{}`` is the number of characters) on a line of its own where it was cut."""
+        """The text, with ``note`` (``{}`` is the number of omitted characters) on its own line where it was cut."""
         return f"{self.head}\n{note.format(self.left_out)}\n{self.tail}" if self.left_out else self.head
 
 
@@ -35,8 +35,8 @@ class Shown:
     """What a judge sees.
 
     Attributes:
-        turns: role and text, oldest first.
-        turns_left_out: that stood before all but the system turns.
+        turns: pairs of role and text, oldest first.
+        turns_left_out: number of dropped turns; they were the oldest ones, system turns excepted.
         answers: in the order of the question.
     """
 
@@ -46,7 +46,7 @@ class Shown:
 
     @property
     def is_cut(self) -> bool:
-        """Whether anything is left out."""
+        """Whether anything is omitted."""
         texts = [*(text for _, text in self.turns), *self.answers]
         return self.turns_left_out > 0 or any(text.left_out for text in texts)
 
@@ -59,14 +59,14 @@ def fit(
     *,
     one_by_one: bool = False,
 ) -> Shown:
-    """All that fits into ``room`` tokens.
+    """Shorten turns and answers to fit into ``room`` tokens.
 
     Args:
-        turns: role and text, oldest first, at least one.
+        turns: pairs of role and text, oldest first; at least one.
         answers: at least one.
-        room: tokens of turns and answers together, with their boundaries.
-        count_tokens: of a text.
-        one_by_one: the judge sees the conversation with one answer at a time.
+        room: maximum number of tokens of turns and answers together, including their boundaries.
+        count_tokens: counts the tokens of a text.
+        one_by_one: whether the judge sees the conversation with one answer at a time.
     """
     texts = [*(text for _, text in turns), *answers]
     bytes_at_a_time = len(texts) * MARK_TOKENS + sum(len(text.encode()) for text in texts)
@@ -88,7 +88,7 @@ def fit(
 
 
 def _common_limit(lengths: Sequence[int], room: int) -> int:
-    """The largest limit for each length with which their sum is at most ``room``."""
+    """The largest limit such that the lengths, each capped at it, sum to at most ``room``."""
     rest, left = room, len(lengths)
     for length in sorted(lengths):
         if length * left > rest:
@@ -98,7 +98,7 @@ def _common_limit(lengths: Sequence[int], room: int) -> int:
 
 
 def _shorten(text: str, limit: int, count_tokens: CountTokens) -> Excerpt:
-    """The beginning and the end of a text, equally long, in at most ``limit`` tokens with the note between them."""
+    """Keep equally long beginnings and ends of a text, at most ``limit`` tokens including the note between them."""
     if count_tokens(text) <= limit:
         return Excerpt(text)
     low, high = 0, len(text)  # characters kept: ``low`` fit, ``high`` do not

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which judge gave a verdict: a stored one may stand for a new one only if the same weights would give it.
+"""Identifies the judge that gave a verdict, so that a stored verdict is reused only for the same weights.
 
-| what is known of the judge | what identifies it | its verdicts serve |
+| what is known about the judge | what identifies it | its verdicts are used by |
 |---|---|---|
 | ``judge.identity`` | that text and the model's name | every run |
 | a directory | its weights, tokenizer, chat template, generation settings | every run |
-| the name that running servers know | nothing: a name outlives the weights behind it | the run that asked |
+| a name on running servers | nothing: the weights behind a name can change | the run that asked |
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ _FILES = (*COPIED_FILES, "config.json", "hf_quant_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Attributes:
-    facts: part of every key, JSON values.
-    is_known: they identify the weights, so that another run may use the verdicts.
+    """The identity of a judge.
+
+    Attributes:
+        facts: JSON values that are part of every key.
+        is_known: whether they identify the weights, so that other runs may use the verdicts.
     """
 
     facts: tuple[object, ...]
@@ -39,12 +41,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """What servers list about a model.
+    """What servers report about a model.
 
     Attributes:
-        roots: where they have it from, or what it is an adapter of, sorted; nothing where they do not say. The time of
-            creation is left out: it is that of the server's start, or of the request.
-        window: the smallest number of tokens of a request and its reply; None where they do not say.
+        roots: where it was loaded from, or the model that it is an adapter of, sorted; empty if not reported. The
+            creation time is ignored, since it is the time of the server's start, or of the request.
+        window: the smallest context window, in tokens; None if not reported.
     """
 
     roots: tuple[str, ...]
@@ -52,9 +54,9 @@ class ListedModel:
 
 
 def identity_of(settings: JudgeSettings, listed: ListedModel) -> Identity:
-    """What identifies the language model that judges."""
+    """What identifies the language model of a judge."""
     server, model = settings.server, settings.server.model or ""
-    # What a server of ours is told can change a reply: an adapter, a quantization.
+    # Arguments of a server that we start, such as an adapter or quantization, can change its replies.
     told = [] if server.urls else [server.kv_cache_dtype, *server.arguments]
     if settings.identity is not None:
         return Identity((settings.identity, model, *told), True)
@@ -64,7 +66,7 @@ def identity_of(settings: JudgeSettings, listed: ListedModel) -> Identity:
 
 
 def hash_directory(directory: Path) -> str:
-    """Hash of a model's weights and of every file beside them that changes what it says."""
+    """Hash a model's weights and every other file in its directory that affects its output."""
     whole = hashlib.blake2b(hash_weights(directory).encode(), digest_size=16)
     for name in sorted(_FILES):
         path = directory / name
@@ -76,7 +78,7 @@ def hash_directory(directory: Path) -> str:
 
 
 def listed_model(serving: Serving) -> ListedModel:
-    """What the servers list about the model that is asked."""
+    """What the servers report about the judge's model."""
     names = {serving.model, Path(serving.model).name}
     entries = [one for _, own in serving.pool.each(_listed) for one in own if one.get("id") in names]
     roots = {str(one[key]) for one in entries for key in ("root", "parent") if one.get(key)}
@@ -85,7 +87,7 @@ def listed_model(serving: Serving) -> ListedModel:
 
 
 def _listed(client: openai.OpenAI) -> Sequence[dict[str, object]]:
-    """Nothing where there is no such list."""
+    """The models that a server lists; empty if it has no list."""
     try:
         return [model.to_dict() for model in send(lambda client: client.models.list(), client)]
     except (RefusedError, AwayError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judge is asked and what it finds."""
+"""The interface of judges: questions, judgements, and entries in the table of judges."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nemo_mcpo.rollouts.fit import Machine
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt with the different answers to judge, at least two.
+    """A prompt with at least two distinct answers to judge.
 
     Attributes:
-        number: its place in the list that is judged.
+        number: index in the list of prompts to judge.
         conversation: ends with a user turn.
     """
 
@@ -33,16 +33,16 @@ class Judgement:
     """The outcome for one question.
 
     Attributes:
-        order: numbers of its answers, best first; those that the judge finds as good as the best one are left out,
-            as they are no negatives.
-        scores: of all answers, higher is better; None where pairs were compared.
-        win_rate: of the best answer against the others that it met, a tie counts half; NaN when it met none.
-        ties: comparisons without a winner; with scores, answers as good as the best one.
-        failures: comparisons without a verdict, or answers without a score; the best so far stayed.
-        unfinished: of the failures, those whose last reply was cut by the judge's limit.
-        cut: comparisons, or scored answers, of which the judge did not see everything.
-        comparisons: that have a verdict, ties too.
-        first_place, second_place: of these, for the answer that was shown first, or second.
+        order: indices of the answers, best first, without those that the judge finds as good as the best one, since
+            they cannot be negatives.
+        win_rate: share of the best answer's comparisons that it won, ties counting half; NaN if it was in none.
+        scores: scores of all answers, higher is better; None if pairs were compared.
+        ties: comparisons without a winner; with scores, other answers as good as the best one.
+        failures: comparisons without a verdict, where the best answer so far stays, or answers without a score.
+        unfinished: failures whose last reply was cut by the judge's token limit.
+        cut: comparisons, or scored answers, for which the judge did not see the whole text.
+        comparisons: comparisons with a verdict, including ties.
+        first_place, second_place: verdicts for the answer that was shown first, or second.
     """
 
     order: tuple[int, ...]
@@ -61,10 +61,10 @@ class Judge(Protocol):
     """Finds the best answer to every question."""
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
-        """Numbers and judgements as they finish."""
+        """Yield question numbers and judgements as they finish."""
 
     def close(self) -> None:
-        """Give back what it took."""
+        """Release servers and memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,12 @@ class JudgeKind:
     """One kind of judge.
 
     Attributes:
-        build: from the section ``judge``, the directory of verdicts that every run may use, that of verdicts that are
-            of this run alone, and a directory for logs.
-        check: raises ConfigError where a key is missing or does not fit the others.
-        preflight: lines for the user; raises ConfigError where something on this machine is missing or does not fit.
-        gives_scores: its judgements have a score of every answer.
+        build: takes the section ``judge``, the directory of verdicts shared by all runs, that of this run's own
+            verdicts, and a directory for logs.
+        check: raises ConfigError if a key is missing or does not fit the others.
+        preflight: returns notes for the user; raises ConfigError if something on this machine is missing or does not
+            fit.
+        gives_scores: whether its judgements have scores.
     """
 
     build: Callable[[JudgeSettings, Path, Path, Path], Judge]
@@ -86,14 +87,14 @@ class JudgeKind:
 
 
 def require_key(value: str | None, key: str, example: str) -> str:
-    """The value of a key that this kind of judge cannot do without."""
+    """Return the value of a key that this kind of judge requires; raise ConfigError if it is None."""
     if value is None:
         raise ConfigError("the judge is missing", where=key, fix=f"set {key}={example}")
     return value
 
 
 def by_scores(scores: Sequence[float]) -> Judgement:
-    """The highest score wins, the first of equal ones; answers with the winner's score are left out.
+    """Rank answers by score; the first of equal ones wins, and the others with the winner's score are left out.
 
     >>> by_scores([1.0, 3.0, 2.0, 3.0]).order
     (1, 2, 0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judges, by name: what finds the best of a prompt's answers.
+"""The table of judges.
 
-A new one is a ``Judge`` and its ``JudgeKind`` in a file of their own, and a line in ``JUDGES``.
+To add one, put a ``Judge`` and its ``JudgeKind`` in a new file, and add a line to ``JUDGES``.
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ JUDGES: dict[str, JudgeKind] = {
     "rule": RULE,
     "reward_model": REWARD_MODEL,
 }
-"""By ``judge.kind``."""
+"""The judges, by ``judge.kind``."""

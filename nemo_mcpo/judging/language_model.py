@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge ``openai``: a language model compares pairs of answers, L − 1 for each prompt, many prompts at a time."""
+"""Judge ``openai``: a language model compares pairs of answers, L − 1 per prompt, many prompts concurrently."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from nemo_mcpo.sampling.seeding import seed_from
 
 MAX_FAILURES_IN_A_ROW = 25
 MIN_ROOM = 256
-"""Tokens for a conversation and two answers, below which there is nothing to compare."""
+"""Minimum number of tokens for a conversation and two answers."""
 FIRST_TEMPERATURE, NEXT_TEMPERATURE, TOP_P = 0.0, 0.7, 1.0
 READING = 1
-"""To be raised when a reply is read in another way: no verdict that was read before is then used."""
+"""Version of how replies are read. Raise it when that changes, so that older verdicts are not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Of one comparison: the verdict for the answers as they were shown, and what was wrong with the way to it."""
+    """One comparison: the verdict on the answers in the order shown, and whether text or reply was cut."""
 
     verdict: Verdict
     cut: bool
@@ -52,13 +52,14 @@ class _Outcome:
 class LanguageModelJudge:
     """See ``judgement.Judge``.
 
-    The place of an answer is drawn, by the words of the two, so that a judge which prefers a place prefers no answer.
+    The order in which two answers are shown is a pseudo-random function of their texts, so that a judge that prefers
+    one position does not favor either answer.
 
     Args:
         settings: the section ``judge``.
-        shared: directory of verdicts by judges whose weights are known, for every run.
-        own: directory of this run, for verdicts by a judge that is known by its name alone.
-        logs: directory of the logs of servers that it starts.
+        shared: directory of verdicts for all runs, used if the judge's weights are known.
+        own: directory of this run's verdicts, used if the judge is known by its name only.
+        logs: directory for the logs of servers that it starts.
     """
 
     def __init__(self, settings: JudgeSettings, shared: Path, own: Path, logs: Path) -> None:
@@ -88,12 +89,12 @@ class LanguageModelJudge:
                         where="judge.server",
                         got=repr(self._last_reply[-200:]),
                         expected="a finished reply with <verdict>A</verdict>, B or tie as its last line",
-                        fix="look at the server's log, raise judge.max_tokens, or take a larger judge",
+                        fix="check the server's log, raise judge.max_tokens, or use a larger judge",
                     )
                 yield number, judgement
 
     def _judge(self, question: Question) -> tuple[int, Judgement]:
-        asked: list[_Outcome] = []  # with verdicts as the judge saw the places
+        asked: list[_Outcome] = []  # with verdicts in the order shown to the judge
         answers = question.answers
 
         def compare(best: int, challenger: int) -> Verdict:
@@ -104,7 +105,7 @@ class LanguageModelJudge:
             if not self.settings.both_orders:
                 return verdict
             asked.append(self._compare(question, *(pair if swapped else pair[::-1])))
-            # Of two answers shown as (b, a), ``both_orders`` wants the verdict in these places.
+            # ``both_orders`` expects the second verdict in the order shown, (challenger, best).
             return both_orders(verdict, exchanged(asked[-1].verdict) if swapped else asked[-1].verdict)
 
         ranking = best_of(len(answers), compare)
@@ -122,9 +123,9 @@ class LanguageModelJudge:
         )
 
     def _compare(self, question: Question, first: str, second: str) -> _Outcome:
-        """The stored verdict, or the judge's; asked again, warmer, until it can be read.
+        """The cached verdict, or the judge's; unreadable replies are requested again at a higher temperature.
 
-        A comparison that stays without a verdict is not stored: what failed may have been the server.
+        A comparison without a verdict is not cached, since the server may have been the cause.
         """
         room = self.room
         shown = self._shown(question, first, second, room)
@@ -139,7 +140,7 @@ class LanguageModelJudge:
                 reply = self._ask(messages, attempt, question.number)
             except RefusedError as error:
                 self._last_reply, unfinished = str(error), False
-                if not self.tokens.is_exact:  # the estimate may have been too low: the same again would be refused
+                if not self.tokens.is_exact:  # the estimate may have been too low, so shorten the question
                     room = min(room, self.tokens.count(messages[0]["content"])) * 3 // 4
                     shown = self._shown(question, first, second, room)
                     messages = comparison_messages(shown)
@@ -161,7 +162,7 @@ class LanguageModelJudge:
     def _ask(self, messages: list[dict[str, str]], attempt: int, prompt: int) -> Reply:
         request = partial(
             converse,
-            whole=False,  # of a judge that reasons first, the verdict is enough
+            whole=False,  # a server may move a judge's reasoning to another field: the verdict is enough
             model=self.serving.model,
             messages=messages,
             temperature=NEXT_TEMPERATURE if attempt else FIRST_TEMPERATURE,
@@ -178,12 +179,12 @@ class LanguageModelJudge:
 
 
 def _room(settings: JudgeSettings, listed_window: int | None) -> int:
-    """Tokens for the material of a comparison."""
+    """Number of tokens available for the material of a comparison."""
     window = min(settings.server.max_seq_len, listed_window or settings.server.max_seq_len)
     room = window - settings.max_tokens - INSTRUCTION_TOKENS
     if room < MIN_ROOM:
         raise RolloutError(
-            "the judge's window has no room for a comparison",
+            "the judge's context window is too small for a comparison",
             where="judge.server",
             got=f"{window} tokens, {settings.max_tokens} of them for its reply",
             expected=f"at least {settings.max_tokens + INSTRUCTION_TOKENS + MIN_ROOM}",
@@ -194,14 +195,14 @@ def _room(settings: JudgeSettings, listed_window: int | None) -> int:
 
 def _check(config: OnlineRunConfig) -> None:
     server = config.judge.server
-    require_key(server.model, "judge.server.model", "DIR, or the name that servers know")
+    require_key(server.model, "judge.server.model", "DIR, or its name on running servers")
     needed = longest_question(config)
     if server.max_seq_len < needed:
         raise ConfigError(
-            "a question to the judge would not fit",
+            "a question to the judge may not fit",
             where="judge.server.max_seq_len",
             got=server.max_seq_len,
-            expected=f"at least {needed}: instructions, a prompt, two answers, the judge's reply",
+            expected=f"at least {needed}, for instructions, a prompt, two answers and the judge's reply",
             fix="raise it to the judge's window, or lower model.data.max_prompt_length or rollouts.max_tokens",
         )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage that judges: from the samples of a segment to its training data, best answer first.
+"""The judge stage: from a segment's samples to its training data, best answer first.
 
-A prompt whose answers leave no choice keeps its place in its batch with its answer twice: equal answers have equal
-rewards, so that it adds nothing to the gradient.
+A prompt without a worse answer stays in its batch with its best answer twice: equal answers have equal rewards, so it
+adds nothing to the gradient.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nemo_mcpo.storage.atomic import write_whole
 def rank_answers(
     judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sample]], progress: bool
 ) -> list[Judgement | None]:
-    """A judgement of every prompt with two answers or more; None for the others."""
+    """Judge every prompt with at least two answers; None for the others."""
     questions = [
         Question(number, prompt.conversation, tuple(sample.text for sample in own))
         for number, (prompt, own) in enumerate(zip(prompts, answers, strict=True))
@@ -47,10 +47,10 @@ def write_ranked(
     answers: Sequence[Sequence[Sample]],
     judgements: Sequence[Judgement | None],
 ) -> Ranked:
-    """Write the data, in the format ``tokens``: there entirely, or not at all.
+    """Write the training data atomically, in the format ``tokens``.
 
     Raises:
-        RolloutError: the judge cannot be trusted, see ``tally``.
+        RolloutError: the judge is unreliable, see ``tally``.
         StorageError: the file could not be written.
     """
     known = [judgement for judgement in judgements if judgement is not None]
@@ -74,9 +74,9 @@ def write_ranked(
 def _responses(
     chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None, scored: bool
 ) -> Iterator[dict[str, object]]:
-    """Answers as token ids, best first; one that the policy did not end itself has no end of turn.
+    """Answers as token ids, best first; only answers that the policy ended itself have an end-of-turn token.
 
-    Where other prompts have scores, an answer that stands twice gets the same one twice.
+    If other prompts are ``scored``, an answer that is written twice gets the same score twice.
     """
     order = judgement.order if judgement is not None else range(min(1, len(answers)))
     encoded = [_tokens(chat, answers[number]) for number in order] or [[chat.end_of_turn]]
@@ -89,6 +89,6 @@ def _responses(
 
 
 def _tokens(chat: ChatTokenizer, sample: Sample) -> list[int]:
-    """The very tokens that were drawn, or the text encoded again where they are not known."""
+    """Exactly the tokens that were drawn, or the text encoded again if they are unknown."""
     own = encode_answers(chat, [sample.text])[0][:-1] if sample.tokens is None else list(sample.tokens)
     return [*own, chat.end_of_turn] if sample.finished or not own else own

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best of several answers by comparing pairs: each challenger meets the best one so far.
+"""Finds the best of several answers by pairwise comparison: each challenger meets the best answer so far.
 
-If preferences are transitive and symmetric, L − 1 comparisons find the best of L answers, where all pairs would take
-L (L − 1) / 2. Chen et al. 2024b, as in arXiv 2502.04567, appendix B.1.
+If preferences are transitive and symmetric, L − 1 comparisons find the best of L answers, instead of L (L − 1) / 2 for
+all pairs. Chen et al. 2024b, as in arXiv 2502.04567, appendix B.1.
 
 >>> scores = [3, 9, 4, 9]
 >>> def higher(first, second):
@@ -26,8 +26,8 @@ class Ranking:
     """The outcome for one prompt.
 
     Attributes:
-        best: number of the winner.
-        verdicts: one a challenger; ``first`` is the best answer so far, ``second`` the challenger.
+        best: index of the winner.
+        verdicts: one per challenger; ``first`` is the best answer so far, ``second`` the challenger.
     """
 
     best: int
@@ -35,17 +35,17 @@ class Ranking:
 
     @property
     def ties(self) -> int:
-        """Comparisons without a winner; the best so far stayed."""
+        """Number of comparisons without a winner, after which the best answer so far stayed."""
         return self.verdicts.count("tie")
 
     @property
     def failures(self) -> int:
-        """Comparisons without a verdict; the best so far stayed."""
+        """Number of comparisons without a verdict, after which the best answer so far stayed."""
         return self.verdicts.count("unparsable")
 
     @property
     def beaten(self) -> tuple[int, ...]:
-        """Numbers of the other answers, without those that met the winner and did not lose: they may be as good."""
+        """Indices of the other answers, without those that met the winner and did not lose, which may be as good."""
         unbeaten = {
             challenger
             for challenger, verdict in enumerate(self.verdicts, start=1)
@@ -55,18 +55,18 @@ class Ranking:
 
     @property
     def win_rate(self) -> float:
-        """Share of the winner's own comparisons that it won, a tie counts half; NaN when it was in none."""
-        own = self.verdicts[max(self.best - 1, 0) :]  # it entered as a challenger, or is the first answer
+        """Share of the winner's comparisons that it won, ties counting half; NaN if it was in none."""
+        own = self.verdicts[max(self.best - 1, 0) :]  # since it entered as a challenger, if it did
         points = [{"first": 1.0, "second": 1.0, "tie": 0.5}[verdict] for verdict in own if verdict != "unparsable"]
         return sum(points) / len(points) if points else math.nan
 
 
 def best_of(num_answers: int, compare: Callable[[int, int], Verdict]) -> Ranking:
-    """Compare answer by answer with the best so far; on a tie, or without a verdict, the best so far stays.
+    """Compare each answer with the best so far, which stays on a tie or without a verdict.
 
     Args:
         num_answers: L, at least 1.
-        compare: of the numbers of the best so far and of the challenger.
+        compare: takes the indices of the best answer so far and of the challenger.
     """
     best, verdicts = 0, []
     for challenger in range(1, num_answers):
@@ -77,10 +77,9 @@ def best_of(num_answers: int, compare: Callable[[int, int], Verdict]) -> Ranking
 
 
 def both_orders(forward: Verdict, backward: Verdict) -> Verdict:
-    """One verdict from two, the second of which saw the answers in the other order.
+    """Combine two verdicts on the same answers; for the second one they were shown in the other order.
 
-    A judge that prefers a place instead of an answer contradicts itself: a tie. A verdict that one order lacks is
-    the other's.
+    Contradicting verdicts, as from a judge that prefers a position, are a tie. If one is missing, the other counts.
 
     >>> both_orders("first", "second"), both_orders("first", "first"), both_orders("unparsable", "first")
     ('first', 'tie', 'second')
@@ -92,6 +91,6 @@ def both_orders(forward: Verdict, backward: Verdict) -> Verdict:
 
 
 def exchanged(verdict: Verdict) -> Verdict:
-    """The verdict as if the answers had been shown in the other order."""
+    """The same verdict with the two answers in the other order."""
     others: dict[Verdict, Verdict] = {"first": "second", "second": "first"}
     return others.get(verdict, verdict)

@@ -33,7 +33,7 @@ from nemo_mcpo.rollouts.served_model import read_served_model
 logger = logging.getLogger(__name__)
 LEFT_OUT = "[… {} characters left out …]"
 QUESTIONS_AT_A_TIME = 64
-"""Of which answers of similar length make a batch."""
+"""Batches are formed from answers of similar length within so many questions."""
 
 
 class RewardModelJudge:
@@ -41,8 +41,8 @@ class RewardModelJudge:
 
     Args:
         directory: safetensors weights and a tokenizer with the chat template that the model was trained with.
-        batch_size: answers at a time.
-        cache: of scores.
+        batch_size: number of answers per batch.
+        cache: cache of scores.
     """
 
     def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:
@@ -56,8 +56,8 @@ class RewardModelJudge:
                 "the reward model has several outputs",
                 where=where,
                 got=model.config.num_labels,
-                expected="one: the reward",
-                fix="give a reward model, not a classifier",
+                expected="one, the reward",
+                fix="use a reward model, not a classifier",
             )
         self.model = model.to(local_device())
         self.pad = model.config.pad_token_id
@@ -88,7 +88,7 @@ class RewardModelJudge:
                     yield question.number, Judgement((0,), math.nan, failures=len(question.answers))
 
     def _shown(self, question: Question) -> tuple[list[str], bool]:
-        """What the model reads of each answer, and whether something is left out; no texts where it cannot read it."""
+        """The text to score for each answer, and whether anything was cut; no texts if the model cannot read them."""
         turns = [(turn.role, self._clean(turn_text(turn))) for turn in question.conversation]
         answers = [self._clean(answer) for answer in question.answers]
         try:
@@ -99,15 +99,15 @@ class RewardModelJudge:
             turns = [(role, text.joined(LEFT_OUT)) for role, text in shown.turns]
             texts = [self._render(turns, answer.joined(LEFT_OUT)) for answer in shown.answers]
         except TemplateError as error:
-            return self._no_score(question, f"the model's chat template refuses the conversation: {error}")
+            return self._no_score(question, f"the model's chat template rejects the conversation: {error}")
         if not all(self._fits(text) for text in texts):
-            return self._no_score(question, f"more than the model's window of {self.limit} tokens")
+            return self._no_score(question, f"longer than the model's window of {self.limit} tokens")
         return texts, True
 
     def _no_score(self, question: Question, problem: str) -> tuple[list[str], bool]:
         if not self.has_warned:
             self.has_warned = True
-            message = "no scores for the answers to %r: %s; others like it are only counted, as without a verdict"
+            message = "no scores for the answers to %r: %s; further cases are only counted as failures"
             logger.warning(message, question.conversation[-1].content[:60], problem)
         return [], False
 
@@ -115,7 +115,7 @@ class RewardModelJudge:
         return inert(text, self.control_tokens)
 
     def _rendered_by_any(self, turns: Sequence[tuple[str, str]], answer: str) -> str:
-        """A first text; CheckpointError where the model has no template that gives one."""
+        """Render a text; raise CheckpointError if the model has no usable template."""
         try:
             return self._render(turns, answer)
         except (TemplateError, ValueError) as error:
@@ -123,7 +123,7 @@ class RewardModelJudge:
                 "the reward model has no usable chat template",
                 where="judge.reward_model",
                 got=str(error)[:150],
-                fix="put the template that it was trained with into its directory, as chat_template.jinja",
+                fix="add the template that it was trained with to its directory, as chat_template.jinja",
             ) from error
 
     def _render(self, turns: Sequence[tuple[str, str]], answer: str) -> str:
@@ -142,7 +142,7 @@ class RewardModelJudge:
         rows = [self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
         pad = self.pad
         if pad is None:
-            # The score is read at the last token that is not padding, so that padding may not end a text.
+            # The score is read at the last token that is not padding, so the padding token must not occur in a text.
             used = {token for row in rows for token in row}
             pad = self.model.config.pad_token_id = next(token for token in itertools.count() if token not in used)
         longest = max(map(len, rows))
@@ -154,10 +154,10 @@ class RewardModelJudge:
         for text, score in zip(texts, scores, strict=True):
             if not math.isfinite(score):
                 raise CheckpointError(
-                    "the reward model gives a score that is not finite",
+                    "the reward model returned a score that is not finite",
                     where="judge.reward_model",
                     got=f"{score} for a text that ends with {text[-60:]!r}",
-                    fix="its weights are broken, or overflow in their precision: give another reward model",
+                    fix="use another reward model; the weights of this one are broken, or overflow in their precision",
                 )
         return scores
 
@@ -167,7 +167,7 @@ class RewardModelJudge:
 
 
 def _window(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
-    """Tokens that the model was made for; tokenizers that do not know give an astronomic number."""
+    """The model's context window in tokens; tokenizers without one report an astronomical number."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 

@@ -34,10 +34,10 @@ class RuleJudge:
         value = _number(score)
         if not math.isfinite(value):
             raise RolloutError(
-                "the rule did not give a finite number",
+                "the rule did not return a finite number",
                 where="judge.rule",
                 got=repr(score)[:100],
-                fix=f"return a float; look at what it does with {answer[:60]!r}",
+                fix=f"return a float; check what it does with {answer[:60]!r}",
             )
         return value
 
@@ -46,13 +46,13 @@ class RuleJudge:
 
 
 def load_rule(name: str) -> Rule:
-    """The function that ``module:function`` names."""
+    """Import the function named by ``module:function``."""
     module, _, function = name.partition(":")
     try:
         rule = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            "there is no such function",
+            "no such function",
             where="judge.rule",
             got=name,
             expected="module:function that Python can import",
@@ -63,7 +63,7 @@ def load_rule(name: str) -> Rule:
 
 
 def _number(score: object) -> float:
-    """Any real number (numpy's too) as a float; NaN for everything else, and for what no float can hold."""
+    """Convert any real number, including numpy's, to a float; NaN for everything else and on overflow."""
     if isinstance(score, bool) or not isinstance(score, Real):
         return math.nan
     try:
@@ -87,7 +87,7 @@ def _check_callable(rule: object, name: str) -> None:
             where="judge.rule",
             got=f"{name}, {problem}",
             expected="(conversation, answer) -> score",
-            fix="write it with these two arguments",
+            fix="give it these two arguments",
         )
 
 
@@ -95,7 +95,7 @@ def _check(config: OnlineRunConfig) -> None:
     name = require_key(config.judge.rule, "judge.rule", "my_package.rules:score")
     if name.count(":") != 1:
         raise ConfigError(
-            "not the name of a function",
+            "not a function name",
             where="judge.rule",
             got=name,
             expected="module:function",

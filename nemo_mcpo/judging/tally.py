@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judge did in a whole segment or evaluation, and whether it can be trusted."""
+"""Statistics of a judge over a whole segment or evaluation, and whether it is reliable."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judgement
 
 MAX_FAILED = 0.2
-"""Share of the comparisons that may end without a verdict."""
+"""Maximum share of comparisons without a verdict."""
 ENOUGH_TO_TELL, FARTHEST_FROM_HALF = 200, 0.45
-"""Verdicts for one of two answers, and how far from a half the share of those for the first place may be."""
+"""Number of verdicts from which position bias is checked, and how far from 1/2 the share of first places may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Sums of judgements.
+    """Sums over judgements.
 
     Attributes:
-        comparisons: with a verdict, ties too; 0 where answers are scored.
-        ties: comparisons without a winner; with scores, answers as good as the best one.
+        comparisons: comparisons with a verdict, including ties; 0 if answers are scored.
+        ties: comparisons without a winner; with scores, other answers as good as the best one.
         failures: comparisons without a verdict, or answers without a score.
-        unfinished: of these, how many because judge.max_tokens cut the last reply.
-        cut: comparisons, or scored answers, of which the judge did not see everything.
-        first_place: share of the verdicts for the first of two answers among those for one of them; NaN without any.
+        unfinished: failures because ``judge.max_tokens`` cut the last reply.
+        cut: comparisons, or scored answers, for which the judge did not see the whole text.
+        first_place: share of verdicts for the answer shown first, among those with a winner; NaN if there are none.
     """
 
     comparisons: int
@@ -39,12 +39,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Ranked(Tally):
-    """What a segment's judge found and did.
+    """Result of a segment's judge stage.
 
     Attributes:
-        prompts: in the file.
-        without_choice: prompts with one answer, or none that the judge finds worse than its best.
-        win_rate: of the best answers against the others that they met, a tie counts half, by the judge that chose.
+        prompts: prompts in the file.
+        without_choice: prompts without an answer that the judge finds worse than the best one.
+        win_rate: mean win rate of the best answers against those they met, ties counting half, by the same judge.
     """
 
     prompts: int
@@ -53,10 +53,10 @@ class Ranked(Tally):
 
 
 def tally(judgements: Iterable[Judgement | None]) -> Tally:
-    """Add up judgements.
+    """Sum up judgements.
 
     Raises:
-        RolloutError: the judge seldom gives a verdict, or sees places instead of answers.
+        RolloutError: the judge fails too often, or prefers one position.
     """
     known = [judgement for judgement in judgements if judgement is not None]
     first = sum(judgement.first_place for judgement in known)
@@ -77,15 +77,15 @@ def tally(judgements: Iterable[Judgement | None]) -> Tally:
             got=f"{total.failures} of {judged + total.failures} without one, {total.unfinished} of them cut by "
             "judge.max_tokens",
             expected=f"at most {MAX_FAILED:.0%}",
-            fix="raise judge.max_tokens or judge.attempts, or take a larger judge; its verdicts so far are kept",
+            fix="raise judge.max_tokens or judge.attempts, or use a larger judge; verdicts so far are kept",
         )
     if decided >= ENOUGH_TO_TELL and abs(total.first_place - 0.5) > FARTHEST_FROM_HALF:
         raise RolloutError(
-            "the judge prefers a place, whatever stands there",
+            "the judge prefers one position, whatever the answers",
             where="judge",
-            got=f"{total.first_place:.0%} of {decided} verdicts for the first one",
-            expected="about half, as places are drawn",
-            fix="take another judge",
+            got=f"{total.first_place:.0%} of {decided} verdicts for the first position",
+            expected="about half, since positions are random",
+            fix="use another judge",
         )
     return total
 
@@ -95,12 +95,12 @@ _PHRASES = {
     "ties": "{:.0f} ties",
     "failures": "{:.0f} without a verdict",
     "unfinished": "{:.0f} of them unfinished",
-    "cut": "{:.0f} cut for the judge",
-    "first_place": "{:.1%} for the first place",
+    "cut": "{:.0f} cut to fit the judge's window",
+    "first_place": "{:.1%} for the first position",
 }
 
 
 def tally_text(total: Tally) -> str:
-    """For people: what is known, that is, not NaN."""
+    """One line for the user, without values that are NaN."""
     known = {name: getattr(total, name) for name in _PHRASES}
     return ", ".join(_PHRASES[name].format(value) for name, value in known.items() if not math.isnan(value))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens a text has for a judge, and which texts its tokenizer reads as control tokens."""
+"""Token counts of texts for a judge, and the strings that its tokenizer reads as control tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nemo_mcpo.judging.fence import CONTROL_TOKENS, with_tokens
 
 @dataclass(frozen=True, slots=True)
 class JudgeTokens:
-    """What is known of a judge's tokenizer.
+    """What is known about a judge's tokenizer.
 
     Attributes:
-        count: tokens of a text; threads may share it.
-        control_tokens: texts that may not reach the tokenizer.
-        is_exact: the tokenizer is at hand.
+        count: counts the tokens of a text; thread-safe.
+        control_tokens: strings that must not reach the tokenizer.
+        is_exact: whether the tokenizer is available, so that counts are exact.
     """
 
     count: CountTokens
@@ -29,7 +29,7 @@ class JudgeTokens:
 
 
 def tokens_of(model: str) -> JudgeTokens:
-    """By the tokenizer in a directory; by an estimate where ``model`` is a name, or has no tokenizer.json."""
+    """Use the tokenizer in a directory, or estimates if ``model`` is a name or has no tokenizer.json."""
     file = Path(model) / "tokenizer.json"
     if not file.is_file():
         return JudgeTokens(estimate_tokens, CONTROL_TOKENS, False)
@@ -43,9 +43,9 @@ def tokens_of(model: str) -> JudgeTokens:
 
 
 def estimate_tokens(text: str) -> int:
-    """About as many tokens as a tokenizer makes that is not at hand: rather more for prose, code, and CJK.
+    """Estimate the number of tokens of a text; usually too high for prose, code, and CJK.
 
-    Letters and white space count a quarter, digits and punctuation one, characters beyond ASCII one and a half.
+    Letters and white space count 1/4, digits and punctuation 1, non-ASCII characters 3/2.
 
     >>> estimate_tokens("What is 2+2?")
     6

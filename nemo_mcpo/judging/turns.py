@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A turn of a conversation as text: whatever it holds besides its content (tool calls, reasoning) is shown too.
+"""Converts a turn of a conversation to text, including its tool calls, reasoning and other fields.
 
 >>> from nemo_mcpo.records import Message
 >>> turn_text(Message("user", "What is 2+2?"))
@@ -17,10 +17,11 @@ _ALWAYS = {"role", "content"}
 
 
 def turn_text(turn: Any) -> str:
-    """The content of a turn, then each of its further keys as ``(key) value``.
+    """The content of a turn, then each of its other keys as ``(key) value``.
 
     Args:
-        turn: a dataclass with ``role``, ``content`` and perhaps more; a JSON object in text counts as more keys.
+        turn: a dataclass with ``role``, ``content`` and possibly more fields; a field with a JSON object as text
+            counts as several keys.
     """
     content = turn.content or ""
     content = content if isinstance(content, str) else _as_json(content)
@@ -39,7 +40,7 @@ def _further_parts(turn: Any) -> Iterator[str]:
 
 
 def _object_of(value: object) -> Mapping[str, object] | None:
-    """The JSON object that a text is, if it is one."""
+    """The JSON object that a text represents, or None."""
     if isinstance(value, Mapping):
         return value
     if not isinstance(value, str) or not value.startswith("{"):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that the policy itself writes, and a store that never loses one or asks for one twice."""
+"""Answers sampled from the policy itself, and a store that never loses a sample or requests one twice."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a server's reply to a sample: the tokens that the policy drew, exactly, or the reason why they are not known.
+"""From a server's reply to a sample: exactly the tokens that the policy drew, or why they are unknown.
 
-    reply.tokens    a b c END x    ─▶  a b c, finished         the end-of-turn token, and what follows it, is left out
-                    a b c OTHER    ─▶  a b c, not finished     another end token: the policy has not ended its turn
-                    a b c          ─▶  a b c                   finished where the server stopped at the end of the turn
-    reply.text      "red blue"     ─▶  encoded again, and the length compared with what the server counted
+    reply.tokens    a b c END x    ─▶  a b c, finished         the end-of-turn token and what follows it are dropped
+                    a b c OTHER    ─▶  a b c, not finished     another end token: the policy did not end its turn
+                    a b c          ─▶  a b c                   finished if the server stopped at the end of the turn
+    reply.text      "red blue"     ─▶  encoded again; its length is compared with the server's count
 
-An answer that another end token ended is trained without any: the policy drew its tokens, and never the one that our
+An answer ended by another end token is trained without an end token, since the policy never drew the one that our
 template writes after an answer.
 """
 
@@ -25,13 +25,13 @@ EMPTY = "an empty answer"
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What reading an answer takes; threads may share it.
+    """The vocabulary of a policy, for reading replies; thread-safe.
 
     Attributes:
-        size: ids from this one on are no tokens.
-        special: tokens that stand for no text, such as those that begin or end something.
-        end_of_text: the token at which servers stop without naming it.
-        lock: held while the tokenizer works.
+        size: ids of this size and above are not tokens.
+        special: tokens that stand for no text, such as those that begin or end a turn.
+        end_of_text: the token at which servers stop without reporting it.
+        lock: held while the tokenizer is used.
     """
 
     chat: ChatTokenizer
@@ -42,7 +42,7 @@ class Vocabulary:
 
 
 def vocabulary_of(chat: ChatTokenizer) -> Vocabulary:
-    """The vocabulary of a policy."""
+    """Build the vocabulary of a policy from its tokenizer."""
     tokenizer = chat.tokenizer
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= {chat.end_of_turn, *tokenizer.all_special_ids}
@@ -51,10 +51,10 @@ def vocabulary_of(chat: ChatTokenizer) -> Vocabulary:
 
 
 def sample_of(vocabulary: Vocabulary, key: SampleKey, prompt: Prompt, reply: Reply, max_tokens: int) -> Sample:
-    """A sample without a problem, or one whose answer is empty.
+    """Turn a reply into a sample, which has a problem only if its answer is empty.
 
     Raises:
-        RefusedError: the reply cannot be an answer of the policy to this prompt.
+        RefusedError: the reply cannot be the policy's answer to this prompt.
     """
     problem = prompt_problem(prompt, reply) or length_problem(reply, max_tokens)
     if problem:
@@ -74,32 +74,32 @@ def sample_of(vocabulary: Vocabulary, key: SampleKey, prompt: Prompt, reply: Rep
 
 
 def prompt_problem(prompt: Prompt, reply: Reply) -> str:
-    """Why the server answered another prompt than training will see; nothing where it did not, or does not say."""
+    """Why the server's prompt differs from the one that training sees; empty if it does not, or if it is unknown."""
     wanted, got = prompt.tokens, reply.prompt_tokens
     number = len(got) if got is not None else reply.num_prompt_tokens
     if number is None or (number == len(wanted) and got in (None, wanted)):
         return ""
-    what = f"the server answered a prompt of {number} tokens, the policy's own has {len(wanted)}"
+    what = f"the server's prompt has {number} tokens, the policy's has {len(wanted)}"
     if got is not None:
         if len(got) > 1 and got[0] == got[1] and got[1:] == wanted:
-            return f"{what}: it begins twice with token {got[0]}"
+            return f"{what}: it begins with token {got[0]} twice"
         same = next((n for n, (one, other) in enumerate(zip(got, wanted, strict=False)) if one != other), None)
         return what if same is None else f"{what}: token {same} is {got[same]} instead of {wanted[same]}"
-    return f"{what}: another template or tokenizer, two beginning-of-text tokens, or one of us has cut it"
+    return f"{what}: different template or tokenizer, a second beginning-of-text token, or a truncated prompt"
 
 
 def length_problem(reply: Reply, max_tokens: int) -> str:
-    """Why the limit of tokens cannot have been kept; nothing where it was, or where the server does not count."""
+    """Why the reply violates ``max_tokens``; empty if it does not, or if the server does not count tokens."""
     number = reply.num_tokens if reply.tokens is None else len(reply.tokens)
-    if number is None or number <= max_tokens + 1:  # a server may leave the token that ended the turn out of the limit
+    if number is None or number <= max_tokens + 1:  # a server may exclude the end-of-turn token from the limit
         return ""
-    return f"the server generated {number} tokens where max_tokens is {max_tokens}"
+    return f"the server generated {number} tokens, but max_tokens is {max_tokens}"
 
 
 def tokens_differ(samples: Sequence[Sample]) -> int:
-    """Samples whose text, encoded again, has another number of tokens than the server generated.
+    """The number of samples whose text, encoded again, differs in length from the server's count.
 
-    Servers count the token that ended the turn, or do not. Which of the two explains more samples is taken.
+    Some servers count the end-of-turn token, others do not; the convention that explains more samples is assumed.
 
     >>> one = Sample(SampleKey(0, 0, 1.0, 0), "red blue", num_tokens=2, finished=True, counted=3)
     >>> tokens_differ([one])
@@ -113,7 +113,7 @@ def tokens_differ(samples: Sequence[Sample]) -> int:
 
 
 def _own_tokens(vocabulary: Vocabulary, reply: Reply) -> tuple[tuple[int, ...], bool]:
-    """The answer's tokens, and whether the end-of-turn token followed."""
+    """The answer's tokens, and whether the end-of-turn token followed them."""
     ids, end = reply.tokens or (), vocabulary.chat.end_of_turn
     if unknown := [one for one in ids if one >= vocabulary.size]:
         raise RefusedError(f"token id {unknown[0]} is not in the policy's vocabulary of {vocabulary.size}")
@@ -126,12 +126,12 @@ def _own_tokens(vocabulary: Vocabulary, reply: Reply) -> tuple[tuple[int, ...], 
     else:
         own, finished = ids, _ended_turn(vocabulary, reply)
     if inside := [one for one in own if one in vocabulary.special]:
-        raise RefusedError(f"the special token {_name(vocabulary, inside[0])!r} stands inside the answer")
+        raise RefusedError(f"the answer contains the special token {_name(vocabulary, inside[0])!r}")
     return own, finished
 
 
 def _own_text(vocabulary: Vocabulary, reply: Reply) -> tuple[str, bool]:
-    """The answer's text, and whether the policy ended its turn, as far as a server without ids tells."""
+    """The answer's text, and whether the policy ended its turn, for a server that returns no ids."""
     text, mark = reply.text.strip(), _name(vocabulary, vocabulary.chat.end_of_turn)
     if reply.finished and text.endswith(mark):  # a server that shows special tokens
         return text.removesuffix(mark).strip(), True
@@ -139,7 +139,7 @@ def _own_text(vocabulary: Vocabulary, reply: Reply) -> tuple[str, bool]:
 
 
 def _ended_turn(vocabulary: Vocabulary, reply: Reply) -> bool:
-    """Whether a server that stopped, and left the token out at which it did, stopped at the end of the turn."""
+    """Whether a server that stopped without returning the stop token stopped at the end of the turn."""
     end = vocabulary.chat.end_of_turn
     if reply.ended_by is not None:
         return reply.ended_by in (end, _name(vocabulary, end))
@@ -147,26 +147,26 @@ def _ended_turn(vocabulary: Vocabulary, reply: Reply) -> bool:
 
 
 def _text_of(vocabulary: Vocabulary, tokens: Sequence[int]) -> str:
-    """As judges and servers show it: without special tokens."""
+    """The text of tokens as judges and servers show it, without special tokens."""
     decode = vocabulary.chat.tokenizer.decode
     with vocabulary.lock:
         return decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
 
 def _check_text(own: Sequence[str], servers: str) -> None:
-    """The ids, with or without what ended the answer, are those of the text: of one tokenizer, and of one answer."""
+    """Raise RefusedError unless the ids, with or without the end token, decode to the reply's text."""
     if servers and _letters(servers) not in map(_letters, own):
-        what = "the token ids and the text of the reply differ: the server has another tokenizer"
+        what = "the token ids and the text of the reply differ: the server uses a different tokenizer"
         raise RefusedError(f"{what}; {own[-1][:40]!r}, {servers[:40]!r}")
 
 
 def _letters(text: str) -> str:
-    """What two ways to decode agree on: not the blanks, nor what they show for half a character."""
+    """The characters on which two decoders agree: no white space, and no replacements of partial characters."""
     return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
 
 
 def _num_tokens(vocabulary: Vocabulary, text: str) -> int:
-    """Of a text encoded again, without the end of the turn."""
+    """Number of tokens of a text, without the end-of-turn token."""
     if not text:
         return 0
     with vocabulary.lock:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as servers give them, to token ids or to a conversation, with their own token ids where there are any.
+"""Completion and chat requests, and how to read the replies of each kind of server, including token ids.
 
-    server                       field that asks for ids      where the ids are
-    vLLM 0.10.2 and later        return_token_ids: true       choices[0].token_ids, with the token that ended the turn
+    server                       field that requests ids      where the ids are
+    vLLM 0.10.2 and later        return_token_ids: true       choices[0].token_ids, including the end-of-turn token
     SGLang of mid-2026           return_token_ids: true       the same
     TensorRT-LLM 1.0 and later   detokenize: false            the same, with or without that token, and no text
     transformers serve 5.23      none                         text only
 
-vLLM and SGLang give the prompt's ids too, in the choice or beside the choices.
+vLLM and SGLang also return the prompt's ids, in the choice or beside the choices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPLIT_OFF = ("reasoning_content", "reasoning", "tool_calls")
 
 
 def complete(client: openai.OpenAI, model: str, tokens: Sequence[int], **sampling: object) -> Reply:
-    """One completion of token ids."""
+    """Request one completion of token ids."""
     answer = _post(client, "/completions", {"model": model, "prompt": list(tokens), **sampling})
     choice = _choice(answer)
     return _reply(answer, choice, _field(choice, "text"))
@@ -35,9 +35,9 @@ def complete(client: openai.OpenAI, model: str, tokens: Sequence[int], **samplin
 def converse(
     client: openai.OpenAI, model: str, messages: Sequence[Mapping[str, str]], *, whole: bool = True, **sampling: object
 ) -> Reply:
-    """One answer to a conversation, to which the server applies its own template.
+    """Request one answer to a conversation, to which the server applies its own template.
 
-    ``whole``: refuse an answer of which the server moved parts elsewhere, such as the model's reasoning.
+    ``whole``: refuse an answer if the server moved parts of it, such as the model's reasoning, to other fields.
     """
     answer = _post(client, "/chat/completions", {"model": model, "messages": list(messages), **sampling})
     if isinstance(answer, str):
@@ -48,16 +48,15 @@ def converse(
     content = _field(message, "content")
     reply = _reply(answer, choice, "" if content is None and split and not whole else content)
     if whole and split and reply.tokens is None:
-        raise RefusedError(
-            f"the server moved parts of the answer from its text into {split[0]}: serve without parsers"
-        )
+        raise RefusedError(f"the server moved parts of the answer into {split[0]}: start it without parsers")
     return reply
 
 
 def _post(client: openai.OpenAI, path: str, body: Mapping[str, object]) -> object:
-    """What the JSON of the reply says, or the text of an event stream.
+    """Post a request and return the JSON of the reply, or the text of an event stream.
 
-    Without the models of the openai package, which go through prompts and token ids one by one: four times the work.
+    This bypasses the pydantic models of the openai package, which validate token ids one by one and take four times as
+    long.
     """
     reply = client.post(path, cast_to=httpx.Response, body=body)
     if reply.headers.get("Content-Type", "").startswith("text/event-stream"):
@@ -73,7 +72,7 @@ def _choice(answer: object) -> object:
 
 
 def _reply(answer: object, choice: object, text: object) -> Reply:
-    """The reply of one choice; ids and counts only where they can be what they are called."""
+    """Read the reply of one choice; implausible ids are refused and implausible counts ignored."""
     finish, ids = _field(choice, "finish_reason"), _ids(_field(choice, "token_ids"))
     if text is None and ids is not None:
         text = ""
@@ -96,7 +95,7 @@ def _reply(answer: object, choice: object, text: object) -> Reply:
 
 
 def _of_events(text: str) -> Reply:
-    """A stream, which transformers 4.57 sends even to those who asked for none."""
+    """Read an event stream, which transformers 4.57 sends even if none was requested."""
     events = [line.removeprefix("data:").strip() for line in text.split("\n") if line.startswith("data:")]
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     if failed := next((problem for chunk in chunks if (problem := _field(chunk, "error"))), None):
@@ -110,7 +109,7 @@ def _of_events(text: str) -> Reply:
 
 
 def _field(whole: object, name: str) -> Any:
-    """A field of a JSON object; None where there is none, or no object."""
+    """A field of a JSON object; None if it is missing or ``whole`` is not an object."""
     return whole.get(name) if isinstance(whole, dict) else None
 
 
@@ -118,10 +117,10 @@ def _ids(found: object) -> tuple[int, ...] | None:
     if found is None:
         return None
     if not isinstance(found, list) or not all(type(one) is int and one >= 0 for one in found):
-        raise RefusedError(f"what should be token ids is none: {str(found)[:60]}")
+        raise RefusedError(f"not a list of token ids: {str(found)[:60]}")
     return tuple(found)
 
 
 def _count(found: object) -> int | None:
-    """Servers that do not count say nothing, or 0."""
+    """A positive count, or None: servers that do not count return nothing or 0."""
     return found if isinstance(found, int) and found > 0 else None

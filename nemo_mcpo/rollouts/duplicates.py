@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equal answers among a prompt's samples: which to draw again, and which to keep in the end.
+"""Duplicate answers among a prompt's samples: which to draw again, and which to keep.
 
-A prompt asks for n samples at each of its temperatures. Sample s that repeats an earlier one is drawn again as
-samples s + n, s + 2 n, …: every attempt has a key of its own, so that the store decides alone what is still missing,
-and an interrupted round is asked for again as it was.
+Each prompt needs n samples at each temperature. If sample s repeats an earlier one, it is drawn again as sample s + n,
+s + 2 n, …. Every attempt has its own key, so the store alone determines what is missing, and an interrupted round
+continues unchanged.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from nemo_mcpo.rollouts.samples import SampleKey
 
 
 class Choice(NamedTuple):
-    """The samples of one prompt that were kept, in the order of the slots, and the slots that stayed duplicates."""
+    """The samples kept for one prompt, in slot order, and the slots for which every draw was a duplicate."""
 
     kept: list[SampleKey]
     repeated: list[SampleKey]
 
 
 def slots_of(segment: int, prompt_id: int, temperatures: Sequence[float], samples: int) -> list[SampleKey]:
-    """The first keys of a prompt: ``samples`` at each temperature.
+    """The keys of a prompt's first draws: ``samples`` at each temperature.
 
     >>> [key.sample for key in slots_of(0, 7, (0.6, 1.0), 2)]
     [0, 1, 0, 1]
@@ -36,13 +36,13 @@ def attempt(slot: SampleKey, number: int, samples: int) -> SampleKey:
 
 
 def choose(slots: Sequence[SampleKey], texts: Mapping[SampleKey, str], attempts: int, samples: int) -> Choice:
-    """Keep, slot by slot, the first of ``attempts`` draws whose text no earlier slot has.
+    """For each slot, keep the first of its ``attempts`` draws whose text no earlier slot has.
 
     Args:
-        slots: of one prompt.
-        texts: of all their draws so far.
-        attempts: draws to look at; those of a slot that was not drawn so often are all that there are.
-        samples: at each temperature.
+        slots: the slots of one prompt.
+        texts: the texts of all their draws so far.
+        attempts: maximum number of draws to consider per slot.
+        samples: number of samples at each temperature.
     """
     choice, seen = Choice([], []), set()
     for slot in slots:

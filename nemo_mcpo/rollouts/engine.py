@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rollout engine is, and what an entry of the table of engines says about one."""
+"""The interface of rollout engines, and of entries in the table of engines."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Samplin
 
 
 class Engine(Protocol):
-    """What generates."""
+    """Generates answers with a policy."""
 
     def load(self, directory: str) -> None:
-        """Take the policy of a Hugging Face directory."""
+        """Load the policy in a Hugging Face directory."""
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """Samples as they finish; what is ``done`` is not generated again.
+        """Yield samples as they finish, skipping those that are ``done``.
 
-        ``requests`` are all of a round, done or not, so that an engine which works in batches cuts the same ones
-        after an interruption.
+        ``requests`` are all requests of a round, done or not, so that an engine that works in batches forms the same
+        batches after an interruption.
         """
 
     def close(self) -> None:
-        """Give back what ``load`` took."""
+        """Release what ``load`` acquired."""
 
 
 Preflight = Callable[[OnlineRunConfig, Machine, Mapping[str, str] | None], Sequence[str]]
-"""From the policies' directories by name (None: the policy that the run starts from) to lines for the user."""
+"""Takes the directories of the policies by name (None: the policy that the run starts from); returns notes for the
+user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class EngineKind:
     """One kind of engine.
 
     Attributes:
-        build: from ``rollouts``, how samples are drawn, and a directory for logs.
-        needs_words: it is given prompts as text beside their tokens.
-        check: raises ConfigError where keys do not fit each other.
-        preflight: raises ConfigError where something on this machine is missing or does not fit.
+        build: takes the section ``rollouts``, the sampling settings, and a directory for logs.
+        needs_words: whether the engine needs prompts as text in addition to their tokens.
+        check: raises ConfigError if keys do not fit each other.
+        preflight: raises ConfigError if something on this machine is missing or does not fit.
     """
 
     build: Callable[[Rollouts, Sampling, Path], Engine]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollout engines, by name: what generates the policy's answers.
+"""The table of rollout engines, which generate the policy's answers.
 
-A new one is an ``Engine`` and its ``EngineKind`` in a file of their own, and a line in ``ENGINES``.
+To add one, put an ``Engine`` and its ``EngineKind`` in a new file, and add a line to ``ENGINES``.
 """
 
 from __future__ import annotations
@@ -14,4 +14,4 @@ ENGINES: dict[str, EngineKind] = {
     "hf": HF,
     "openai": OPENAI,
 }
-"""By ``rollouts.engine``."""
+"""The engines, by ``rollouts.engine``."""

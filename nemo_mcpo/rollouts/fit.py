@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model fits the GPUs that its server gets: heads, lengths, weights, and a KV cache that is of use.
+"""Whether a model fits its server's GPUs: attention heads, lengths, weights, and a KV cache of useful size.
 
-On each GPU there are, with tensor parallelism t and pipeline parallelism p,
+With tensor parallelism t and pipeline parallelism p, each GPU holds
 
     weights / (t p)  +  2 (layers / p) (kv_heads / t) head_dim · bytes · tokens  +  RESERVED_GIB
 
-bytes, of which the cache of one longest request is the least that a server starts with.
+bytes. The cache must hold at least one request of maximum length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nemo_mcpo.rollouts.served_model import ServedModel
 
 GIB = 2**30
 RESERVED_GIB = 3.0
-"""Of a GPU's memory, for the CUDA context, activations and CUDA graphs: an assumption, on the low side."""
+"""GPU memory for the CUDA context, activations and CUDA graphs: an assumption, on the low side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Machine:
     """Where servers will run.
 
     Attributes:
-        gpus: of a node.
-        gibibytes: memory of the smallest of them; None where nobody says.
-        is_here: it is this machine, with these programs.
+        gpus: number of GPUs per node.
+        gibibytes: memory of the smallest GPU; None if unknown.
+        is_here: whether it is this machine, so that its programs can be checked.
     """
 
     gpus: int
@@ -38,14 +38,14 @@ class Machine:
 
 
 def check_layout(settings: Server, model: ServedModel, section: str) -> None:
-    """Raise ConfigError where the layout or the length is none that the model has."""
+    """Raise ConfigError if the model does not support the layout or the length."""
     tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
     if model.heads % tensor or (model.kv_heads % tensor and tensor % model.kv_heads):
         raise ConfigError(
-            "the attention heads do not divide",
+            "the attention heads do not divide evenly",
             where=f"{section}.tensor_parallel_size",
             got=tensor,
-            expected=f"a divisor of {model.heads} heads, and a divisor or multiple of {model.kv_heads} of keys",
+            expected=f"a divisor of {model.heads} heads, and a divisor or multiple of {model.kv_heads} KV heads",
             fix="use 1, 2, 4 or 8",
         )
     if pipeline > model.layers:
@@ -58,22 +58,22 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
         )
     if model.max_positions is not None and settings.max_seq_len > model.max_positions:
         raise ConfigError(
-            "longer than the model's longest sequence",
+            "longer than the model's maximum sequence length",
             where=f"{section}.max_seq_len",
             got=settings.max_seq_len,
             expected=f"at most {model.max_positions}, its max_position_embeddings",
-            fix="lower it, or take another model",
+            fix="lower it, or use another model",
         )
 
 
 def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
-    """Raise ConfigError where the server would refuse a prompt: one that is not split must fit into a step."""
+    """Raise ConfigError if the server would refuse a prompt because it must fit into one step."""
     flag = LAUNCHERS[settings.launcher].chunks_prompts_with
     if not flag or flag in settings.arguments:
         return
     if longest_prompt > settings.max_num_tokens:
         raise ConfigError(
-            "a prompt does not fit into a step of the server",
+            "a prompt may not fit into one step of the server",
             where=f"{section}.max_num_tokens",
             got=settings.max_num_tokens,
             expected=f"at least {longest_prompt}",
@@ -82,10 +82,10 @@ def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
 
 
 def check_memory(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
-    """What a GPU holds, in words; ConfigError where that is too little to be of use."""
+    """Describe what a GPU holds; raise ConfigError if there is no room for the cache of one request."""
     room, weights = cache_room(settings, model, gibibytes), model.weights / gpus_of(settings) / GIB
     requests = room / (token_bytes(settings, model) * settings.max_seq_len / GIB)
-    facts = f"{weights:.1f} GiB of weights a GPU of {gibibytes:.0f} GiB"
+    facts = f"{weights:.1f} GiB of weights per GPU of {gibibytes:.0f} GiB"
     if requests < 1:
         raise ConfigError(
             "the model and the cache of one request do not fit",
@@ -94,11 +94,11 @@ def check_memory(settings: Server, model: ServedModel, gibibytes: float, section
             expected=f"{token_bytes(settings, model) * settings.max_seq_len / GIB:.1f} GiB of cache",
             fix=f"{_more_gpus(settings, model, gibibytes, section)}, or lower {section}.max_seq_len",
         )
-    return f"{section}: {facts}, and a cache of {requests:.0f} requests of {settings.max_seq_len} tokens"
+    return f"{section}: {facts}, and cache for {requests:.0f} requests of {settings.max_seq_len} tokens"
 
 
 def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
-    """GiB of a GPU for the KV cache."""
+    """GiB of each GPU that are left for the KV cache."""
     weights = model.weights / gpus_of(settings) / GIB
     if LAUNCHERS[settings.launcher].fraction_of_all_memory:
         return gibibytes * settings.kv_cache_fraction - weights - RESERVED_GIB
@@ -106,14 +106,14 @@ def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
 
 
 def token_bytes(settings: Server, model: ServedModel) -> int:
-    """Bytes of a token in the cache of one GPU."""
+    """Bytes per token in the KV cache of one GPU."""
     parallel = LAUNCHERS[settings.launcher].parallel
     tensor, pipeline = (settings.tensor_parallel_size, settings.pipeline_parallel_size) if parallel else (1, 1)
     return model.cache_bytes(tensor, pipeline, 1 if settings.kv_cache_dtype == "fp8" else None)
 
 
 def _more_gpus(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
-    """What to do, with the smallest power of two that would do."""
+    """The fix, with the smallest tensor-parallel size that is sufficient."""
     if not LAUNCHERS[settings.launcher].parallel:
         return "choose server/vllm or server/trtllm, which spread a model over GPUs"
     for tensor in (2, 4, 8, 16):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage that generates: every prompt's samples, those that are missing, equal ones drawn again.
+"""The generate stage: draws the missing samples of every prompt, and redraws duplicates.
 
-round 0: every slot  ─▶  equal answers of a prompt  ─▶  round 1: their slots again  ─▶ …  ─▶  complete.jsonl
+round 0: every slot  ─▶  duplicates within a prompt  ─▶  round 1: their slots again  ─▶ …  ─▶  complete.jsonl
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, SampleKey, Sam
 from nemo_mcpo.rollouts.store import SampleStore
 
 MAX_FAILED = 0.05
-"""Share of a segment's samples that may end without an answer."""
+"""Maximum share of a segment's samples without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,10 @@ class Plan:
     """What a segment generates.
 
     Attributes:
-        segment: its number.
-        temperatures: each with ``samples`` answers a prompt.
-        redraws: how often a sample that repeats another is drawn again.
+        segment: number of the segment.
+        temperatures: sampling temperatures.
+        samples: answers per prompt at each temperature.
+        redraws: how many times a duplicate is drawn again.
     """
 
     segment: int
@@ -42,7 +43,7 @@ class Plan:
 def generate_samples(
     engine: Engine, store: SampleStore, prompts: Mapping[int, Prompt], plan: Plan, progress: bool = False
 ) -> Generated:
-    """Fill the store with the samples of ``prompts``, by prompt id, and complete it."""
+    """Fill the store with samples for ``prompts`` (by prompt id), and complete it."""
     slots = {prompt: slots_of(plan.segment, prompt, plan.temperatures, plan.samples) for prompt in prompts}
     wanted = [slot for own in slots.values() for slot in own]
     choices: dict[int, Choice] = {}
@@ -54,14 +55,14 @@ def generate_samples(
         for prompt in dict.fromkeys(slot.prompt_id for slot in wanted):
             choices[prompt] = _chosen(store, slots[prompt], number + 1, plan)
         repeated = [slot for choice in choices.values() for slot in choice.repeated]
-        # What has no answer was asked for several times already.
+        # Samples without an answer were already requested several times.
         wanted = [slot for slot in repeated if not _last(store, slot, number + 1, plan).problem]
         if not wanted:
             break
     problems = [problem for slot in repeated if (problem := _last(store, slot, plan.redraws + 1, plan).problem)]
     _check_problems(problems, sum(map(len, slots.values())), store)
     kept = [key for choice in choices.values() for key in choice.kept]
-    # Without what takes memory: a segment has hundreds of millions of tokens.
+    # Drop texts and tokens to save memory: a segment has hundreds of millions of tokens.
     samples = [replace(one, text="", tokens=one.tokens and one.tokens[:1]) for one in map(store.__getitem__, kept)]
     store.finish(kept)
     return Generated(
@@ -83,9 +84,9 @@ def _check_problems(problems: Sequence[str], num_slots: int, store: SampleStore)
         raise RolloutError(
             "too many samples have no answer",
             where=str(store.directory),
-            got=f"{len(problems)} of {num_slots}, the last one: {problems[-1]}",
+            got=f"{len(problems)} of {num_slots}; the last problem: {problems[-1]}",
             expected=f"at most {MAX_FAILED:.0%}",
-            fix="look at the server's log; the same command asks for them again",
+            fix="check the server's log; the same command requests them again",
         )
 
 
@@ -96,7 +97,7 @@ def _generate_round(
     keys: Sequence[SampleKey],
     progress: bool,
 ) -> int:
-    """Fill the store with these samples; returns tokens generated."""
+    """Fill the store with these samples, and return the number of generated tokens."""
     requests = [SampleRequest(key, prompts[key.prompt_id]) for key in keys]
     done, num_tokens = sum(key in store for key in keys), 0
     with tqdm(total=len(keys), initial=done, desc="generate", unit="sample", disable=not progress) as bar:
@@ -111,14 +112,14 @@ def _generate_round(
 
 
 def _chosen(store: SampleStore, slots: Sequence[SampleKey], attempts: int, plan: Plan) -> Choice:
-    """``duplicates.choose`` on what the store has."""
+    """Apply ``duplicates.choose`` to the samples in the store."""
     draws = [store[key] for slot in slots for key in _drawn(store, slot, attempts, plan)]
     texts = {sample.key: sample.text for sample in draws if not sample.problem}
     return choose(slots, texts, attempts, plan.samples)
 
 
 def _drawn(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> list[SampleKey]:
-    """The draws of a slot that were made so far."""
+    """The keys of a slot's draws so far."""
     return [key for number in range(attempts) if (key := attempt(slot, number, plan.samples)) in store]
 
 

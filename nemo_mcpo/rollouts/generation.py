@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' own generation on a Hugging Face directory: a batch of prompts to a batch of answers."""
+"""Batched generation from a Hugging Face directory with transformers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from nemo_mcpo.platform.out_of_memory import memory_of
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model and its tokenizer, ready to answer; weights on ``model.device``.
+    """A model and its tokenizer, ready to generate; weights on ``model.device``.
 
-    ``ends`` are the tokens at which an answer stops: the end of a turn, and every other that its files declare.
+    ``ends`` are the tokens at which an answer stops: the end of a turn, and all others that its files declare.
     """
 
     model: PreTrainedModel
@@ -31,7 +31,7 @@ class Policy:
 
 
 class Answer(NamedTuple):
-    """``tokens`` as they were drawn, without the end token; ``finished`` where that was the end of the turn."""
+    """One answer: ``tokens`` as drawn, without the end token; ``finished`` if that was the end of the turn."""
 
     text: str
     num_tokens: int
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def load_policy(directory: str | Path) -> Policy:
-    """Load safetensors weights and tokenizer of a local directory: float32 on a CPU, as they are stored on a GPU.
+    """Load safetensors weights and tokenizer of a local directory: in float32 on a CPU, as stored on a GPU.
 
     Raises:
         CheckpointError, DataError: a file is missing or damaged, or transformers refuses it.
@@ -54,7 +54,7 @@ def load_policy(directory: str | Path) -> Policy:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, so that little is padded."""
+    """Row numbers in batches of similar length, to minimize padding."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -65,15 +65,15 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[
 def generate_batch(
     policy: Policy, prompts: Sequence[Sequence[int]], *, temperature: float, max_tokens: int, top_p: float, seed: int
 ) -> list[Answer]:
-    """One answer a prompt; ``temperature`` 0 is greedy. The caller's random numbers are left alone.
+    """Generate one answer per prompt; ``temperature`` 0 is greedy. The global random state is preserved.
 
-    What is sampled follows from these arguments: nothing of the directory's ``generation_config.json`` but its end
-    tokens is heard.
+    Only these arguments decide how answers are sampled; of the directory's ``generation_config.json``, only the end
+    tokens are used.
     """
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # on the left, so that every answer starts in the same column
+    for row, prompt in enumerate(prompts):  # padded on the left, so that all answers start in the same column
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     settings = GenerationConfig(
@@ -91,7 +91,7 @@ def generate_batch(
 
 
 def _answer(policy: Policy, tokens: list[int]) -> Answer:
-    """What was drawn before the first end token; another one than the end of the turn does not finish an answer."""
+    """The tokens before the first end token; only the end-of-turn token marks the answer as finished."""
     length = next((place for place, token in enumerate(tokens) if token in policy.ends), len(tokens))
     finished = tokens[length : length + 1] == [policy.chat.end_of_turn]
     own = tokens[:length]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine ``hf``: transformers' generation in this process, on CPU or GPU.
+"""Engine ``hf``: generation with transformers in this process, on CPU or GPU.
 
-The same requests give the same samples: batches are cut from the whole round, one temperature each, prompts of
-similar length together, and each batch is seeded by the keys in it. A batch is the unit of resume.
+The same requests give the same samples: batches are formed from the whole round, each with one temperature and prompts
+of similar length, and seeded by the keys it contains. An interrupted round resumes at the batch level.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def _answers(policy: Policy, sampling: Sampling, batch: Sequence[SampleRequest])
 
 
 def sample_of(key: SampleKey, answer: Answer) -> Sample:
-    """As of every engine: with the very tokens that were drawn, or with a problem where they are no text."""
+    """A sample with exactly the tokens that were drawn, or with a problem if the text is empty."""
     if not answer.text:
         return Sample(key, "", 0, False, EMPTY)
     return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
 
 
 def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[list[SampleRequest]]:
-    """Batches of one temperature, by the prompts' lengths; their order and content do not depend on the input's."""
+    """Form batches of one temperature and similar prompt lengths, independent of the order of ``requests``."""
     for temperature in sorted({request.key.temperature for request in requests}):
         same = [request for request in requests if request.key.temperature == temperature]
         same.sort(key=lambda request: request.key)
@@ -72,7 +72,7 @@ def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[
 
 
 def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:
-    """A 63-bit number, the same on every machine: of the run and of what is in the batch."""
+    """A 63-bit seed made from the run's seed and the batch's keys, the same on every machine."""
     return seed_from(repr((run_seed, [tuple(key) for key in keys])))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine ``openai``: one request a sample to servers with OpenAI's interface, running ones or our own."""
+"""Engine ``openai``: one request per sample to servers with OpenAI's interface, already running or started here."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from nemo_mcpo.rollouts.serving import Serving, open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
 ATTEMPTS = 3
-"""How often a sample is asked for until its reply makes sense."""
+"""How many times a sample is requested before it counts as failed."""
 
 
 class OpenAIEngine:
-    """See ``engine.Engine``; ``logs`` is the directory of the logs of servers that it starts."""
+    """See ``engine.Engine``; servers that it starts log to the directory ``logs``."""
 
     def __init__(self, sampling: Sampling, settings: Server, logs: Path) -> None:
         self.sampling, self.settings, self.logs = sampling, settings, logs
@@ -53,24 +53,24 @@ class OpenAIEngine:
         missing = [request for request in requests if request.key not in done]
         if missing and self._ask is None:
             shortest = min((request.prompt for request in missing), key=lambda prompt: len(prompt.tokens))
-            # In a thread, so that a server which dies meanwhile is started again.
+            # In a thread, so that a server that dies meanwhile is restarted.
             ((self._ask,),) = in_threads(partial(self._examine, serving), [shortest], 1, serving.restart_dead)
         yield from in_threads(self._sample, missing, serving.num_requests(), serving.restart_dead)
 
     def _examine(self, serving: Serving, prompt: Prompt) -> Ask:
-        """How to ask servers that can be trusted."""
+        """Find out how to send requests, and check that the servers sample from the policy."""
         assert self._vocabulary is not None
         ask = find_way(serving, prompt)
         try:
             check_sampling(serving, ask, prompt, self._vocabulary.size)
         except RefusedError as error:
             raise RolloutError(
-                "the server refuses to sample", where="rollouts.server", got=error, fix="look at the server's log"
+                "the server refuses to sample", where="rollouts.server", got=error, fix="check the server's log"
             ) from error
         return ask
 
     def _sample(self, request: SampleRequest) -> Sample:
-        """The policy's answer, or why there is none; in one of many threads."""
+        """Request one sample; runs in one of many threads. A failed sample has a ``problem``."""
         serving, ask, vocabulary, problem = self._serving, self._ask, self._vocabulary, ""
         assert serving is not None and ask is not None and vocabulary is not None
         key, prompt, max_tokens = request.key, request.prompt, self.sampling.max_tokens
@@ -103,14 +103,14 @@ class OpenAIEngine:
 
 
 def _check(config: OnlineRunConfig) -> None:
-    """The servers that are started for the policy serve it, and have room for its answers."""
+    """Raise ConfigError if servers that we start could not serve the policy, or its longest answers."""
     server = config.rollouts.server
     if server.urls:
         return
     needed = config.model.data.max_prompt_length + config.rollouts.max_tokens
     if server.max_seq_len < needed:
         raise ConfigError(
-            "a prompt and its answer would not fit",
+            "a prompt and its answer do not fit",
             where="rollouts.server.max_seq_len",
             got=server.max_seq_len,
             expected=f"at least {needed}: model.data.max_prompt_length and rollouts.max_tokens",
@@ -118,10 +118,10 @@ def _check(config: OnlineRunConfig) -> None:
         )
     if server.model is not None:
         raise ConfigError(
-            "servers that are started serve the policy of the segment",
+            "servers that the run starts always serve the segment's policy",
             where="rollouts.server.model",
             got=server.model,
-            fix="leave it null, or give rollouts.server.urls of servers that know the policy by this name",
+            fix="leave it null, or set rollouts.server.urls to servers that know the policy by this name",
         )
 
 
@@ -134,7 +134,7 @@ def _preflight(config: OnlineRunConfig, machine: Machine, policies: Mapping[str,
 
 
 def _policies(config: OnlineRunConfig, policies: Mapping[str, str] | None) -> list[ServedModel]:
-    """The models that servers for ``rollouts`` will load."""
+    """The models that the servers of ``rollouts`` will load."""
     if policies is not None:
         return [read_served_model(directory, name) for name, directory in policies.items()]
     start = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server needs before it can start: its program, its key, its GPUs, and room for the models that it serves."""
+"""Checks of what a server needs to start: its program, its API key, its GPUs, and memory for its models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nemo_mcpo.rollouts.served_model import ServedModel
 from nemo_mcpo.rollouts.server_environment import check_gpus, passed_on, server_environment
 
 IMAGE_SECONDS = 600.0
-"""For looking into an image, which a site may have to load first."""
+"""Time limit for looking into an image, which a site may have to load first."""
 
 
 def check_own_servers(
     settings: Server, models: Sequence[ServedModel], longest_prompt: int, section: str, machine: Machine
 ) -> list[str]:
-    """What is known, in lines for the user, about servers that are started for these models one after the other.
+    """Check servers that are started for each of these models in turn, and return notes for the user.
 
     Raises:
         ConfigError: a program, a key or a GPU is missing, or a model does not fit.
@@ -34,7 +34,7 @@ def check_own_servers(
 def _check_model(
     settings: Server, model: ServedModel, longest_prompt: int, section: str, machine: Machine
 ) -> list[str]:
-    """A server that is started for a model."""
+    """Check a server that is started for one model."""
     api_key(settings, section)
     check_gpus(settings, machine.gpus, section)
     if machine.is_here:
@@ -45,21 +45,21 @@ def _check_model(
     if not machine.gpus:
         return []
     if machine.gibibytes is None:
-        return [f"{section}: the memory of the GPUs is not known here, so whether the model fits is not checked"]
+        return [f"{section}: GPU memory is unknown here, so whether the model fits is not checked"]
     return [check_memory(settings, model, machine.gibibytes, section)]
 
 
 def _check_program(settings: Server, section: str, machine: Machine) -> list[str]:
-    """The program is there: on this machine, or behind the words that stand before it."""
+    """Check that the program exists, on this machine or behind ``prefix``."""
     if not machine.is_here:
-        return [f"{section}: {settings.command[0]} is looked for where the servers run, not here"]
+        return [f"{section}: {settings.command[0]} is checked where the servers run, not here"]
     first = settings.prefix[0] if settings.prefix else settings.command[0]
     if shutil.which(first) is None:
         raise ConfigError(
-            "there is no such program",
+            "program not found",
             where=f"{section}.{'prefix' if settings.prefix else 'command'}",
             got=first,
-            fix="give its path in the environment where it is installed, or urls of running servers",
+            fix="set it to the program's path in its Python environment, or set urls to running servers",
         )
     if settings.prefix:
         _look_behind(settings, section)
@@ -67,7 +67,7 @@ def _check_program(settings: Server, section: str, machine: Machine) -> list[str
 
 
 def _look_behind(settings: Server, section: str) -> None:
-    """Ask for the program where the words before it lead: a container, or a Slurm step in another image."""
+    """Look for the program where ``prefix`` leads: in a container, or in a Slurm step with another image."""
     question = ["sh", "-c", 'command -v "$0"', settings.command[0]]
     try:
         answer = subprocess.run(
@@ -86,8 +86,8 @@ def _look_behind(settings: Server, section: str) -> None:
         problem = f"exit code {answer.returncode} {said}".strip() if answer.returncode else ""
     if problem:
         raise ConfigError(
-            "the program is not there, behind the words before it",
+            "program not found behind the prefix",
             where=f"{section}.prefix",
             got=f"{' '.join([*settings.prefix, settings.command[0]])}: {problem}",
-            fix=f"correct {section}.prefix, or {section}.command to its path in the image",
+            fix=f"correct {section}.prefix, or set {section}.command to the program's path in the image",
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What servers understand, found out by asking: under which name they list our model, tokens or chats, which fields.
+"""Probes what each server understands: the name of our model, token or chat prompts, and optional fields.
 
-Nothing of this is configured: programs and their versions differ, some refuse a field that they do not know and others
-ignore it.
+None of this is configured, since it differs between programs and their versions: some refuse unknown fields, others
+ignore them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OF_TRANSFORMERS = {
     **{"no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1},
 }
 TOKEN_IDS: tuple[Mapping[str, object], ...] = ({"return_token_ids": True}, {"detokenize": False})
-"""Ways to ask for ids, in the order of preference: vLLM's and SGLang's, TensorRT-LLM's."""
+"""Ways to request ids, in order of preference: vLLM's and SGLang's, TensorRT-LLM's."""
 NEUTRAL: tuple[Mapping[str, object], ...] = (
     _NEUTRAL,  # vLLM, TensorRT-LLM
     {**_NEUTRAL, "top_k": -1},  # SGLang
@@ -40,29 +40,29 @@ NEUTRAL: tuple[Mapping[str, object], ...] = (
     {"top_k": 0},
     {"top_k": -1},
 )
-"""Ways to say that nothing but temperature and top_p changes what is drawn, whatever ``generation_config.json`` or the
-server's own defaults say."""
+"""Ways to request that only temperature and top_p affect sampling, whatever ``generation_config.json`` and the
+server's defaults say."""
 
 
 def ask_tokens(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: object) -> Reply:
-    """The prompt as the tokens that training sees."""
+    """Send the prompt as the tokens that training sees."""
     return complete(client, model, prompt.tokens, **sampling)
 
 
 def ask_chat(client: openai.OpenAI, model: str, prompt: Prompt, **sampling: Any) -> Reply:
-    """The prompt as a conversation; the server applies the chat template that the policy's directory has."""
+    """Send the prompt as a conversation; the server applies the chat template in the policy's directory."""
     return converse(client, model, [turn.as_dict() for turn in prompt.conversation], **sampling)
 
 
 WAYS: Mapping[str, Ask] = {"tokens": ask_tokens, "chat": ask_chat}
-"""In the order of preference."""
+"""Ways to send a prompt, in order of preference."""
 
 
 def check_models(serving: Serving) -> None:
-    """From now on each server is asked by the name under which it lists our model; some list none, or load it then.
+    """Use, for each server, the name under which it lists our model, if it lists any models.
 
     Raises:
-        RolloutError: a server lists models, ours is not among them, and it does not load ours when it is asked for it.
+        RolloutError: a server lists other models, and does not load ours on request.
     """
     loads = LAUNCHERS[serving.pool.settings.launcher].loads_by_name
     for url, (listed, name) in serving.pool.each(partial(_own_name, model=serving.model, loads=loads)):
@@ -70,7 +70,7 @@ def check_models(serving: Serving) -> None:
             continue
         if name is None:
             raise RolloutError(
-                "the server has another model",
+                "the server has a different model",
                 where=url,
                 got=", ".join(listed),
                 expected=serving.model,
@@ -80,7 +80,7 @@ def check_models(serving: Serving) -> None:
 
 
 def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str, str], str | None]:
-    """What a server lists, and its name of our model, which one that ``loads`` models by name need not list."""
+    """The models that a server lists, and its name for ours, which it need not list if it ``loads`` models by name."""
     listed = _listed_models(client)
     name = listed_name(model, listed)
     if name is None and listed and loads and _answers(client, model):
@@ -89,7 +89,7 @@ def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str,
 
 
 def _answers(client: openai.OpenAI, model: str) -> bool:
-    """Whether a server answers in the name of a model, which it perhaps has to load."""
+    """Whether a server answers requests for a model, which it may have to load first."""
     messages = [{"role": "user", "content": "1"}]
 
     def ask(to: openai.OpenAI) -> Reply:
@@ -100,17 +100,17 @@ def _answers(client: openai.OpenAI, model: str) -> bool:
     except RefusedError:
         return False
     except AwayError as error:
-        if error.failed:  # it could not load it
+        if error.failed:  # it could not load the model
             return False
         raise
     return True
 
 
 def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
-    """A listed name that means ``model``, a directory or a name; None where there is none, or several models have one.
+    """The listed name that means ``model`` (a directory or a name); None if there is none, or it is ambiguous.
 
     Args:
-        listed: names, and the directory that each of them is served from, empty where the server does not say.
+        listed: names, each with the directory it is served from, or an empty string if that is unknown.
 
     >>> listed_name("/runs/7/policy-0", {"policy-0": ""}), listed_name("policy-0", {"/runs/7/policy-0": ""})
     ('policy-0', '/runs/7/policy-0')
@@ -132,7 +132,7 @@ def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """A name of a hub has one slash, and none at its beginning."""
+    """Whether a name is a path; hub names contain a slash, too, but do not begin with one of these."""
     return name.startswith(("/", ".", "~"))
 
 
@@ -141,7 +141,7 @@ def _same_path(one: str, other: str) -> bool:
 
 
 def _listed_models(client: openai.OpenAI) -> dict[str, str]:
-    """Nothing where there is no such list: transformers' fails on a machine without a hub cache."""
+    """The listed models; empty if there is no list: transformers' fails on a machine without a hub cache."""
     try:
         models = send(lambda client: list(client.models.list()), client)
     except (RefusedError, AwayError):
@@ -150,10 +150,10 @@ def _listed_models(client: openai.OpenAI) -> dict[str, str]:
 
 
 def find_way(serving: Serving, prompt: Prompt) -> Ask:
-    """The first way of asking that every server understands; from now on each is asked with the fields that it knows.
+    """Find the first way to send a prompt that every server understands, and learn each server's optional fields.
 
     Raises:
-        RolloutError: none, with what the server says about the last one.
+        RolloutError: no way works; the error has the reply to the last one.
     """
     problem = ""
     for name, ask in WAYS.items():
@@ -169,15 +169,15 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
             serving.pool.learn(url, fields=fields)
         return ask
     raise RolloutError(
-        "the server understands neither tokens nor chats",
+        "the server understands neither token prompts nor chats",
         where=", ".join(serving.pool.urls),
         got=problem,
-        fix="look at the server's log; transformers serve needs version 5.23 or later",
+        fix="check the server's log; transformers serve must be version 5.23 or later",
     )
 
 
 def _known_fields(client: openai.OpenAI, request: Ask) -> dict[str, object]:
-    """Of each kind the first fields that the server takes; those that ask for ids only if it then gives them."""
+    """The first fields of each kind that the server accepts; for token ids, only if it returns some."""
     ids = _first(client, request, TOKEN_IDS, {}, lambda reply: reply.tokens is not None)
     return {**ids, **_first(client, request, NEUTRAL, ids, lambda reply: True)}
 
@@ -189,14 +189,14 @@ def _first(
     others: Mapping[str, object],
     is_right: Callable[[Reply], bool],
 ) -> Mapping[str, object]:
-    """The first of ``choices`` that the server takes, beside the ``others``, with a reply that is right; or none."""
+    """The first of ``choices`` that, together with ``others``, gets a reply that is right; empty if none does."""
     for fields in choices:
         try:
             reply = send(partial(request, **draw(1.0, 1, 4), **others, **fields), client)
         except RefusedError:
             continue
         except AwayError as error:
-            if error.failed:  # some fail where others refuse
+            if error.failed:  # some servers fail at fields that others refuse
                 continue
             raise
         if is_right(reply):
@@ -205,5 +205,5 @@ def _first(
 
 
 def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, object]:
-    """Settings of one request."""
+    """The sampling settings of one request."""
     return {"temperature": temperature, "top_p": 1.0, "seed": seed, "max_tokens": max_tokens}

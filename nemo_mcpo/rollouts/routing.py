@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server gets a request: the one that had those with the same key, or else the least busy.
+"""Routes each request to the server that got earlier ones with the same key, or else to the least busy server.
 
-A server keeps the keys and values of prompts that it has read. Six requests with one prompt read it once on one
-server, and six times on six.
+Servers cache the attention keys and values of prompts. Six requests with one prompt compute it once if they go to one
+server, and six times if they go to six.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 MIN_SLACK, SLACK_SHARE = 8, 0.25
-"""Requests, and share of ``concurrency``, that a server may have in flight beyond the least busy one before those that
-belong there go elsewhere."""
+"""How many requests (at least, and as a share of ``concurrency``) a server may have in flight beyond the least busy
+server before its own keys are routed elsewhere."""
 
 
 class Load(Protocol):
-    """What is known about a server: requests in flight, failures since its last reply, the end of its rest."""
+    """The load of a server: requests in flight, failures since its last reply, and when it may be used again."""
 
     in_flight: int
     failures: int
@@ -25,10 +25,10 @@ class Load(Protocol):
 
 
 class Router:
-    """Not for several threads at a time.
+    """Chooses servers; not thread-safe.
 
     Args:
-        concurrency: requests in flight that a server is meant to have.
+        concurrency: intended number of requests in flight per server.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -36,9 +36,9 @@ class Router:
         self._homes: dict[Hashable, int] = {}
 
     def choose(self, servers: Sequence[Load], key: Hashable = None) -> int:
-        """The number of a server; requests with the ``key`` belong there from now on.
+        """Choose a server by number, and remember it for later requests with the same ``key``.
 
-        Of equally busy servers one that works is chosen; one that rests gets requests only when all rest.
+        Among equally busy servers, those without failures are preferred. Resting servers are used only if all rest.
         """
         now = time.monotonic()
         loads = [(max(one.rests_until - now, 0.0), one.in_flight, one.failures) for one in servers]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that somebody else runs, asked before anything depends on them: reachable, with our key, with our model."""
+"""Checks of servers that are already running: whether they are reachable, accept our key, and have our model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
 
 SECONDS = 10.0
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a URL that is given is meant as it stands
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: a URL is used as given
 
 
 def check_urls(settings: Server, section: str, model: str | None, *, must_run: bool) -> list[str]:
-    """Notes about servers that do not run yet, or do not have the model yet.
+    """Check the configured URLs, and return notes about servers that do not run, or do not have the model, yet.
 
     Args:
-        model: the name that they must list, where they list any; None: it is not known yet.
-        must_run: one that does not answer is an error.
+        model: the name that servers must list if they list any; None if it is not known yet.
+        must_run: whether an unreachable server is an error.
 
     Raises:
-        ConfigError: no URL, an unknown host, a key that is refused, another model (and the server loads none by name).
+        ConfigError: not a URL, an unknown host, a rejected key, or another model on a server that loads none by name.
     """
     notes = []
     key = api_key(settings, section)
@@ -38,24 +38,24 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
             listed = _models(url, key)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
-                fix = f"set {section}.api_key_env to the variable with the key"
+                fix = f"set {section}.api_key_env to the name of the variable with the key"
                 raise ConfigError(
-                    "the server refuses the key", where=url, got=f"HTTP {error.code}", fix=fix
+                    "the server rejects the API key", where=url, got=f"HTTP {error.code}", fix=fix
                 ) from error
-            listed = ()  # it answers, and has no such list
+            listed = ()  # it runs, but has no such list
         except OSError as error:
             problem = f"{section}.urls: {url} does not answer ({getattr(error, 'reason', error)})"
             if must_run:
                 fix = "start it first, or correct the URL"
                 raise ConfigError("the server does not answer", where=f"{section}.urls", got=url, fix=fix) from error
-            notes.append(f"{problem}; it must before it is needed")
+            notes.append(f"{problem}; it must be running by the time it is needed")
             continue
         if model and listed and not {model, Path(model).name} & {*listed, *(Path(name).name for name in listed)}:
             if LAUNCHERS[settings.launcher].loads_by_name:
-                notes.append(f"{section}.urls: {url} has {', '.join(listed[:5])}; it must load {model} when asked to")
+                notes.append(f"{section}.urls: {url} has {', '.join(listed[:5])}; it must load {model} on request")
                 continue
             raise ConfigError(
-                "the server has another model",
+                "the server has a different model",
                 where=url,
                 got=", ".join(listed[:5]),
                 expected=model,
@@ -65,15 +65,15 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
 
 
 def _check_words(url: str, where: str) -> None:
-    """The URL is one, of a host that has an address."""
+    """Raise ConfigError unless the URL is valid and its host resolves."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("not a URL", where=where, got=url, expected="http://HOST:PORT/v1", fix="correct it")
     try:
         socket.getaddrinfo(parts.hostname, None)
     except OSError as error:
-        fix = "correct the name, or give the address"
-        raise ConfigError("the host has no address", where=where, got=f"{url}: {error}", fix=fix) from error
+        fix = "correct the host name, or use its IP address"
+        raise ConfigError("unknown host", where=where, got=f"{url}: {error}", fix=fix) from error
 
 
 def _models(url: str, key: str) -> Sequence[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Hugging Face directory as a server sees it: whether it is complete, and the sizes that decide where it fits.
 
-Of any family: a judge need not be a model that could be trained here. Only small files are read.
+Any model family is accepted, since a judge need not be trainable here. Only small files are read.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class ServedModel:
     """Sizes of a model.
 
     Attributes:
-        weights: bytes.
-        layers, heads, kv_heads, head_dim: of its attention.
-        max_positions: longest sequence, tokens; with what its rotary embedding is scaled by.
-        itemsize: bytes of a key's or value's element in the KV cache.
+        weights: total size, in bytes.
+        layers, heads, kv_heads, head_dim: sizes of its attention.
+        max_positions: maximum sequence length in tokens, including the scaling of rotary embedding; None if unknown.
+        itemsize: bytes per element of the KV cache.
     """
 
     weights: int
@@ -40,25 +40,25 @@ class ServedModel:
     itemsize: int = 2
 
     def cache_bytes(self, tensor: int, pipeline: int, itemsize: int | None = None) -> int:
-        """Keys and values of one token on each GPU; heads that are fewer than GPUs are copied."""
+        """Bytes of one token's keys and values on each GPU; key-value heads are replicated if GPUs outnumber them."""
         heads = max(1, self.kv_heads // tensor)
         return 2 * -(-self.layers // pipeline) * heads * self.head_dim * (itemsize or self.itemsize)
 
 
 def read_served_model(directory: str, where: str, *, needs_template: bool = False) -> ServedModel:
-    """The sizes of a complete directory.
+    """Read the sizes of a complete directory.
 
     Args:
-        directory: what the key ``where`` says.
-        needs_template: it is asked by conversation.
+        directory: the value of the key ``where``.
+        needs_template: whether it must have a chat template, for requests by conversation.
 
     Raises:
-        ConfigError: it is not there, or a part of it is not: configuration, weights, tokenizer, chat template.
+        ConfigError: the directory or a part of it is missing: configuration, weights, tokenizer, chat template.
     """
     path = Path(directory).expanduser()
-    fix = "give a complete Hugging Face directory; a model of the hub must be downloaded first"
+    fix = "set it to a complete Hugging Face directory; download models from the hub first"
     if not path.is_dir():
-        what = "not a directory" if path.exists() else "there is no such directory"
+        what = "not a directory" if path.exists() else "no such directory"
         raise ConfigError(what, where=where, got=directory, fix=fix)
     config = _read(path / CONFIG, where, fix)
     parts = {"tokenizer": any((path / name).is_file() for name in TOKENIZERS)}
@@ -71,7 +71,7 @@ def read_served_model(directory: str, where: str, *, needs_template: bool = Fals
 
 
 def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel:
-    """From a config.json, of which a model of text and pictures has the language model's part in ``text_config``."""
+    """Read the sizes from a config.json; multimodal models keep the language model's part in ``text_config``."""
     text = {**config, **(config.get("text_config") or {})}
     try:
         heads, layers = int(text["num_attention_heads"]), int(text["num_hidden_layers"])
@@ -87,12 +87,12 @@ def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            "not the configuration of a language model", where=where, got=repr(error), fix="give another directory"
+            "not the configuration of a language model", where=where, got=repr(error), fix="use another directory"
         ) from error
 
 
 def _max_positions(text: Mapping[str, Any]) -> int | None:
-    """As vLLM derives it: some kinds of scaling lengthen what ``max_position_embeddings`` says, others are in it."""
+    """The maximum length as vLLM derives it: some kinds of scaling extend ``max_position_embeddings``."""
     longest = text.get("max_position_embeddings")
     scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
     scaling = scaling.get("full_attention") or scaling  # transformers 5 may have one for each type of layer
@@ -104,7 +104,7 @@ def _max_positions(text: Mapping[str, Any]) -> int | None:
 
 
 def weight_bytes(path: Path, where: str, fix: str) -> int:
-    """Size of all weights; every file that an index names must be there."""
+    """Total size of the weights; every file named in the index must exist."""
     if (path / INDEX).is_file():
         named = sorted(set(_read(path / INDEX, where, fix).get("weight_map", {}).values()))
         missing = [name for name in named if not (path / name).is_file()]
@@ -119,7 +119,7 @@ def weight_bytes(path: Path, where: str, fix: str) -> int:
 
 
 def has_template(path: Path, where: str, fix: str) -> bool:
-    """Whether the tokenizer says how to write a conversation."""
+    """Whether the directory has a chat template."""
     if any((path / name).is_file() for name in TEMPLATES):
         return True
     settings = path / "tokenizer_config.json"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of a server that we start: its GPUs, nothing of a launcher of parallel programs, and no secrets.
+"""The environment of a server that we start: its GPUs, no variables of MPI, Slurm or torchrun, and no secrets.
 
-What a launcher leaves there hangs TensorRT-LLM. A secret is a variable named like one, or one with a password in a
-URL; ``server.environment`` names those that a server needs all the same.
+Variables left by a parallel launcher make TensorRT-LLM hang. Secrets are variables with a secret-like name, or with a
+password in a URL; ``server.environment`` lists those that a server needs nevertheless.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _SECRET_NAME = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 STEP = "server_step.sh"
-"""Of ``slurm/``: as ``server.prefix`` it makes a server a Slurm step of its own."""
+"""Script in ``slurm/`` that, as ``server.prefix``, runs a server as its own Slurm step."""
 
 
 def server_environment(settings: Server, replica: int, section: str = "server") -> dict[str, str]:
-    """For one of several replicas, each on GPUs of its own.
+    """The environment of one of several replicas, each on its own GPUs.
 
     Raises:
-        ConfigError: too few GPUs, or a variable of ``environment`` is not set.
+        ConfigError: too few GPUs, or a variable in ``environment`` is not set.
     """
     kept = {name: text for name, text in os.environ.items() if not (_LAUNCHED.match(name) or is_secret(name, text))}
     return kept | passed_on(settings, section) | _devices(settings, replica, section)
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable looks like one.
+    """Whether a variable looks like a secret.
 
     >>> is_secret("HF_TOKEN", "hf_1"), is_secret("TOKENIZERS_PARALLELISM", "false")
     (True, False)
@@ -51,20 +51,20 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def passed_on(settings: Server, section: str) -> dict[str, str]:
-    """The variables of ``environment``, whatever they are named."""
+    """The variables that ``server.environment`` lists."""
     missing = [name for name in settings.environment if name not in os.environ]
     if missing:
         raise ConfigError(
             "the variable is not set",
             where=f"{section}.environment",
             got=missing[0],
-            fix=f"export {missing[0]}, or leave it out",
+            fix=f"export {missing[0]}, or remove it from the list",
         )
     return {name: os.environ[name] for name in settings.environment}
 
 
 def num_nodes(settings: Server) -> int:
-    """Nodes of one server: ``--nodes`` of ``slurm/server_step.sh``, or this one."""
+    """Number of nodes of one server: ``--nodes`` of ``slurm/server_step.sh``, else 1."""
     if not settings.prefix or Path(settings.prefix[0]).name != STEP:
         return 1
     given = [word.removeprefix("--nodes=") for word in settings.prefix if word.startswith("--nodes=")]
@@ -72,17 +72,17 @@ def num_nodes(settings: Server) -> int:
 
 
 def check_gpus(settings: Server, number: int, section: str) -> None:
-    """Raise ConfigError where ``number`` GPUs a node are too few; none at all do for a server that runs on CPUs."""
+    """Raise ConfigError if ``number`` GPUs per node are too few; no GPUs are fine for a server that runs on CPUs."""
     size, needed = gpus_of(settings), gpus_of(settings) * settings.replicas
     if num_nodes(settings) > 1:
-        # Such a server has its nodes for itself, and its GPUs from Slurm.
+        # Such a server has its nodes to itself, and gets its GPUs from Slurm.
         needed, number = size, number * num_nodes(settings)
     if needed > number and (number or LAUNCHERS[settings.launcher].needs_gpu):
         raise ConfigError(
             "too few GPUs for the servers",
             where=f"{section}.replicas",
-            got=f"{settings.replicas} of {size}",
-            expected=f"{number} GPUs at most",
+            got=f"{settings.replicas} of {size} GPUs each",
+            expected=f"at most {number} GPUs",
             fix=f"lower {section}.replicas or {section}.tensor_parallel_size",
         )
 

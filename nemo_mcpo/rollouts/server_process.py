@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server that we started: its port, its log, whether it is ready, and its end."""
+"""A server process that we start: its port, log, readiness, restarts and shutdown."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no prox
 
 
 class ServerProcess:
-    """Starts at once; ``wait_until_ready`` before use.
+    """Starts a server immediately; call ``wait_until_ready`` before using it.
 
     Args:
-        command: from a port to program and arguments.
-        environment: of the program.
-        log: file that its output is added to.
-        runs_here: the program, or a child of it, listens itself: whatever else answers on its port is not our server.
-            Words before the program may make it a child of somebody else (a Slurm step, a container's daemon).
+        command: takes a port, returns program and arguments.
+        environment: environment of the program.
+        log: file to which its output is appended.
+        runs_here: whether the program or a child of it listens on the port, so that any other listener is not our
+            server. False with a prefix, which may start it elsewhere (a Slurm step, a container's daemon).
     """
 
     def __init__(
@@ -42,15 +42,17 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """The base URL of its interface; the port can change until it is ready."""
+        """The base URL of its interface; the port may change until it is ready."""
         return f"http://{HOST}:{self.port}/v1"
 
     def _start(self, port: int) -> None:
-        """Start it, unless that was done too often."""
+        """Start it; raise RolloutError if it was started too many times."""
         if self.starts >= MAX_STARTS:
-            raise self._failure(f"the server ended {self.starts} times, the last time with {self._process.returncode}")
+            raise self._failure(
+                f"the server exited {self.starts} times, the last time with code {self._process.returncode}"
+            )
         if self.starts:
-            stop_child(self._process)  # what it started may live on, with its memory
+            stop_child(self._process)  # its child processes may still run and hold memory
         self.starts += 1
         self.port = port
         command = self._command(port)
@@ -60,34 +62,34 @@ class ServerProcess:
                 self._process: subprocess.Popen = start_child(command, environment=self.environment, output=output)
         except OSError as error:
             raise RolloutError(
-                "the server's program cannot be started",
+                "cannot start the server's program",
                 where="server.command",
                 got=f"{command[0]}: {error.strerror}",
-                fix="give the path of the program, in the environment where it is installed",
+                fix="set it to the program's path in the environment where it is installed",
             ) from error
 
     def wait_until_ready(self, seconds: float) -> None:
-        """Wait for ``/health`` of our own process; on another port where somebody else has taken this one.
+        """Wait until ``/health`` of our own process succeeds; if its port is taken, restart it on another one.
 
         Raises:
-            RolloutError: it ended, or took longer; with the last lines of its log.
+            RolloutError: it exited or took too long; the last lines of its log are printed.
         """
         deadline = time.monotonic() + seconds
         while not self.is_healthy():
             code = self._process.poll()
             if (code is None and self._somebody_else_answers()) or (code and self._port_was_taken()):
-                print(f"port {self.port} is somebody else's; the server is started again on another one", flush=True)
+                print(f"port {self.port} is taken by another process; restarting the server on a new port", flush=True)
                 self._start(free_port())
-            elif code is not None and (code < 0 or code > 128):  # a signal: not its own doing
+            elif code is not None and (code < 0 or code > 128):  # killed from outside
                 self._start(self.port)
             elif code is not None:
-                raise self._failure(f"the server ended with code {code} before it was ready")
+                raise self._failure(f"the server exited with code {code} before it was ready")
             if time.monotonic() > deadline:
                 raise self._failure(f"the server was not ready within {seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
 
     def is_healthy(self) -> bool:
-        """Whether our process lives, and says that it can answer."""
+        """Whether our process is alive and reports that it can answer."""
         return self._process.poll() is None and self._answers() and self._is_ours()
 
     def _somebody_else_answers(self) -> bool:
@@ -101,19 +103,19 @@ class ServerProcess:
             return False
 
     def _is_ours(self) -> bool:
-        """Whether who answers is our process, as far as that can be seen."""
+        """Whether the listener on the port is our process, as far as we can tell."""
         return not self.runs_here or listens(self.port, session=self._process.pid)
 
     def _port_was_taken(self) -> bool:
         return is_taken(self.port) or any(_PORT_TAKEN in line.lower() for line in self._last_lines())
 
     def restart_if_dead(self) -> None:
-        """Start it again, on the same port, when it ended; RolloutError when it does so again and again."""
+        """Restart it on the same port if it has exited; raise RolloutError if that happens repeatedly."""
         if self._process.poll() is not None:
             self._start(self.port)
 
     def stop(self) -> None:
-        """End it and all that it started."""
+        """Stop it and all its child processes."""
         stop_child(self._process)
 
     def _last_lines(self) -> list[str]:
@@ -122,4 +124,4 @@ class ServerProcess:
     def _failure(self, what: str) -> RolloutError:
         lines = self._last_lines()
         print(*(f"    {line}" for line in lines), sep="\n", flush=True)
-        return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", fix="read the log")
+        return RolloutError(what, where=str(self.log), got=lines[-1] if lines else "an empty log", fix="see the log")

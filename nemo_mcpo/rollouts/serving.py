@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers of a stage: running ones as they are, or our own, started together and stopped at the end."""
+"""The servers of a stage: already running ones, or our own, started together and stopped at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Serving:
     """A model behind one or more servers.
 
     Attributes:
-        pool: asks them.
-        model: the name that requests give.
-        own: those that we started.
+        pool: client of the servers.
+        model: name of the model in requests.
+        own: servers that we started.
     """
 
     pool: ServerPool
@@ -28,12 +28,12 @@ class Serving:
     own: tuple[ServerProcess, ...]
 
     def restart_dead(self) -> None:
-        """Start servers of our own again that ended; requests to them are tried again meanwhile."""
+        """Restart our own servers that have exited; requests to them are retried meanwhile."""
         for server in self.own:
             server.restart_if_dead()
 
     def num_requests(self) -> int:
-        """Requests that may be in flight."""
+        """Maximum number of requests in flight."""
         return self.pool.settings.concurrency * len(self.pool.urls)
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class Serving:
 
 
 def open_serving(settings: Server, model: str, logs: Path) -> Serving:
-    """Take the running servers, or start some for ``model`` (a directory) and wait until they are ready."""
+    """Use the running servers, or start servers for ``model`` (a directory) and wait until they are ready."""
     if settings.urls:
         return Serving(ServerPool(settings.urls, settings), model, ())
     own: list[ServerProcess] = []

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An append-only store of samples: what was generated stays, whatever is killed when.
+"""Append-only store of samples: whatever is killed, generated samples are kept.
 
-    DIR/manifest.json           what the samples are of; a store of something else is refused
-    DIR/samples-00000.jsonl     one JSON object a line, by one writer, synced batch by batch
-    DIR/complete.jsonl          every sample once, sorted by key: there entirely, or not at all
+    DIR/manifest.json           what the samples were made from; a store with a different manifest is refused
+    DIR/samples-00000.jsonl     one JSON object per line, by one writer, synced batch by batch
+    DIR/complete.jsonl          every sample once, sorted by key; written atomically
 
-A torn last line is dropped when its writer opens the store again. Where a key stands twice, its last line counts. A
-sample without an answer is asked for again by the next process.
+A torn last line is dropped when its writer reopens the store. If a key occurs twice, its last line counts. The next
+process requests samples without an answer again.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from nemo_mcpo.storage.manifests import refuse_another_recipe
 
 MANIFEST, COMPLETE = "manifest.json", "complete.jsonl"
 _SAME: dict[int, int] = {}
-"""Every token id once: a segment has many millions, which take a quarter of the memory when equal ones are shared."""
+"""Shared token-id objects: a segment has many millions of them, and sharing equal ones saves 3/4 of the memory."""
 
 
 class SampleStore:
-    """One writer's view: the samples of all writers so far, and a shard of its own to add to.
+    """One writer's view: the samples of all writers so far, and its own shard to append to.
 
     Args:
-        directory: made when it is missing.
-        manifest: what the samples are of, JSON values: checkpoint, prompts, sampling parameters.
-        writer: its number; two processes with one number exclude each other.
+        directory: created if it is missing.
+        manifest: what the samples are made from, as JSON values: checkpoint, prompts, sampling parameters.
+        writer: number of the writer; two processes with the same number exclude each other.
 
     Raises:
-        RolloutError: the store holds samples of something else, or a line that cannot be read.
+        RolloutError: the store has a different manifest, or a line that cannot be read.
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, object], writer: int = 0) -> None:
@@ -47,7 +47,7 @@ class SampleStore:
         self._places: dict[SampleKey, tuple[Path, int]] = {}
         for shard in sorted(directory.glob("samples-*.jsonl")):
             for start, sample in _read(shard):
-                if not sample.problem:  # another day, another answer
+                if not sample.problem:  # failed samples are requested again
                     self._places[sample.key] = (shard, start)
         self._files: dict[Path, BinaryIO] = {}
 
@@ -58,20 +58,20 @@ class SampleStore:
         return len(self._places)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """A sample from disk; KeyError when there is none."""
+        """Read a sample from disk; raise KeyError if there is none."""
         shard, start = self._places[key]
         if shard not in self._files:
-            # Open as long as the store lives: a million samples are read one by one.
+            # Kept open as long as the store lives, since a million samples are read one by one.
             self._files[shard] = open(shard, "rb")  # noqa: SIM115
         file = self._files[shard]
         file.seek(start)
         return _parse(file.readline(), f"{shard}, byte {start}")
 
     def append(self, samples: Sequence[Sample]) -> None:
-        """Add samples; once this returns they survive a power cut.
+        """Append samples; once this returns, they survive a power failure.
 
         Raises:
-            StorageError: they could not be written; the store is as it was before.
+            StorageError: they could not be written; the store is unchanged.
         """
         lines = [_line(sample) for sample in samples]
         start = self._shard.append(lines)
@@ -80,27 +80,27 @@ class SampleStore:
             start += len(line)
 
     def finish(self, keys: Iterable[SampleKey]) -> Path:
-        """Write these samples, sorted by key, as ``complete.jsonl``; KeyError when one is missing."""
+        """Write these samples, sorted by key, to ``complete.jsonl``; raise KeyError if one is missing."""
         complete = self.directory / COMPLETE
         write_whole(complete, (_line(self[key]) for key in sorted(keys)))
         return complete
 
 
 def read_manifest(directory: Path) -> dict[str, object]:
-    """What the samples of a store are of."""
+    """Read the manifest of a store."""
     return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
 
 
 def read_complete(directory: Path) -> Iterator[Sample]:
-    """The samples of a finished store, sorted by key."""
+    """Read the samples of a complete store, sorted by key."""
     path = directory / COMPLETE
     if not path.exists():
-        raise RolloutError("the samples are not complete", where=str(directory), fix="generate the rest first")
+        raise RolloutError("the samples are incomplete", where=str(directory), fix="generate the rest first")
     return (sample for _, sample in _read(path))
 
 
 def _line(sample: Sample) -> bytes:
-    """One JSON object; what is not known is left out."""
+    """One JSON object per sample, without fields that are None."""
     known = {one.name: value for one in fields(sample) if (value := getattr(sample, one.name)) is not None}
     return (json.dumps(known.pop("key")._asdict() | known, ensure_ascii=False) + "\n").encode()
 
@@ -117,20 +117,20 @@ def _parse(line: bytes, where: str) -> Sample:
             "not a sample",
             where=where,
             got=line[:60].decode(errors="replace"),
-            fix="delete this line: it is generated again",
+            fix="delete this line, so that it is generated again",
         ) from error
 
 
 def _read(path: Path) -> Iterator[tuple[int, Sample]]:
-    """Where each whole line starts, and its sample."""
+    """The start of each complete line, and its sample."""
     for number, (start, line) in enumerate(read_lines(path), start=1):
         yield start, _parse(line, f"{path}:{number}")
 
 
 def _check_manifest(path: Path, manifest: dict[str, object]) -> None:
-    """Write the manifest of a new store; refuse a store of something else."""
+    """Write the manifest of a new store, or refuse a store with a different one."""
     if not path.exists():
         write_json(path, manifest)
     known = read_manifest(path.parent)
-    problem, fix = "the store holds samples of another {name}", "choose another directory, or delete this one"
+    problem, fix = "the store contains samples of another {name}", "choose another directory, or delete this one"
     refuse_another_recipe(known, dict.fromkeys(known) | manifest, RolloutError, problem, fix, where=str(path.parent))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to servers that nobody has to trust: bounded in time and bytes, without redirects, and never through a proxy.
+"""HTTP to untrusted servers: bounded in time and bytes, without redirects, and never through a proxy.
 
-A time-out of httpx bounds each read, so that a server which sends a byte now and then, of its headers or of its body,
-holds a request for ever. Here ``seconds`` bounds the whole exchange, from connecting to the last byte. That takes
-connections of our own, which httpcore, the part of httpx that speaks HTTP, accepts from outside.
+httpx applies its timeout to each read, so a server that trickles bytes could hold a request forever. Here ``seconds``
+bounds the whole exchange, from connecting to the last byte. That requires our own connections, which httpcore, the
+part of httpx that speaks HTTP, lets us supply.
 
-A URL that is given is meant as it stands: whatever ``HTTP_PROXY`` says, prompts and keys go to that server.
+URLs are used as given: prompts and keys go to that server, whatever ``HTTP_PROXY`` says.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import httpx
 
 CONNECT_SECONDS = 5.0
 MAX_REPLY_BYTES = 16 << 20
-"""Many times what the longest answer, its token ids and those of its prompt take."""
+"""Many times the size of the longest answer with its token ids and those of its prompt."""
 _KEEPALIVE_SECONDS = 5.0
 
 
 class UnusableReplyError(Exception):
-    """A reply that no further attempt makes usable: too large, or compressed although we asked for plain text."""
+    """A reply that retrying cannot fix: too large, or compressed although plain text was requested."""
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """Threads may share one; each of them has one exchange at a time.
+    """A transport for httpx; thread-safe, with one exchange at a time per thread.
 
-    What goes wrong on the way is raised as httpcore raises it.
+    Transport errors are raised as httpcore raises them.
 
     Args:
-        url: of the server.
-        seconds: for one exchange, from connecting to the last byte.
-        max_bytes: of one reply's body.
+        url: URL of the server.
+        seconds: time limit of one exchange, from connecting to the last byte.
+        max_bytes: maximum size of a reply's body.
     """
 
     def __init__(self, url: str, seconds: float, max_bytes: int = MAX_REPLY_BYTES) -> None:
@@ -78,12 +78,12 @@ class BoundedTransport(httpx.BaseTransport):
 
 
 class _Deadline(threading.local):
-    """When the exchange of this thread has to be over."""
+    """The time by which this thread's exchange must end."""
 
     at: float = float("inf")
 
     def left(self, timeout: float | None, error: type[httpcore.TimeoutException]) -> float:
-        """Seconds that the next step may take."""
+        """Seconds left for the next operation."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise error("the whole reply took too long")
@@ -91,7 +91,7 @@ class _Deadline(threading.local):
 
 
 class _Backend(httpcore.SyncBackend):
-    """Connections whose every step ends with the deadline."""
+    """Opens connections on which every operation respects the deadline."""
 
     def __init__(self, deadline: _Deadline) -> None:
         self._deadline = deadline
@@ -133,7 +133,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of a reply, up to a number of bytes."""
+    """The body of a reply, with a limit on its size."""
 
     def __init__(self, reply: httpcore.Response, max_bytes: int) -> None:
         self._reply, self._max_bytes = reply, max_bytes
@@ -151,7 +151,7 @@ class _Body(httpx.SyncByteStream):
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether what is sent to a host stays on this machine.
+    """Whether a host is this machine, so that nothing sent to it leaves the machine.
 
     >>> is_this_machine("localhost"), is_this_machine("127.0.0.2"), is_this_machine("10.1.2.3")
     (True, True, False)
@@ -163,10 +163,10 @@ def is_this_machine(host: str) -> bool:
 
 
 def _check_headers(headers: httpx.Headers, max_bytes: int) -> None:
-    """What they announce is refused before a byte of it is read; a few compressed bytes can become gigabytes."""
+    """Refuse a reply by its headers, before reading it; a few compressed bytes can expand to gigabytes."""
     encoding = headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise UnusableReplyError(f"the reply is compressed ({encoding[:20]}) although plain text was asked for")
+        raise UnusableReplyError(f"the reply is compressed ({encoding[:20]}) although plain text was requested")
     length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise UnusableReplyError(f"the reply has {length} bytes, more than {max_bytes >> 20} MiB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job script that was given an image: what it asks of pyxis and of apptainer, and a run through both."""
+"""A job script with an image: its options for pyxis and apptainer, and a run through both."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.slurm import Slurm
 
 pytestmark = [pytest.mark.functional, pytest.mark.slurm]
 
-# Each rank notes where it is and what the plugin was told.
+# Each rank records where it runs and which options the plugin got.
 PYTHON = f"""\
 #!/bin/sh
 printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" "$FAKEPYXIS_ENV" \\
     >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 exec {sys.executable} "$@"
 """
-# Each rank notes its words; those before the program are dropped.
+# Each rank records its arguments; the words before the program are dropped.
 APPTAINER = """\
 #!/bin/sh
 printf '%s\\n' "$@" >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
@@ -38,13 +38,13 @@ def program(path: Path, text: str) -> Path:
 
 
 def mounts(results: Path) -> str:
-    """The repository, results, the cache, and one that the site adds."""
+    """The mounts: the repository, results, the cache, and one that the site adds."""
     own = (ROOT, results, results / "cache")
     return ",".join([*(f"{path}:{path}" for path in own), f"{results}:/extra"])
 
 
 def run(slurm: Slurm, inputs: Path, results: Path, **changes: str) -> list[list[str]]:
-    """Two steps on two nodes; what each rank noted."""
+    """Run two steps on two nodes, and return what each rank recorded."""
     settings = {"TASKS_PER_NODE": "1", "CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": f"{results}:/extra"}
     job = submit(slurm, inputs, results, "trainer.mcpo.max_steps=2", **(settings | changes))
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(results)
@@ -68,7 +68,7 @@ def test_a_run_through_apptainer(slurm, inputs, tmp_path):
 
 
 def test_the_program_is_the_image_s(with_pyxis, tmp_path):
-    """Without PYTHON in the site: the repository's .venv is the host's."""
+    """If the site does not set PYTHON: the repository's .venv belongs to the host."""
     settings = {name: value for name, value in site(tmp_path).items() if name != "PYTHON"}
     plan = with_pyxis.call("bash", str(JOB), "--dry-run", CONTAINER_IMAGE="image.sqsh", **settings)
     assert f" python {ROOT}/examples/train_gpt_mcpo.py " in plan

@@ -34,4 +34,4 @@ def test_the_judge_decides(inputs, tmp_path):
     assert result["unanswered"] == result["failures"] == 0
 
     refused = run(EVALUATE, [*models, *online_overrides(inputs, tmp_path / "run")])
-    assert refused.returncode == 2 and "model.data.validation: there are no held-out prompts" in refused.stderr
+    assert refused.returncode == 2 and "model.data.validation: no held-out prompts" in refused.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Dockerfile, really built by buildah on a base without GPU, and the image at work."""
+"""The Dockerfile, built by buildah on a base without a GPU, and the image in use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LACKING = "openai"
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> Path:
-    """The repository as it lies on a disk, with files that no image should have."""
+    """A checkout of the repository, with files that must not get into the image."""
     copy = tmp_path_factory.mktemp("context")
     for name in (*COPIED, "Dockerfile", ".dockerignore"):
         if (ROOT / name).is_dir():
@@ -56,7 +56,7 @@ def buildah(tmp_path_factory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def container(buildah, context) -> str:
-    """A container of the image; its base lacked a package, which pip found in a directory."""
+    """A container of the image, whose base lacked a package that pip found in a directory."""
     lock = (ROOT / "requirements" / "cpu.lock").read_text()
     version = re.search(rf"^{LACKING}==(.+)$", lock, re.MULTILINE)[1]
     write_wheel(buildah.root / "wheels", LACKING, version)
@@ -109,7 +109,7 @@ def test_a_mounted_repository_comes_first(buildah, container):
 
 
 def test_training_in_the_image(buildah, container, inputs, tmp_path):
-    """The examples inside, results mounted from outside, as a user whom the image does not know."""
+    """Run the examples in the image, with results mounted, as a user unknown to the image."""
     os.chown(tmp_path, 4321, 4321)
     subprocess.run(["chmod", "-R", "a+rX", inputs], check=True)
     mounts = (f"--volume={tmp_path}:{tmp_path}", f"--volume={inputs}:{inputs}:ro", "--user=4321:4321")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""examples/train_gpt_onmcpo.py: the whole loop, killed at any moment and started again, and on bad input."""
+"""examples/train_gpt_onmcpo.py: the whole loop, killed and restarted at any moment, and bad input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_segments_are_one_run(whole):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["consumed_prompts"] for line in lines] == [4, 8, 12, 16]
     assert lines[0]["rewards/margin"] == 0.0  # the policy is its reference
-    assert any(line["rewards/margin"] != 0.0 for line in lines[2:])  # in later segments it no longer is
+    assert any(line["rewards/margin"] != 0.0 for line in lines[2:])  # but not in later segments
     keys = drawn_keys(whole)
     assert len(keys) == len(set(keys))
     for segment in range(2):
@@ -58,7 +58,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def test_killed_at_any_moment(inputs, whole, tmp_path):
-    """The driver while it generates, politely while it trains, then a stage: the same command goes on."""
+    """Kill the driver during generation, terminate it during training, then kill a stage: the run always resumes."""
     directory, arguments = tmp_path / "run", online_overrides(inputs, tmp_path / "run")
     signs = ("segments/0/samples/samples-00000.jsonl", "segments/0/judge.json", "segments/1/samples/manifest.json")
     for sign in signs:
@@ -77,9 +77,9 @@ def test_killed_at_any_moment(inputs, whole, tmp_path):
             while any(Path(f"/proc/{number}").exists() for number in started) and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not any(Path(f"/proc/{number}").exists() for number in started)
-    os.kill(started[0], signal.SIGKILL)  # the stage; the driver starts it again
+    os.kill(started[0], signal.SIGKILL)  # the stage; the driver restarts it
     output, _ = process.communicate()
-    assert process.returncode == 0 and "ended by signal 9" in output
+    assert process.returncode == 0 and "killed by signal 9; restarting" in output
     assert without_time(metrics(directory)) == without_time(metrics(whole))
     assert ranked(directory) == ranked(whole)
     keys = drawn_keys(directory)
@@ -88,7 +88,7 @@ def test_killed_at_any_moment(inputs, whole, tmp_path):
 
 @pytest.mark.parallel
 def test_tensor_parallel_training_and_servers(inputs, tmp_path):
-    """Two servers answer, one judges, two processes train; the servers are started for their stage."""
+    """Two servers generate, one judges, two processes train; servers run only during their stage."""
     program = f"[{sys.executable},{FAKE_SERVER}]"
     arguments = online_overrides(
         inputs,
@@ -111,7 +111,7 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     done = run(TRAIN_ONLINE, arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    verdicts = verdict_keys(tmp_path / "run-cache")  # a directory identifies the judge: other runs may use them
+    verdicts = verdict_keys(tmp_path / "run-cache")  # shared by all runs, since a directory identifies the judge
     assert len(verdicts) == len(set(verdicts)) > 0 and not verdict_keys(tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "segments" / "0" / "judge.json").read_text())
     assert facts["failures"] == facts["cut"] == 0 < facts["comparisons"] and 0.0 < facts["first_place"] < 1.0
@@ -122,10 +122,10 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judge__kind": "reward_model"}, "judge.reward_model: the reward_model judge is missing"),
+        ({"judge__kind": "reward_model"}, "judge.reward_model: the judge is missing. Fix: set judge.reward_model=DIR"),
         ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
-        ({"judge__rule": "length_rule:absent"}, "judge.rule: there is no such function"),
-        ({"trainer__num_nodes": 2}, "trainer.num_nodes: one command drives one machine"),
+        ({"judge__rule": "length_rule:absent"}, "judge.rule: no such function (got length_rule:absent"),
+        ({"trainer__num_nodes": 2}, "trainer.num_nodes: this command drives a single machine (got 2, expected 1)"),
     ],
 )
 def test_bad_configurations(inputs, tmp_path, changes, message):
@@ -141,14 +141,14 @@ def test_another_run_in_the_same_directory_is_refused(inputs, whole):
 
 
 def test_a_segment_starts_from_the_checkpoint_of_its_first_step(inputs, whole, tmp_path):
-    """An older one that took a damaged one's place is not exported as if it were it."""
+    """An older checkpoint is not exported in place of a damaged one."""
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "segments" / "1")
     arguments = [*online_overrides(inputs, tmp_path / "run"), "--stage", "export", "--segment", "1"]
     done = run(TRAIN_ONLINE, arguments)
     assert done.returncode == 1
-    assert "segment 1 starts from a checkpoint that is not there (got a newest whole one of step 4, " in done.stderr
-    assert "expected one of step 2)" in done.stderr
+    assert "the checkpoint that segment 1 starts from is missing" in done.stderr
+    assert "(got newest complete checkpoint at step 4, expected a checkpoint at step 2)" in done.stderr
 
 
 def test_a_stage_out_of_turn_is_refused(inputs, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart in miniature: every stage with its real command, on so few sums that nothing is learned."""
+"""A miniature quickstart: every stage with its real command, on too few sums to learn anything."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def with_package() -> dict[str, str]:
 
 
 def sums(file: Path) -> set[frozenset[str]]:
-    """The pairs of numbers of a file, whichever comes first."""
+    """The pairs of numbers in a file, regardless of their order."""
     prompts = [json.loads(line)["prompt"] for line in file.read_text().splitlines()]
     return {frozenset(prompt.split("What is ")[1].split("?")[0].split("+")) for prompt in prompts}
 
@@ -56,13 +56,13 @@ def test_miniature(tmp_path: Path) -> None:
     assert first["loss"] == pytest.approx(1.0986, abs=1e-4)  # log(1 + M) with M = 2: the policy is its reference
     assert first["kernel/ess"] == pytest.approx(5.0, abs=1e-4)  # of six candidates rank 2 is dropped
     again = quickstart(out, *options)
-    assert again.count("finished before") == 10
+    assert again.count("already finished") == 10
     assert json.loads((out / "summary.json").read_text()) == content
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_sum_is_in_two_files(tmp_path: Path, seed: int) -> None:
-    """At full size, also with its numbers exchanged: nothing that is evaluated was trained on."""
+    """At full size, and regardless of the order of the two numbers: no evaluated sum was trained on."""
     command = [
         sys.executable,
         str(ROOT / "scripts" / "quickstart_data.py"),

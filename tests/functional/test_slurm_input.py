@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job script refuses in its first seconds, and its plan outside Slurm."""
+"""What a job script refuses in its first seconds, and its plan outside of Slurm."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.functional, pytest.mark.slurm]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"CONTAINER_IMAGE": "image.sqsh"}, "nothing here can run CONTAINER_IMAGE=image.sqsh"),
-        ({"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": "/absent:/x"}, "a mount does not exist: /absent"),
+        ({"CONTAINER_IMAGE": "image.sqsh"}, "no runtime for CONTAINER_IMAGE=image.sqsh"),
+        ({"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": "/absent:/x"}, "mount does not exist: /absent"),
         ({"TASKS_PER_NODE": "0"}, "this node has no GPUs"),
     ],
 )
@@ -31,20 +31,20 @@ def test_nodes_that_do_not_fit_the_layout(slurm, inputs, tmp_path):
     job = submit(slurm, inputs, tmp_path, "model.tensor_model_parallel_size=3")
     facts = slurm.wait(job, 60.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0")
-    batch_log = (tmp_path / "batch.log").read_text()  # with the end of the ranks' log
+    batch_log = (tmp_path / "batch.log").read_text()  # includes the end of the ranks' log
     assert "the processes do not divide evenly into model replicas" in batch_log
     assert "launch a multiple of 3 processes (sbatch --nodes=…, torchrun --nproc-per-node=…)" in batch_log
 
 
 def test_a_directory_that_only_one_node_sees(slurm, inputs, tmp_path):
-    srun = tmp_path / "bin" / "srun"  # on the way to the other nodes the file is gone
+    srun = tmp_path / "bin" / "srun"  # removes the file before the other nodes look for it
     srun.parent.mkdir()
     srun.write_text(f'#!/bin/sh\nrm -f "{tmp_path}"/run/.canary-*\nexec /usr/bin/srun "$@"\n')
     srun.chmod(0o755)
     (tmp_path / "site.env").write_text(f"PATH={srun.parent}:$PATH\n")
     job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"))
     assert slurm.wait(job, 30.0)["ExitCode"] == "2:0"
-    assert f"error: {tmp_path}/run is not the same directory on every node" in said(tmp_path)
+    assert f"error: {tmp_path}/run is not shared by all nodes" in said(tmp_path)
 
 
 def test_a_partition_without_the_gpus(slurm):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The online job on a real Slurm: its stages as steps on the same nodes, or training and servers apart."""
+"""The online job on a real Slurm: stages as steps on the same nodes, or training and servers on separate nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAINER_AND_SERVERS_APART = (*ON_ONE_NODE, ":", *ON_ONE_NODE)
 
 
 def submit(slurm: Slurm, script: str, inputs: Path, results: Path, *options: str, **changes: str) -> int:
-    """A job of two steps in one segment; the second half of its overrides are the script's business."""
+    """Submit a job of two steps in one segment; the script itself sets the overrides that are removed here."""
     keys = online_overrides(inputs, results / "run", trainer__mcpo__max_steps=2, **LAYOUT)
     keys = [key for key in keys if not key.startswith(("exp_manager.explicit_log_dir", "onmcpo.segments"))]
     settings = site(results, CONFIG="gpt_onmcpo", SEGMENTS="1", PYTHONPATH=environment()["PYTHONPATH"], **changes)
@@ -29,7 +29,7 @@ def submit(slurm: Slurm, script: str, inputs: Path, results: Path, *options: str
 
 @pytest.fixture(scope="module")
 def finished(slurm, inputs, tmp_path_factory) -> Path:
-    """Results with an online run on one node."""
+    """Results directory of an online run on one node."""
     results = tmp_path_factory.mktemp("online")
     job = submit(slurm, "onmcpo_llama8b.sh", inputs, results, *ON_ONE_NODE)
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(results)
@@ -37,7 +37,7 @@ def finished(slurm, inputs, tmp_path_factory) -> Path:
 
 
 def test_stage_after_stage(slurm, inputs, finished):
-    """A job that is submitted again finds everything done."""
+    """A job that is submitted again finds all stages finished."""
     assert [line["step"] for line in metrics(finished / "run")] == [1, 2]
     assert "segment 1 of 1: judge on n0" in said(finished)
     job = submit(slurm, "onmcpo_llama8b.sh", inputs, finished, *ON_ONE_NODE)
@@ -45,7 +45,7 @@ def test_stage_after_stage(slurm, inputs, finished):
 
 
 def test_training_and_servers_apart(slurm, inputs, finished, tmp_path):
-    """Two groups of a heterogeneous job do what one node does."""
+    """Two groups of a heterogeneous job give the same result as one node."""
     job = submit(slurm, "onmcpo_llama8b.sh", inputs, tmp_path, *TRAINER_AND_SERVERS_APART)
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
     for stage, node in (("export", "n0"), ("generate", "n1"), ("judge", "n1"), ("train", "n0")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The online job as users start it, without CONFIG: servers on the job's GPUs, in an image of their own, and checked.
+"""The online job as users start it, without CONFIG: servers on the job's GPUs, in their own image, and checked.
 
 A program that takes the command line of ``trtllm-serve`` stands for it; GPUs and pyxis are stand-ins too.
 """
@@ -43,7 +43,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def site(results: Path, **changes: str) -> dict[str, str]:
-    """``trtllm-serve`` is in the PATH of the site, and its jobs have a secret in their environment."""
+    """A site with ``trtllm-serve`` in its PATH, whose jobs have a secret in their environment."""
     (results / "site.env").write_text(f"PATH={results}/bin:$PATH\nexport HF_TOKEN=s3cret\n")
     own = {"PYTHON": str(program(results / "python", PYTHON)), "NEMO_MCPO_SITE": str(results / "site.env")}
     own |= {"NEMO_MCPO_RESULTS": str(results), "SEGMENTS": "1", "TASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
@@ -51,7 +51,7 @@ def site(results: Path, **changes: str) -> dict[str, str]:
 
 
 def keys(inputs: Path, results: Path, **changes: object) -> list[str]:
-    """A segment of two steps whose answers and verdicts come from servers."""
+    """Overrides for one segment of two steps, with answers and verdicts from servers."""
     judge = {"judge__kind": "openai", "judge__server__model": inputs / "model", "judge__server__max_seq_len": 4096}
     common = {"trainer__mcpo__max_steps": 2, "trainer__accelerator": "auto", "model__tensor_model_parallel_size": 2}
     words = online_overrides(inputs, results / "run", **(common | judge | changes))
@@ -65,19 +65,19 @@ def submit(slurm: Slurm, inputs: Path, results: Path, *more: str, **changes: str
 
 
 def noted(path: Path) -> list[dict[str, str]]:
-    """What each program said of its environment, in the order of GPUs."""
+    """What each program reported about its environment, in GPU order."""
     found = [dict(word.split("=") for word in line.split()) for line in path.read_text().splitlines()]
     return sorted(found, key=lambda words: words.get("gpus", ""))
 
 
 def test_servers_in_an_image_of_their_own(with_pyxis, inputs, tmp_path):
-    """Each is a step of its own, which has a GPU and no secrets, and ends with the stage that asked for it."""
+    """Each server is its own step with a GPU and no secrets, and ends with the stage that requested it."""
     program(tmp_path / "bin" / "trtllm-serve", SERVER)
     images = {"CONTAINER_IMAGE": "trainer.sqsh", "SERVER_IMAGE": "trtllm.sqsh"}
     job = submit(with_pyxis, inputs, tmp_path, **images)
     assert with_pyxis.wait(job)["JobState"] == "COMPLETED", said(tmp_path)
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    assert "rollouts.server: the memory of the GPUs is not known here" in said(tmp_path)
+    assert "rollouts.server: GPU memory is unknown here" in said(tmp_path)
     stages, servers = noted(tmp_path / "stages"), noted(tmp_path / "servers")
     assert {stage["image"] for stage in stages} == {"trainer.sqsh"}
     steps = {server.pop("step") for server in servers}
@@ -91,7 +91,7 @@ def test_servers_in_an_image_of_their_own(with_pyxis, inputs, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "rollouts.server.command: there is no such program (got trtllm-serve)"),
+        ((), "rollouts.server.command: program not found (got trtllm-serve)"),
         (("rollouts.server.replicas=9",), "rollouts.server.replicas: too few GPUs for the servers (got 9 of 1"),
     ],
 )
@@ -104,11 +104,11 @@ def test_mistakes_end_the_job_before_its_first_stage(slurm, inputs, tmp_path, mo
 def test_a_program_that_the_servers_image_lacks(with_pyxis, inputs, tmp_path):
     facts = with_pyxis.wait(submit(with_pyxis, inputs, tmp_path, SERVER_IMAGE="trtllm.sqsh"), 120.0)
     assert facts["ExitCode"] == "2:0", said(tmp_path)
-    assert "rollouts.server.prefix: the program is not there, behind the words before it" in said(tmp_path)
+    assert "rollouts.server.prefix: program not found behind the prefix" in said(tmp_path)
 
 
 def test_the_plan(inputs, tmp_path):
-    """Outside Slurm it checks models and sums; a mistake ends it."""
+    """Outside of Slurm the plan checks models and sizes, and fails on a mistake."""
     own = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | site(tmp_path)
 
     def plan(*more: str) -> subprocess.CompletedProcess[str]:
@@ -117,10 +117,10 @@ def test_the_plan(inputs, tmp_path):
 
     done = plan()
     assert done.returncode == 0, done.stderr
-    assert "rollouts.server: trtllm-serve is looked for where the servers run, not here" in done.stderr
+    assert "rollouts.server: trtllm-serve is checked where the servers run, not here" in done.stderr
     assert "--dry-run" in done.stdout.splitlines()[0] and "--stage export" in done.stdout.splitlines()[1]
     refused = plan("judge.server.max_seq_len=99")
-    assert refused.returncode == 2 and "judge.server.max_seq_len: a question to the judge" in refused.stderr
+    assert refused.returncode == 2 and "judge.server.max_seq_len: a question" in refused.stderr
 
 
 STAGE = """\
@@ -142,7 +142,7 @@ kill -KILL $!
 
 
 def test_steps_over_nodes_their_codes_and_their_ends(slurm, tmp_path):
-    """A step has its caller's life; what a killed caller leaves ends with the stage, so that the job can go on."""
+    """A step lives as long as its caller; steps of a killed caller end with the stage, so the job can continue."""
     stage = program(tmp_path / "stage", STAGE)
     job = program(
         tmp_path / "job",
@@ -160,4 +160,4 @@ def test_a_step_outside_of_a_job(tmp_path):
     done = subprocess.run(
         [ROOT / "slurm" / "server_step.sh", "true"], env={"PATH": "/usr/bin:/bin"}, capture_output=True
     )
-    assert done.returncode == 2 and b"no job script takes requests for steps" in done.stderr
+    assert done.returncode == 2 and b"no job script to start server steps" in done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep on a real Slurm: a cache that is built once, runs as an array, a table."""
+"""The sweep on a real Slurm: a cache that is built once, an array of runs, and a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.functional, pytest.mark.slurm]
 
 
 def scored(cache: Path) -> list[int]:
-    """Prompts of the one reference cache, as often as they were scored."""
+    """Prompts in the only reference cache, once for each time they were scored."""
     (log,) = cache.glob("prepared/*/reference/*.log")
     return np.concatenate([indices for indices, _, _ in _whole_chunks(log.read_bytes())]).tolist()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training that is asked to stop: it saves at the next step's end, leaves with 75, and the same command goes on."""
+"""Training that is asked to stop: it saves after the current step, exits with 75, and resumes by the same command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.launch import (
 
 pytestmark = pytest.mark.functional
 STEPS = {"trainer__mcpo__max_steps": 4, "trainer__mcpo__save_interval": 0}
-"""Without a stop the only checkpoint is the last one."""
+"""If the run is not stopped, its only checkpoint is the last one."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def whole(inputs) -> list[dict]:
 
 
 def started(arguments: list[str], sign: str, processes: int = 1) -> subprocess.Popen[str]:
-    """A run that has just written ``sign`` to its standard error."""
+    """Start a run and wait until it has written ``sign`` to standard error."""
     process = subprocess.Popen(
         command(TRAIN, ["--config-name=tiny_cpu", *arguments], processes),
         env=environment(),
@@ -65,7 +65,7 @@ def test_stopped_by_signals_and_by_the_clock(inputs, whole, tmp_path):
     assert "stopped early, everything is saved: the job's time is used up, after step 1" in done.stderr
     assert checkpoint_names(run) == ["step-00000001"]
 
-    process = started(arguments, "continuing from step 1")
+    process = started(arguments, "resuming from step 1")
     process.send_signal(signal.SIGUSR1)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 75, errors

@@ -37,7 +37,7 @@ def trained(inputs) -> Path:
 
 
 def failure(arguments: list[str], code: int, processes: int = 1) -> str:
-    """The line with which training ends, and which stands before any traceback."""
+    """The line with which training ends, before any traceback."""
     done = train(arguments, processes)
     # torchrun itself ends with 1, and reports the exit code of its processes.
     assert done.returncode == (code if processes == 1 else 1), done.stderr
@@ -45,13 +45,13 @@ def failure(arguments: list[str], code: int, processes: int = 1) -> str:
     lines = done.stderr.splitlines()
     place = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
     assert place is not None, done.stderr
-    others = lines[:place] if processes > 1 else lines  # torchrun adds a traceback of its own
+    others = lines[:place] if processes > 1 else lines  # torchrun adds its own traceback
     assert not any(line.startswith("Traceback") for line in others)
     return lines[place].removeprefix("error: ")
 
 
 def model_copy(inputs: Path, tmp_path: Path, **config: object) -> Path:
-    """The small model with other values in its config.json."""
+    """A copy of the small model with other values in its config.json."""
     copy = tmp_path / "model"
     shutil.copytree(inputs / "model", copy)
     raw = json.loads((copy / "config.json").read_text())
@@ -186,7 +186,7 @@ def test_a_layout_that_does_not_divide_the_model(inputs, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own."""
+    """A separate file system."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
@@ -201,8 +201,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained):
-    """The disk has what a checkpoint is expected to need, but not the padding of the vocabulary: it fills up while
-    the checkpoint is written."""
+    """The disk has the estimated space, but not enough for the padded vocabulary, so it fills up during the save."""
     run = small_disk / "run"
 
     def steps(count: int) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports loaded by the installed transformers and by the newest 5.x: they compute what their models compute."""
+"""Exports, loaded by the installed transformers and by the newest 5.x, compute the same as their models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory) -> dict[Path, torch.Tensor]:
-    """Exports, with the logits of the models they are of."""
+    """Exports, with the logits of their original models."""
     folder, expected = tmp_path_factory.mktemp("models"), {}
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
     sources = {name: folder / "sources" / name for name in (*MODELS, "chat")}
@@ -75,7 +75,7 @@ def exports(tmp_path_factory) -> dict[Path, torch.Tensor]:
 def test_every_version_computes_the_same(exports, tmp_path, requirement):
     environment = "" if "==" in requirement else str(installed(requirement))
     command = [sys.executable, logits_of_exports.__file__, tmp_path, *exports]
-    # A stranger's environment: nothing of this project is on its path.
+    # Another environment, without this project on its path.
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     facts, logits = json.loads((tmp_path / "facts.json").read_text()), load_file(tmp_path / "logits.safetensors")
@@ -87,7 +87,7 @@ def test_every_version_computes_the_same(exports, tmp_path, requirement):
         ends = DEMO["eos_token_id"] if export.name in MODELS else 2
         neutral = {"do_sample": True, "top_k": architecture.vocab_size, "repetition_penalty": 1.0}
         assert facts["settings"][export.name] == neutral | {"eos_token_id": ends}
-        # What that version saves is read as what it loaded.
+        # What that version saves reads back the same.
         assert read_architecture(tmp_path / export.name) == architecture
     for directory in (export.parent / "chat", tmp_path / "chat"):
         tokenizer = load_tokenizer(directory)

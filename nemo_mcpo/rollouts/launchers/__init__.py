@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of servers that we start: one file each with its command line, and where it differs from the others.
+"""The kinds of servers that we can start: one file each, with its command line and how it differs from the others.
 
-A server is another program with a Python environment of its own; nothing of it is imported here. What each of them
-understands in a request is found out by asking (``probe.py``); ``docs/servers.md`` says what that is. A new one is a
-``Launcher`` in a file of its own, and a line in ``LAUNCHERS``.
+A server is a separate program with its own Python environment; nothing of it is imported here. ``probe.py`` finds out
+what a server understands; ``docs/servers.md`` lists the differences. To add a kind, put a ``Launcher`` in a new file,
+and add a line to ``LAUNCHERS``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LAUNCHERS: dict[str, Launcher] = {
     "vllm": VLLM,
     "transformers": TRANSFORMERS,
 }
-"""By ``server.launcher``."""
+"""The launchers, by ``server.launcher``."""
 
 
 def gpus_of(settings: Server) -> int:
-    """GPUs that one server's model is spread over."""
+    """Number of GPUs that one server's model is spread over."""
     if not LAUNCHERS[settings.launcher].parallel:
         return 1
     return settings.tensor_parallel_size * settings.pipeline_parallel_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known about one kind of server: how it is started, and where it differs from others."""
+"""Description of one kind of server: how to start it, and how it differs from the others."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """One kind of server; also of servers that somebody else started (``server.urls``).
+    """One kind of server; also describes servers that are already running (``server.urls``).
 
     Attributes:
-        command: program and arguments, from a model's directory, a port, the settings and a directory for files.
-        parallel: it spreads a model over several GPUs, and limits batches and lengths as the settings say.
-        needs_gpu: it does not run on CPUs.
+        command: takes a model's directory, a port, the settings and a directory for files; returns program and
+            arguments.
+        parallel: whether it spreads a model over several GPUs and limits batches and lengths by the settings.
+        needs_gpu: whether it cannot run on CPUs.
         warm: fields without which it ignores a temperature above 0, unless the directory's ``generation_config.json``
-            says ``do_sample``.
-        loads_by_name: started without a model, it loads whatever directory a request names; ``/v1/models`` lists what
-            is loaded so far.
+            sets ``do_sample``.
+        loads_by_name: if started without a model, it loads whatever directory a request names; ``/v1/models`` lists
+            what is loaded so far.
         chunks_prompts_with: the argument without which a prompt must fit into one step (``max_num_tokens``); empty
-            where prompts are always split.
-        fraction_of_all_memory: ``kv_cache_fraction`` is of a GPU's whole memory, weights included, not of what the
-            weights leave.
+            if prompts are always split.
+        fraction_of_all_memory: whether ``kv_cache_fraction`` refers to a GPU's whole memory, including weights, rather
+            than to what the weights leave.
     """
 
     command: Callable[[str, int, Server, Path], list[str]]
@@ -41,5 +42,5 @@ class Launcher:
 
 
 def words(options: Mapping[str, object]) -> list[str]:
-    """Options and their values as arguments of a command."""
+    """Flatten options and their values into command-line arguments."""
     return [word for name, value in options.items() for word in (name, str(value))]

@@ -13,10 +13,10 @@ OPTIONS = "trtllm.yaml"
 
 
 def _options(settings: Server) -> dict[str, object]:
-    """What ``trtllm-serve`` takes from a file only; a section of it replaces what the flags say about the same.
+    """Options that ``trtllm-serve`` only reads from a file; a section replaces the flags about the same subject.
 
-    Without them it pads no CUDA graph (batches above 32 mostly run without one), keeps room for the longest possible
-    answer of each request before it starts one (``GUARANTEED_NO_EVICT``), and since 1.2 refuses prompts above 1,024
+    Without them it does not pad CUDA graphs (so most batches above 32 run without one), reserves cache for the longest
+    possible answer before it starts a request (``GUARANTEED_NO_EVICT``), and since 1.2 refuses prompts above 1,024
     tokens. NeMo-RL sets the same (``nemo_rl/models/generation/trtllm/trtllm_worker_async.py``).
     """
     return {
@@ -32,9 +32,9 @@ def _options(settings: Server) -> dict[str, object]:
 
 
 def _command(model: str, port: int, settings: Server, files: Path) -> list[str]:
-    """``trtllm-serve`` on a Hugging Face directory; an FP8 checkpoint says so itself, in ``hf_quant_config.json``.
+    """``trtllm-serve`` on a Hugging Face directory; FP8 checkpoints are recognized by ``hf_quant_config.json``.
 
-    ``--extra_llm_api_options`` is the name in 1.0 and 1.1, and an alias of ``--config`` since.
+    ``--extra_llm_api_options`` is the name in 1.0 and 1.1, and an alias of ``--config`` in later versions.
     """
     path = files / OPTIONS
     path.write_text(json.dumps(_options(settings), indent=2) + "\n", encoding="utf-8")  # JSON is YAML

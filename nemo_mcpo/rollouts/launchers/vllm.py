@@ -12,8 +12,8 @@ from nemo_mcpo.rollouts.launchers.launcher import HOST, Launcher, words
 def _command(model: str, port: int, settings: Server, files: Path) -> list[str]:
     """``vllm serve`` on a Hugging Face directory, under its path and its short name.
 
-    ``--generation-config vllm``: no ``top_k`` or ``top_p`` of the directory's ``generation_config.json`` is a default
-    of requests; its end-of-sequence ids still count.
+    ``--generation-config vllm``: ``top_k`` and ``top_p`` in the directory's ``generation_config.json`` do not become
+    defaults of requests; its end-of-sequence ids still apply.
     """
     options = {
         "--host": HOST,

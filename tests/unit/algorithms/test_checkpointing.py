@@ -189,7 +189,7 @@ def test_a_save_that_does_not_fit_into_memory_leaves_nothing_half_written(make, 
 
 def test_a_disk_that_is_visibly_too_small_is_refused_before_writing(make, monkeypatch):
     manager = make()
-    # A float32 weight, its float32 copy and two moments: 16 bytes a parameter, and a twentieth more.
+    # A float32 weight, its float32 copy and two moments: 16 bytes per parameter, plus 5 %.
     needed = 1.05 * 1000 * (4 + 4 + 4 + 4)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: usage(needed - 1))
@@ -222,7 +222,7 @@ def test_a_state_that_cannot_be_read(make, content, caplog):
         ("contents.json", "{", "JSONDecodeError("),
     ],
 )
-def test_a_damaged_one_gives_way_to_the_one_before(make, caplog, name, content, problem):
+def test_a_damaged_one_is_replaced_by_the_one_before(make, caplog, name, content, problem):
     manager = make(keep_last=3)
     save_all(manager, [None, None, None])
     for step, found in ((3, 2), (2, 1)):
@@ -262,7 +262,6 @@ def test_another_run_is_refused(tmp_path, name):
     check_identity(state(1), dict(IDENTITY), tmp_path)
     with pytest.raises(CheckpointError) as caught:
         check_identity(state(1), IDENTITY | {name: "other"}, tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}: this run was started with another {name} (got other, expected {IDENTITY[name]}). "
-        "Fix: restore the old setting, or give a new exp_manager.explicit_log_dir to start a new run."
-    )
+    error = caught.value
+    assert (error.where, error.got, error.expected) == (str(tmp_path), "other", IDENTITY[name])
+    assert name in error.what and "exp_manager.explicit_log_dir" in error.fix

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check before the first step sees what would train on wrong numbers."""
+"""The check before the first step detects engines that would train on wrong numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def watched(model, monkeypatch) -> list[tuple[PromptTree, bool, torch.Tensor]]:
-    """What the model scores from now on: the tree, whether its prompt is shared, the log-probs."""
+    """Record what the model scores from now on: the tree, whether its prompt is shared, the log-probs."""
     scored, score = [], model.log_probs
 
     def watch(trees, share_prompts=True):
@@ -63,7 +63,7 @@ def test_a_mask_aligned_at_the_beginning_is_found(llama_directory, monkeypatch):
         check_shared_prefixes(small_model(llama_directory, **SDPA), TREES, "32")
 
 
-def test_position_ids_by_place_are_found(llama_directory, monkeypatch):
+def test_position_ids_by_row_position_are_found(llama_directory, monkeypatch):
     rotary = gpt.rotation_by_position
     monkeypatch.setattr(gpt, "rotation_by_position", lambda f, positions_S: rotary(f, torch.arange(len(positions_S))))
     with pytest.raises(EngineError):

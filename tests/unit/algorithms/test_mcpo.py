@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer: facts that every first step satisfies, special cases, and what it writes when."""
+"""The trainer: what holds at every first step, special cases, and when it writes what."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory):
     favorites = [1, 4, 2, 3]
     rewards = torch.zeros(4, NUM_COMPLETIONS)
     rewards[range(4), favorites] = 100.0
-    rewards[:, 0] = 1e6  # the preferred answer takes no part
+    rewards[:, 0] = 1e6  # the preferred completion is not drawn
     references = trainer.train.ref_logps_BK(trees)
     drawn = draw(trainer.sampling, trees, [0] * 4, references, references + rewards)
     for tree, pruned, favorite in zip(trees, drawn.batch.trees, favorites, strict=True):
@@ -111,7 +111,7 @@ def test_the_kernel_prefers_high_rewards(tmp_path, llama_directory):
 
 
 def test_how_far_scores_in_fp8_move_the_draw(tmp_path, llama_directory, monkeypatch):
-    """A CPU has no FP8: here scores are exact where that is asked for, and else favor the second candidate."""
+    """A CPU has no FP8, so here scores are exact on request, and otherwise favor the second candidate."""
     trainer = small_trainer(tmp_path, llama_directory, model__mcpo__beta=0.5)
     mcpo = trainer.config.model.mcpo.model_copy(update={"scoring_fp8": True})
     trainer.config = trainer.config.model_copy(
@@ -226,7 +226,7 @@ def test_when_it_validates_and_saves(tmp_path, llama_directory):
 
 
 def test_statistics_of_a_batch_reach_the_next_step_and_the_checkpoint(tmp_path, llama_directory, monkeypatch):
-    """The same whether the run goes on or is continued; the objective reads scores and ranks too."""
+    """They are the same in an uninterrupted and a resumed run; the objective also reads scores and ranks."""
     monkeypatch.setitem(OBJECTIVES, "probe", probe)
     write_tokens(tmp_path / "data.jsonl", scores=True)
     probed = {"model__mcpo__objective": "probe", "model__mcpo__num_negatives": 2}

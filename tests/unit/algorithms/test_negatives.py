@@ -126,7 +126,7 @@ def test_a_draw_does_not_depend_on_the_batch(sampler, num_negatives):
     assert draw([2, 1], 2) == {row: expected[row] for row in (2, 1)}
 
 
-def test_an_epoch_draws_anew():
+def test_each_epoch_draws_differently():
     trees = random_trees([8] * 20, seed=3)
     chosen = sampling()
     log_weights = chosen.log_weights_BK(torch.zeros(20, 8), trees)
@@ -137,7 +137,7 @@ def test_an_epoch_draws_anew():
     assert torch.equal(mixed, torch.cat([first[:10], second[10:]]))
 
 
-def test_another_seed_draws_anew():
+def test_another_seed_draws_differently():
     trees = random_trees([8] * 20, seed=3)
     columns = []
     for seed in (1, 2):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state machine: stages in their order, each once, and only of the run that was started."""
+"""The state machine: stages in order, each once, and only for the run that was started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_locks(monkeypatch):
 
 
 def result(stage: str, value: float = 1):
-    """A record as a stage leaves it, of equal numbers."""
+    """A record as a stage leaves it, with the same number in every field."""
     record = STAGES[stage].result
     return record(*(value for _ in fields(record)))
 
@@ -79,7 +79,7 @@ def test_no_such_segment(tmp_path, segment):
 )
 def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value):
     run = OnlineRun(config(tmp_path))
-    OnlineRun(config(tmp_path, **{key: value}))  # nothing is finished: a mistake may still be corrected
+    OnlineRun(config(tmp_path, **{key: value}))  # nothing is finished, so a mistake can still be corrected
     for stage in ("export", "generate", "judge"):
         run.run(0, stage, lambda stage=stage: result(stage))
     with pytest.raises(ConfigError, match=f"{key}: this run was started with another value"):
@@ -99,7 +99,7 @@ def test_where_and_how_fast_may_change(tmp_path, key):
 
 
 class Launcher:
-    """Marks stages as finished; exit codes come from a list, then they are 0. In ``asks_at`` a stop is asked for."""
+    """Marks stages as finished; exit codes come from a list, then are 0. A stop is requested in ``asks_at``."""
 
     def __init__(self, run: OnlineRun, codes: list[int], asks_at: str | None) -> None:
         self.run, self.codes, self.asks_at, self.calls = run, codes, asks_at, []
@@ -129,11 +129,14 @@ def test_every_stage_is_driven(tmp_path, monkeypatch, capsys):
     assert calls == [(s, stage, 2 if stage == "train" else 1) for s in range(2) for stage in STAGES]
     said = capsys.readouterr().out
     assert "segment 2/2: train" in said
-    assert said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut for the judge") == 2
+    assert (
+        said.count("1 comparisons, 1 ties, 1 without a verdict, 1 of them unfinished, 1 cut to fit the judge's window")
+        == 2
+    )
     assert driven(tmp_path, monkeypatch, [], **changes).calls == []
 
 
-def test_a_script_gets_the_stages_that_are_left(tmp_path, monkeypatch):
+def test_a_script_gets_the_unfinished_stages(tmp_path, monkeypatch):
     checks: list[int | None] = []
     monkeypatch.setattr(online_driver, "check_and_report", lambda config, gpus: checks.append(gpus))
     driven(tmp_path / "run", monkeypatch, [], onmcpo__segments=1)
@@ -149,7 +152,7 @@ def test_a_script_gets_the_stages_that_are_left(tmp_path, monkeypatch):
 
 
 def test_what_a_stage_leaves(tmp_path):
-    """One flat object; what does not exist, or was not counted by an earlier version, is read as NaN."""
+    """A flat JSON object; null, and fields that an earlier version did not write, are read as NaN."""
     run = OnlineRun(config(tmp_path))
     for stage in ("export", "generate"):
         run.run(0, stage, lambda stage=stage: result(stage))
@@ -166,14 +169,14 @@ def test_what_a_stage_leaves(tmp_path):
     assert (facts.pop("reference_seconds"), facts.pop("train_seconds"), list(facts)) == (1.0, 2.0, ["seconds"])
 
 
-def test_what_a_signal_ended_is_started_again(tmp_path, monkeypatch):
+def test_a_killed_stage_is_restarted(tmp_path, monkeypatch):
     calls = driven(tmp_path, monkeypatch, [0, -9, STOPPED_EARLY, 0]).calls
     assert [stage for _, stage, _ in calls[:5]] == ["export", "generate", "generate", "generate", "judge"]
 
 
 @pytest.mark.parametrize("code", [STOPPED_EARLY, -10])
-def test_a_stop_ends_the_run_where_it_stands(tmp_path, monkeypatch, code):
-    """The stage at work ended early, or a signal took it: nothing is started again until the next command."""
+def test_a_stop_ends_the_run(tmp_path, monkeypatch, code):
+    """The running stage stopped early or was killed; nothing is restarted until the next command."""
     with pytest.raises(StoppedEarly, match="segment 0: generate"):
         driven(tmp_path, monkeypatch, [0, code], asks_at="generate")
     assert driven(tmp_path, monkeypatch, []).calls[0] == (0, "generate", 1)
@@ -190,7 +193,7 @@ def test_a_stage_that_ended_in_time_is_the_last(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("codes", "exit_code"), [([2], 2), ([1], 1), ([-9] * 4, 1)])
-def test_errors_are_not_tried_again(tmp_path, monkeypatch, codes, exit_code):
+def test_errors_are_not_retried(tmp_path, monkeypatch, codes, exit_code):
     with pytest.raises(StageFailedError, match="segment 0: export failed") as raised:
         driven(tmp_path, monkeypatch, codes)
     assert raised.value.exit_code == exit_code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing or does not fit is said before the first stage; on this machine, or for nodes of another one."""
+"""Anything missing or unfit is reported before the first stage, on this machine or for the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGIN_NODE = Machine(8, None, is_here=False)
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> Path:
-    """A small model of four heads."""
+    """A small model with four heads."""
     root = tmp_path_factory.mktemp("policy")
     (root / "text").write_text("red blue seven twelve")
     make_tiny_model(root / "text", root / "model", "1m", 1, "llama", 300, "float32")
@@ -36,7 +36,7 @@ def judge(tmp_path) -> Path:
 
 
 def a_run(policy: Path, judge: Path, **changes):
-    """With servers of our own for the policy and a 70B judge; ``python`` stands for their program."""
+    """A run that starts servers for the policy and a 70B judge; ``python`` stands in for their program."""
     keys = {
         "pretrained_checkpoint.restore_from_path": str(policy),
         "rollouts.engine": "openai",
@@ -57,8 +57,8 @@ def eight_gpus(monkeypatch):
 
 def test_a_run_that_fits(policy, judge):
     assert check_servers(a_run(policy, judge), A100S) == (
-        "rollouts.server: 0.0 GiB of weights a GPU of 79 GiB, and a cache of 187015 requests of 192 tokens",
-        "judge.server: 32.9 GiB of weights a GPU of 79 GiB, and a cache of 62 requests of 8192 tokens",
+        "rollouts.server: 0.0 GiB of weights per GPU of 79 GiB, and cache for 187015 requests of 192 tokens",
+        "judge.server: 32.9 GiB of weights per GPU of 79 GiB, and cache for 62 requests of 8192 tokens",
     )
 
 
@@ -66,17 +66,17 @@ def test_a_run_that_fits(policy, judge):
     ("changes", "message"),
     [
         ({"judge__server__tensor_parallel_size": 1}, r"judge\.server: the model and the cache"),
-        ({"judge__server__replicas": 3}, r"judge\.server\.replicas: too few GPUs .*got 3 of 4, expected 8"),
+        ({"judge__server__replicas": 3}, r"judge\.server\.replicas: .*got 3 of 4 GPUs each, expected at most 8"),
         ({"rollouts__server__replicas": 9}, r"rollouts\.server\.replicas: too few GPUs"),
         ({"rollouts__server__tensor_parallel_size": 8}, r"rollouts\.server\.tensor_parallel_size: the attention"),
-        ({"judge__server__max_num_tokens": 100}, r"judge\.server\.max_num_tokens: a prompt does not fit"),
-        ({"judge__server__model": "/absent"}, r"judge\.server\.model: there is no such directory"),
-        ({"judge__server__command": ["/no/such"]}, r"judge\.server\.command: there is no such program .*got /no/such"),
-        ({"rollouts__server__prefix": ["/no/enroot"]}, r"rollouts\.server\.prefix: there is no such program"),
+        ({"judge__server__max_num_tokens": 100}, r"judge\.server\.max_num_tokens: a prompt may not fit into one step"),
+        ({"judge__server__model": "/absent"}, r"judge\.server\.model: no such directory"),
+        ({"judge__server__command": ["/no/such"]}, r"judge\.server\.command: program not found .*got /no/such"),
+        ({"rollouts__server__prefix": ["/no/enroot"]}, r"rollouts\.server\.prefix: program not found"),
         ({"rollouts__server__environment": ["ABSENT"]}, r"rollouts\.server\.environment: the variable is not set"),
         ({"judge__server__api_key_env": "ABSENT"}, r"judge\.server\.api_key_env: the variable is not set"),
-        ({"judge__kind": "rule", "judge__rule": "json:absent"}, r"judge\.rule: there is no such function"),
-        ({"judge__kind": "reward_model", "judge__reward_model": "/x"}, r"judge\.reward_model: there is no such dir"),
+        ({"judge__kind": "rule", "judge__rule": "json:absent"}, r"judge\.rule: no such function"),
+        ({"judge__kind": "reward_model", "judge__reward_model": "/x"}, r"judge\.reward_model: no such dir"),
         ({"judge__server__urls": ["judge:8000"]}, r"judge\.server\.urls: not a URL"),
     ],
 )
@@ -86,13 +86,13 @@ def test_mistakes(policy, judge, changes, message):
 
 
 def test_from_a_machine_without_gpus(policy, judge):
-    """Programs and memory are another machine's; models and sums are not."""
+    """Programs and memory belong to another machine and are not checked; models and sizes are."""
     notes = check_servers(a_run(policy, judge, judge__server__command=["/image/trtllm-serve"]), LOGIN_NODE)
     assert [note.split(",")[0] for note in notes] == [
-        "rollouts.server: the memory of the GPUs is not known here",
-        f"rollouts.server: {sys.executable} is looked for where the servers run",
-        "judge.server: the memory of the GPUs is not known here",
-        "judge.server: /image/trtllm-serve is looked for where the servers run",
+        "rollouts.server: GPU memory is unknown here",
+        f"rollouts.server: {sys.executable} is checked where the servers run",
+        "judge.server: GPU memory is unknown here",
+        "judge.server: /image/trtllm-serve is checked where the servers run",
     ]
     with pytest.raises(ConfigError, match="too few GPUs"):
         check_servers(a_run(policy, judge, judge__server__replicas=3), LOGIN_NODE)
@@ -100,12 +100,12 @@ def test_from_a_machine_without_gpus(policy, judge):
 
 def test_the_policies_of_an_evaluation(policy, judge):
     served = {"--policy": str(policy), "--baseline": "/absent"}
-    with pytest.raises(ConfigError, match=r"^--baseline: there is no such directory"):
+    with pytest.raises(ConfigError, match=r"^--baseline: no such directory"):
         check_servers(a_run(policy, judge), A100S, served)
 
 
 def enroot(path: Path, programs: str) -> str:
-    """Words before a program: they start it with another PATH, as an image has."""
+    """A prefix that starts a program with another PATH, as in an image."""
     path.write_text(f'#!/bin/sh\nPATH={programs} exec "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
@@ -114,7 +114,7 @@ def enroot(path: Path, programs: str) -> str:
 def test_a_program_in_an_image(policy, judge, tmp_path):
     changes = {"judge__server__command": ["trtllm-serve"]}
     image = enroot(tmp_path / "image", "/usr/bin:/bin")
-    with pytest.raises(ConfigError, match=r"judge\.server\.prefix: the program is not there.*trtllm-serve: exit code"):
+    with pytest.raises(ConfigError, match=r"judge\.server\.prefix: program not found.*trtllm-serve: exit code"):
         check_servers(a_run(policy, judge, judge__server__prefix=[image], **changes), A100S)
     (tmp_path / "bin").mkdir()
     enroot(tmp_path / "bin" / "trtllm-serve", "")

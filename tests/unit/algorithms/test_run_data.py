@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run refuses, or says once, before it computes anything."""
+"""What a run refuses, or warns about once, before it computes anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.small_run import small_config
 
 TREES = [(5, [3, 2, 4]), (8, [1, 6, 2]), (4, [9, 1])]
-"""Tokens of each prompt, and of its completions: 14, 17 and 14 in all."""
+"""Tokens of each prompt, and of its completions: 14, 17 and 14 in total."""
 
 FULL = {"model__activations_checkpoint_granularity": "full"}
 
@@ -49,13 +49,13 @@ def test_a_budget_below_one_prompt_is_refused(tmp_path, llama_directory, dataset
     [
         ({"model__micro_batch_tokens": 17, "model__mcpo__scoring_tokens": 17}, []),
         ({"model__mcpo__scoring_tokens": 16}, ["up to 1 of 3", "scoring_tokens=16"]),
-        # Whole trees are kept, unless layers are recomputed or scoring is not reused: then what is trained counts.
+        # Whole trees count, unless layers are recomputed or scoring is not reused: then trained trees count.
         ({"model__micro_batch_tokens": 13}, ["up to 3 of 3", "micro_batch_tokens=13"]),
         ({"model__micro_batch_tokens": 13, **FULL}, ["up to 2 of 3", "micro_batch_tokens=13"]),
         ({"model__micro_batch_tokens": 13, "model__mcpo__reuse_scoring": False}, ["up to 2 of 3"]),
     ],
 )
-def test_trees_above_a_budget_are_said_once(tmp_path, llama_directory, dataset, caplog, changes, messages):
+def test_one_warning_about_trees_above_a_budget(tmp_path, llama_directory, dataset, caplog, changes, messages):
     with caplog.at_level(logging.WARNING):
         check_budgets(small_config(tmp_path, llama_directory, **changes), dataset)
     assert len(caplog.messages) == bool(messages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""metrics.jsonl: one line a step, of the whole run, whatever was interrupted and moved."""
+"""metrics.jsonl: one line per step of the whole run, whatever was interrupted or moved."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_files_of_the_log_directory_stay_where_they_are(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_tensorboard_on_wish(tmp_path):
+def test_tensorboard_if_enabled(tmp_path):
     plain = RunLog(config(tmp_path / "plain"))
     plain.write(1, {"loss": 1.0})
     plain.close()
@@ -122,7 +122,7 @@ def test_tensorboard_on_wish(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
 
 
-def test_prompts_of_a_step_that_went_wrong(tmp_path):
+def test_prompts_of_a_failed_step(tmp_path):
     path = RunLog(config(tmp_path)).save_prompts(7, [{"prompt_id": 3, "source": "data.jsonl:12"}])
     assert path == tmp_path / "not_finite-00000007.json"
     assert json.loads(path.read_text()) == {"step": 7, "prompts": [{"prompt_id": 3, "source": "data.jsonl:12"}]}

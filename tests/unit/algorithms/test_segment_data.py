@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A segment's prompts are those that its steps consume, and its trees are found by the run's numbers."""
+"""A segment's prompts are those that its steps consume; its trees are indexed by the run's prompt numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config(tmp_path, llama_directory) -> OnlineRunConfig:
     extra["rollouts"]["max_tokens"] = 8
     raw["model"]["data"]["format"] = "jsonl"
     config = parse_config(raw | extra, None, OnlineRunConfig)
-    # Token ids, which need no tokenizer; a run of its own would need words for its judge.
+    # Token ids need no tokenizer here; a real run would need text for its judge.
     data = config.model.data.model_copy(update={"format": "tokens"})
     return config.model_copy(update={"model": config.model.model_copy(update={"data": data})})
 
@@ -93,5 +93,6 @@ def test_answers_to_other_prompts_are_refused(config, pretrained, tmp_path, spoi
     prompts = open_prompts(config, pretrained)
     files = SegmentFiles(tmp_path / "segment")
     write_ranked(files.ranked, prompts, spoil(prompts_of(config, prompts, segment_of(config, prompts, 0))))
-    with pytest.raises(RolloutError, match="not to the prompts of this segment"):
+    with pytest.raises(RolloutError) as caught:
         segment_data(0, files)(config, pretrained)
+    assert caught.value.where == str(files.ranked) and "8 prompts" in str(caught.value.expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments cover the run, equally."""
+"""Segments divide a run evenly."""
 
 from __future__ import annotations
 

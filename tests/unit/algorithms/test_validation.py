@@ -29,7 +29,7 @@ def test_limit(limit, num_prompts, expected):
 
 @pytest.fixture
 def trained(tmp_path, llama_directory):
-    """A function from a limit to a trainer after two steps, with held-out prompts."""
+    """A function that takes a limit and returns a trainer after two steps, with held-out prompts."""
     write_tokens(tmp_path / "validation.jsonl", num_prompts=NUM_PROMPTS, seed=9)
 
     def make(**changes):
@@ -48,7 +48,7 @@ def trained(tmp_path, llama_directory):
 
 
 def expected_metrics(trainer, num_prompts: int) -> dict[str, float]:
-    """Averages over prompts: rewards against all candidates; loss against the negatives drawn in epoch 0."""
+    """Averages over prompts: reward metrics over all candidates, loss over the negatives drawn in epoch 0."""
     source = trainer.validation
     trees = [source.dataset[index] for index in range(num_prompts)]
     totals: dict[str, list[float]] = {}

@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 
-from nemo_mcpo.evaluation.answers import Decoding, generate_answers, prompt_tokens
+from nemo_mcpo.evaluation.answers import Decoding, exact_match, generate_answers, prompt_tokens
+from nemo_mcpo.evaluation.arithmetic import Problem, is_right, work
+from nemo_mcpo.evaluation.intervals import rate_interval
 from nemo_mcpo.rollouts.generation import Policy
 
+PROBLEMS = [Problem(347, 585), Problem(100, 200), Problem(999, 999), Problem(123, 456)]
 QUESTIONS = ["What is 347+585?", "Hi?", "What is 100+200?", "A rather longer question: what is 999+999?"]
 GREEDY = Decoding(temperature=0.0, max_tokens=8, batch_size=4)
 
 
-def test_padded_batches_answer_as_single_prompts_do(policy: Policy) -> None:
+def test_only_the_final_number_counts() -> None:
+    answers = [work(PROBLEMS[0]), "answer 300", "ones 9+9=18, answer 1988", "579"]
+    assert exact_match(PROBLEMS, answers, is_right) == rate_interval(2, 4)
+
+
+def test_every_problem_needs_an_answer() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        exact_match(PROBLEMS, ["answer 932"], is_right)
+
+
+def test_padded_batches_give_the_same_answers_as_single_prompts(policy: Policy) -> None:
     """Greedy answers in one padded batch equal those of transformers, prompt by prompt."""
     expected = []
     for ids in prompt_tokens(policy.chat, QUESTIONS):
@@ -37,7 +51,7 @@ def test_repeated_questions_are_sampled_independently(policy: Policy) -> None:
     assert len(set(answers)) > 4
 
 
-def test_the_callers_random_numbers_are_left_alone(policy: Policy) -> None:
+def test_the_global_random_state_is_preserved(policy: Policy) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)

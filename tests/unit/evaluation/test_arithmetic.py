@@ -97,7 +97,7 @@ def test_ranks_follow_the_distance_and_the_right_answer_is_first() -> None:
     ranked = rank_answers(problem, sampled, 7)
     assert ranked[0] == work(problem)
     assert ranked[-1] == "nonsense"
-    assert "answer 932" not in ranked  # a right number on another way
+    assert "answer 932" not in ranked  # a right number with wrong steps
     assert len(set(ranked)) == 7
     assert [score(problem, text) for text in ranked] == sorted((score(problem, text) for text in ranked), reverse=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/quickstart_stages.py: what is skipped, what is made again, what is said when a stage fails."""
+"""scripts/quickstart_stages.py: what is skipped, what is rerun, and what is printed when a stage fails."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def appending(stages: ModuleType, folder: Path, name: str, text: str = "x", config: Path | None = None):
-    """A stage that appends to a file, so that the file tells how often it ran."""
+    """A stage that appends to a file, so that the file shows how often it ran."""
     program = f"open({str(folder / name)!r}, 'a').write({text!r})"
     return stages.Stage(name, [sys.executable, "-c", program], [folder / name], config=config)
 
@@ -44,7 +44,7 @@ def test_an_interrupted_stage_runs_again_on_what_it_left(stages: ModuleType, tmp
     assert (tmp_path / "a").read_text() == "xx"
 
 
-def test_another_recipe_makes_this_and_later_stages_again(stages: ModuleType, tmp_path: Path) -> None:
+def test_another_recipe_reruns_this_and_later_stages(stages: ModuleType, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("lr: 1")
     names = {"a": None, "b": config, "c": None}
@@ -56,7 +56,7 @@ def test_another_recipe_makes_this_and_later_stages_again(stages: ModuleType, tm
     assert [(tmp_path / name).read_text() for name in names] == ["kept", "x", "x"]
 
 
-def test_a_failing_stage_shows_its_log_and_the_cure(
+def test_a_failing_stage_shows_its_log_and_a_fix(
     stages: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, after = (appending(stages, tmp_path, name) for name in ("good", "after"))

@@ -56,7 +56,7 @@ def test_the_value_of_a_run(metric, values, expected):
 
 
 def test_nothing_to_collect(tmp_path):
-    with pytest.raises(DataError, match="there are no runs"):
+    with pytest.raises(DataError, match="no runs found"):
         read_runs(tmp_path, "loss")
     write_run(tmp_path, "lr-1e-6-seed-1", [1.0])
     with pytest.raises(DataError, match=r"no run has this metric \(got val_acc, expected one of loss, "):

@@ -29,12 +29,12 @@ def test_what_counts():
     assert found.win_rate == rate_interval(3.5, 6)
     assert (found.policy_tokens, found.baseline_tokens) == (6.0, 4.0)
     line = win_rate_line(found)
-    assert line.startswith("win rate 58.3% (") and "0 against 7 of them cut" in line
-    assert line.endswith("1 of them unfinished, 2 cut for the judge, 50.0% for the first place")
+    assert line.startswith("win rate 58.3% (") and "0 against 7 answers truncated" in line
+    assert line.endswith("1 of them unfinished, 2 cut to fit the judge's window, 50.0% for the first position")
 
 
 def test_without_a_verdict_there_is_no_rate():
     with pytest.raises(RolloutError, match="the judge gives too few verdicts"):
         count_outcomes([FAILED, WON], pairs(2), num_prompts=2)
-    with pytest.raises(RolloutError, match=r"no prompt has an answer of both policies .*got 3 prompts, 0 answered"):
+    with pytest.raises(RolloutError, match=r"no prompt has both answers and a verdict .*got 3 prompts, 0 answered"):
         count_outcomes([], [], num_prompts=3)

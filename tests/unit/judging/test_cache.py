@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts are found again by what was asked, after any end of the process."""
+"""Verdicts are found again by the question, however the process ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.cache import VerdictCache
 
 
-def test_by_what_was_asked(tmp_path):
+def test_lookup_by_question(tmp_path):
     cache = VerdictCache(tmp_path)
     assert cache.get("judge", "a", "b") is None
     cache.put("first", "judge", "a", "b", reply="A, since …")

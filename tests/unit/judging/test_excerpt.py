@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long conversations and answers are cut, the same way for all answers, and never by more than is needed."""
+"""Long conversations and answers are cut, equally for all answers and by no more than necessary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_oldest_turns_go_first(missing, left):
 
 
 @pytest.mark.parametrize("room", [300, 350, 420])
-def test_then_all_texts_are_held_to_one_limit(room):
+def test_then_all_texts_are_cut_to_one_limit(room):
     shown = fit(TURNS, ["x" * 200, "y" * 190], room, len)
     assert [role for role, _ in shown.turns] == ["system", "user"]
     assert not shown.turns[0][1].left_out

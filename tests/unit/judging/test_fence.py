@@ -26,7 +26,7 @@ from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
 )
 def test_control_tokens_lose_their_power(text):
     assert inert(text) != text
-    assert "".join(inert(text).split()) == "".join(text.split())  # but for the space they can be read as they were
+    assert "".join(inert(text).split()) == "".join(text.split())  # only the space is new
 
 
 @pytest.mark.parametrize("text", ["a < b || c > d", "x|y", "<html><p>Hi</p></html>", "list[INSTANCE]", "1 << 2"])
@@ -34,7 +34,7 @@ def test_other_texts_stay_as_they_are(text):
     assert inert(text) == text
 
 
-def test_half_a_surrogate_pair_can_be_sent():
+def test_an_unpaired_surrogate_can_be_sent():
     assert json.dumps(inert("a\ud83d"), ensure_ascii=False).encode() == b'"a?"'
 
 

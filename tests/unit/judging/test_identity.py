@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A judge is its weights and all that changes what they say, not its name."""
+"""A judge is identified by its weights and everything that affects its replies, not by its name."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def weights(file) -> None:
         lambda model: (model / "hf_quant_config.json").write_text("{}"),
     ],
 )
-def test_what_makes_another_judge(directory, change):
+def test_changes_that_make_another_judge(directory, change):
     before = hash_directory(directory)
     change(directory)
     assert hash_directory(directory) != before
 
 
-def test_what_does_not(directory, tmp_path):
+def test_changes_that_do_not(directory, tmp_path):
     before = hash_directory(directory)
     (directory / "README.md").write_text("The judge.")
     (directory / "trainer_state.json").write_text("{}")
@@ -74,14 +74,14 @@ def test_a_directory_is_known_and_a_name_is_not(directory):
     assert not named.is_known and named.facts == ("judge-70b", "/m")
 
 
-def test_what_the_user_says_stands_for_the_weights(tmp_path):
+def test_the_configured_identity_stands_for_the_weights(tmp_path):
     (tmp_path / "pickles").mkdir()
     (tmp_path / "pickles" / "model.bin").touch()  # never read
     found = identity_of(settings(tmp_path / "pickles", **{"judge.identity": "rev-1"}), UNLISTED)
     assert found.is_known and "rev-1" in found.facts
 
 
-def test_what_our_servers_are_told_is_part_of_a_judge(directory):
+def test_server_arguments_are_part_of_a_judge(directory):
     adapter = {"judge.server.arguments": ["--lora_dir", "x"]}
     facts = {
         identity_of(settings(directory, **changes), UNLISTED).facts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From scores to an order: the best first, equals of the best left out."""
+"""From scores to an order: the best first, without its equals."""
 
 from __future__ import annotations
 

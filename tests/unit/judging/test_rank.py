@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From samples to training data: the order, the tokens, and prompts that leave no choice."""
+"""From samples to training data: order, tokens, and prompts without a worse answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_ranked_by_a_rule(tmp_path, chat):
     assert texts[0] == [f"red blue seven{end}", f"red blue{end}", f"red{end}"]
     assert texts[1] == [f"sum{end}"] * 2
     assert texts[2] == [end] * 2
-    assert texts[3] == ["not"] * 2  # the limit cut it, so that it does not end its turn
+    assert texts[3] == ["not"] * 2  # cut by the limit, so it has no end-of-turn token
     assert [answer["score"] for answer in lines[0]["responses"]] == [14.0, 8.0, 3.0]
     assert [[answer["rank"] for answer in line["responses"]] for line in lines] == [[1, 2, 3], [1, 2], [1, 2], [1, 2]]
     assert (found.prompts, found.without_choice, found.win_rate, found.ties) == (4, 3, 0.75, 1)
@@ -61,7 +61,7 @@ def test_ranked_by_a_rule(tmp_path, chat):
 
 
 def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
-    """They are not those of the text: what was drawn letter by letter is encoded in larger pieces."""
+    """They differ from those of the text: what was drawn letter by letter is encoded in larger pieces."""
     text = "red blue seven"
     letters = [encode_answers(chat, [letter])[0][0] for letter in text]
     end, own = chat.end_of_turn, encode_answers(chat, [text])[0][:-1]
@@ -77,14 +77,14 @@ def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
     assert (tmp_path / "ranked.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-def test_places_and_failures_are_counted(tmp_path, chat):
+def test_positions_and_failures_are_counted(tmp_path, chat):
     judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=9, first_place=9), None, None, None]
     found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
     assert (found.failures, found.first_place) == (1, 1.0)
     assert "score" not in read(tmp_path / "ranked.jsonl")[0]["responses"][0]
 
 
-def test_nothing_is_written_by_a_judge_that_cannot_be_trusted(tmp_path, chat):
+def test_an_unreliable_judge_writes_nothing(tmp_path, chat):
     judgements = [Judgement((2, 0, 1), 1.0, failures=3, comparisons=7), None, None, None]
     with pytest.raises(RolloutError, match="too few verdicts"):
         write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best of several answers with one comparison fewer than there are answers."""
+"""The best of L answers with L − 1 comparisons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_best_so_far_stays_without_a_winner(verdict):
 
 
 def test_both_orders():
-    # A judge that always says the first contradicts itself in the other order.
+    # A judge that always names the first position contradicts itself in the other order.
     assert both_orders("first", "first") == both_orders("second", "second") == "tie"
     assert both_orders("second", "first") == "second"
     assert both_orders("tie", "first") == both_orders("first", "tie") == "tie"

@@ -79,7 +79,7 @@ def test_not_a_reward_model(tmp_path):
 
 
 def test_a_language_model_has_no_score(directory, tmp_path):
-    """transformers would draw the layer that gives the score at random."""
+    """transformers would initialize the scoring layer at random."""
     policy = Path(directory).parent / "policy"
     with pytest.raises(CheckpointError, match=r"judge\.reward_model: .*lack weights \(got score\.weight.*Fix: "):
         RewardModelJudge(str(policy), 4, VerdictCache(tmp_path))
@@ -87,7 +87,7 @@ def test_a_language_model_has_no_score(directory, tmp_path):
 
 @pytest.fixture
 def copy(directory, tmp_path) -> Path:
-    """The model, to be changed."""
+    """A copy of the model for a test to change."""
     return Path(shutil.copytree(directory, tmp_path / "reward"))
 
 
@@ -112,7 +112,7 @@ def test_a_model_without_a_usable_template_is_refused(copy, tmp_path, template):
         RewardModelJudge(with_template(copy, template), 4, VerdictCache(tmp_path / "cache"))
 
 
-def test_what_transformers_5_spells_anew_is_read_alike(copy, directory, tmp_path):
+def test_keys_that_transformers_5_renamed_are_read_alike(copy, directory, tmp_path):
     expected = RewardModelJudge(directory, 4, VerdictCache(tmp_path / "one"))
     settings = json.loads((copy / "tokenizer_config.json").read_text())
     marks = settings.pop("additional_special_tokens")
@@ -144,7 +144,7 @@ def test_a_conversation_that_the_template_refuses_is_counted(copy, tmp_path, cap
 
 
 def texts_read(judge: RewardModelJudge, monkeypatch) -> list[str]:
-    """What the model reads, with the length of the text as its score."""
+    """The texts that the model reads; each score is the length of its text."""
     read: list[str] = []
 
     def scores(texts):
@@ -186,7 +186,7 @@ def test_an_answer_cannot_feign_turns(directory, tmp_path, monkeypatch):
 
 
 def test_padding_does_not_move_the_score(copy, tmp_path):
-    """The score is read at the last token, also where no padding token is known and the end token ends the text."""
+    """The score is read at the last token, even without a known padding token and with an end token at the end."""
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {"pad_token_id": None}))
     tokens = json.loads((copy / "tokenizer_config.json").read_text())
@@ -204,5 +204,7 @@ def test_a_score_that_is_not_finite(copy, tmp_path):
     judge = RewardModelJudge(str(copy), 4, VerdictCache(tmp_path / "cache"))
     with torch.no_grad():
         judge.model.score.weight.fill_(math.nan)
-    with pytest.raises(CheckpointError, match=r"gives a score that is not finite .got nan for a text that ends with"):
+    with pytest.raises(
+        CheckpointError, match=r"returned a score that is not finite .got nan for a text that ends with"
+    ):
         list(judge.judge(QUESTIONS))

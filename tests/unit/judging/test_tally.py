@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judge did, and judges that cannot be trusted."""
+"""Statistics of a judge, and unreliable judges."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_sums():
     total = tally([one, None, one, by_scores([1.0, 1.0, 0.0])])
     assert total == Tally(comparisons=18, ties=3, failures=4, unfinished=2, cut=6, first_place=10 / 16)
     assert tally_text(total) == (
-        "18 comparisons, 3 ties, 4 without a verdict, 2 of them unfinished, 6 cut for the judge, "
-        "62.5% for the first place"
+        "18 comparisons, 3 ties, 4 without a verdict, 2 of them unfinished, 6 cut to fit the judge's window, "
+        "62.5% for the first position"
     )
 
 
@@ -36,11 +36,11 @@ def test_without_a_choice_there_is_no_share():
             {"failures": 3, "comparisons": 7, "unfinished": 2},
             "few verdicts .got 3 of 10 without one, 2 of them cut",
         ),
-        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers a place.*97% of 300"),
-        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers a place"),
+        ({"comparisons": 400, "first_place": 290, "second_place": 10}, "prefers one position.*97% of 300"),
+        ({"comparisons": 300, "first_place": 5, "second_place": 295}, "prefers one position"),
     ],
 )
-def test_judges_that_cannot_be_trusted(counts, message):
+def test_unreliable_judges(counts, message):
     with pytest.raises(RolloutError, match=message):
         tally([Judgement((2, 0, 1), 1.0, **counts), None])
 
@@ -53,5 +53,5 @@ def test_a_fifth_without_a_verdict_is_the_limit():
         tally([*scored, Judgement((0,), math.nan, failures=3)])
 
 
-def test_a_judge_of_many_ties_is_not_one_of_places():
+def test_many_ties_are_not_position_bias():
     assert tally([Judgement((2, 0), 0.5, comparisons=900, ties=890, first_place=4, second_place=6)]).first_place == 0.4

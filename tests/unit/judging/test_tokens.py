@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An estimate of tokens that is seldom too low."""
+"""A token estimate that is rarely too low."""
 
 from __future__ import annotations
 

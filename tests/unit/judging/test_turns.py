@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that a turn holds is hidden from the judge."""
+"""Nothing in a turn is hidden from the judge."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Call:
     arguments: Any
 
 
-def test_words_alone():
+def test_text_alone():
     assert turn_text(Message("user", "Hi <b>there</b>\n")) == "Hi <b>there</b>\n"
     assert turn_text(Turn("assistant", "")) == turn_text(Turn("assistant", None)) == ""
 
 
-def test_further_keys_follow_the_words():
+def test_other_keys_follow_the_text():
     turn = Turn("assistant", "I add.", "2 and 2", (Call("add", {"a": 2}), {"name": "say", "arguments": "{}"}))
     assert turn_text(turn) == (
         "I add.\n(reasoning_content) 2 and 2\n"

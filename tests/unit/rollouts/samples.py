@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples by hand, and an engine that answers by a function."""
+"""Hand-made samples, and an engine that computes its answers by a function."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ class Scripted:
             yield [Sample(key, text, len(text), finished=True) for key, text in texts]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""

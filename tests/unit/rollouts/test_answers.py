@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies become samples with the very tokens that were drawn, or are refused with a reason."""
+"""Replies become samples with exactly the tokens that were drawn, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vocabulary(tmp_path_factory):
 
 
 def ids(vocabulary, text: str) -> tuple[int, ...]:
-    """Letter by letter, as a policy may draw them."""
+    """One token per letter, as a policy may draw them."""
     return tuple(encode_answers(vocabulary.chat, [letter])[0][0] for letter in text)
 
 
@@ -42,7 +42,7 @@ def test_the_end_of_the_turn_is_left_out(vocabulary, text):
     assert read(vocabulary, text=later, tokens=(*own, end, *ids(vocabulary, " later"))) == sample
 
 
-def test_a_server_that_leaves_the_end_out_itself(vocabulary):
+def test_a_server_that_omits_the_end_token(vocabulary):
     own, end = ids(vocabulary, "red"), vocabulary.chat.end_of_turn
     assert read(vocabulary, tokens=own).finished
     assert read(vocabulary, tokens=own, ended_by=end).finished
@@ -50,8 +50,8 @@ def test_a_server_that_leaves_the_end_out_itself(vocabulary):
     assert not read(vocabulary, tokens=own, finished=False).finished
 
 
-def test_another_end_token_ends_no_turn(vocabulary):
-    """It is not the token that training would put behind the answer, and it is not part of the answer."""
+def test_another_end_token_does_not_end_the_turn(vocabulary):
+    """It is neither part of the answer nor the token that training would append to it."""
     own, other = ids(vocabulary, "red"), vocabulary.chat.tokenizer.bos_token_id
     assert read(vocabulary, text="red", tokens=(*own, other)) == Sample(KEY, "red", 3, False, tokens=own)
     ordinary = ids(vocabulary, "!")
@@ -63,19 +63,19 @@ def test_another_end_token_ends_no_turn(vocabulary):
     [
         (
             lambda own, v: {"tokens": (own[0], v.chat.tokenizer.bos_token_id, *own[1:])},
-            "special token '<.begin.>' stands inside",
+            "contains the special token '<.begin.>'",
         ),
         (lambda own, v: {"tokens": (*own, v.chat.tokenizer.bos_token_id), "finished": False}, "special token"),
         (lambda own, v: {"tokens": (*own, v.size)}, "is not in the policy's vocabulary of 300"),
-        (lambda own, v: {"tokens": own[1:], "text": "red"}, "another tokenizer; 'ed', 'red'"),
-        (lambda own, v: {"tokens": own * 8}, "generated 24 tokens where max_tokens is 20"),
-        (lambda own, v: {"text": "red", "num_tokens": 30}, "generated 30 tokens where max_tokens is 20"),
+        (lambda own, v: {"tokens": own[1:], "text": "red"}, "different tokenizer; 'ed', 'red'"),
+        (lambda own, v: {"tokens": own * 8}, "generated 24 tokens, but max_tokens is 20"),
+        (lambda own, v: {"text": "red", "num_tokens": 30}, "generated 30 tokens, but max_tokens is 20"),
         (
             lambda own, v: {"tokens": own, "prompt_tokens": (1, 1, 5, 6)},
-            "4 tokens.* has 3: it begins twice with token 1",
+            "4 tokens.* has 3: it begins with token 1 twice",
         ),
         (lambda own, v: {"tokens": own, "prompt_tokens": (1, 5, 9)}, "token 2 is 9 instead of 6"),
-        (lambda own, v: {"text": "red", "num_prompt_tokens": 2}, "prompt of 2 tokens, the policy's own has 3"),
+        (lambda own, v: {"text": "red", "num_prompt_tokens": 2}, "prompt has 2 tokens, the policy's has 3"),
     ],
 )
 def test_replies_that_cannot_be_answers(vocabulary, change, message):
@@ -83,8 +83,8 @@ def test_replies_that_cannot_be_answers(vocabulary, change, message):
         read(vocabulary, **change(ids(vocabulary, "red"), vocabulary))
 
 
-def test_half_characters_and_blanks_make_no_difference(vocabulary):
-    """Servers decode token by token, and hold back or show what is no whole character yet."""
+def test_partial_characters_and_spaces_are_ignored(vocabulary):
+    """Servers decode token by token, and either hold back or show partial characters."""
     own = ids(vocabulary, " red blue")
     assert read(vocabulary, text="red blue", tokens=own).text == "red blue"
     half = encode_answers(vocabulary.chat, ["ü"])[0][:1]
@@ -108,7 +108,7 @@ def test_empty_answers(vocabulary, reply):
     assert read(vocabulary, tokens=(vocabulary.chat.end_of_turn,)).problem == EMPTY
 
 
-def test_what_a_server_does_not_say_is_no_problem():
+def test_unreported_values_are_not_a_problem():
     assert prompt_problem(PROMPT, Reply("a", True)) == length_problem(Reply("a", True), 1) == ""
     assert prompt_problem(PROMPT, Reply("a", True, prompt_tokens=(1, 5, 6), num_prompt_tokens=3)) == ""
 

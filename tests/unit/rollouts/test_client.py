@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests find a server that works, wait for one that does not yet, and give up with a reason."""
+"""Requests find a working server, wait for one that is not ready yet, and give up with a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_chat_and_tokens():
 
 
 def test_many_requests_go_to_the_least_busy_server():
-    """Each of two servers answers only when two requests are with it: four at once must be two and two."""
+    """Each of two servers answers only once it has two requests, so four concurrent ones must be split evenly."""
     with ExitStack() as stack:
         behaviors = []
         for _ in range(2):
@@ -53,7 +53,7 @@ def test_many_requests_go_to_the_least_busy_server():
 
 
 def test_requests_of_a_prompt_spill_over_from_a_server_that_is_slow():
-    """No server answers before all twelve requests are with one: the first takes nine, the next one the others."""
+    """No server answers before all twelve requests have arrived: the first one gets nine, the next one the others."""
     barrier = Barrier(12, timeout=60.0)
     behaviors = [Behavior(lambda body: f"{barrier.wait()}") for _ in range(4)]
     with ExitStack() as stack:
@@ -91,9 +91,9 @@ def test_another_server_takes_over():
         assert time.monotonic() - started < 3.0 + 4.0
 
 
-def test_no_server_answers():
+def test_no_server_replies():
     pool = ServerPool(["http://127.0.0.1:9/v1"], settings(retry_seconds=0.3))
-    with pytest.raises(RolloutError, match="no server answers") as raised:
+    with pytest.raises(RolloutError, match="no server replies") as raised:
         pool.ask(ask_chat)
     assert "APIConnectionError" in str(raised.value) and "http://127.0.0.1:9/v1" in str(raised.value)
 
@@ -113,7 +113,7 @@ def test_a_slow_server_is_given_up():
         (200, '{"choices": []}'),
     ],
 )
-def test_refusals_are_not_tried_again(answer):
+def test_refusals_are_not_retried(answer):
     behavior = Behavior(lambda body: answer, takes_tokens=True)
     with fake_server(behavior) as url:
         pool = ServerPool([url], settings())
@@ -124,7 +124,7 @@ def test_refusals_are_not_tried_again(answer):
         assert len(behavior.requests) == 2
 
 
-@pytest.mark.parametrize(("status", "message"), [(401, "does not let us in.*server.api_key_env"), (302, "redirects")])
+@pytest.mark.parametrize(("status", "message"), [(401, "rejects the API key.*server.api_key_env"), (302, "redirects")])
 def test_what_would_fail_every_request_ends_the_stage(status, message):
     behavior = Behavior(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
     with fake_server(behavior) as url, pytest.raises(RolloutError, match=message):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM, SGLang, TensorRT-LLM and transformers answer, in their own forms."""
+"""Replies of vLLM, SGLang, TensorRT-LLM and transformers, each in its own form."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_trtllm_gives_ids_in_place_of_text():
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("finish", ["stop", "length"])
-def test_one_piece_is_asked_for_and_a_stream_is_understood(streams, finish):
+def test_no_stream_is_requested_but_one_is_understood(streams, finish):
     text = "red\nblue \u2028 ü.\n\n<verdict>A</verdict>"
     behavior = Behavior(lambda body: text, streams=streams, finish=finish)
     assert reply_of(behavior, ask_chat) == Reply(text, finish == "stop")
@@ -85,10 +85,10 @@ def test_counts_of_zero_are_none():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"token_ids": "abc"}, "what should be token ids"),
-        ({"token_ids": [1, True]}, "what should be token ids"),
-        ({"token_ids": [1, -1]}, "what should be token ids"),
-        ({"token_ids": [1.0]}, "what should be token ids"),
+        ({"token_ids": "abc"}, "not a list of token ids"),
+        ({"token_ids": [1, True]}, "not a list of token ids"),
+        ({"token_ids": [1, -1]}, "not a list of token ids"),
+        ({"token_ids": [1.0]}, "not a list of token ids"),
         ({"finish_reason": "abort"}, "makes no sense: finish_reason 'abort'"),
         ({"finish_reason": None}, "makes no sense"),
     ],
@@ -100,11 +100,11 @@ def test_replies_that_make_no_sense(extra, message):
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "tool_calls"])
-def test_an_answer_that_the_server_took_apart_is_none(name):
+def test_an_answer_that_the_server_split_is_refused(name):
     message = {"role": "assistant", "content": "Four.", name: [{"id": "1"}] if name == "tool_calls" else "thoughts"}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    with pytest.raises(RefusedError, match=f"from its text into {name}"):
+    with pytest.raises(RefusedError, match=f"parts of the answer into {name}"):
         reply_of(Behavior(lambda body: (200, json.dumps(whole))), ask_chat)
     parts = Behavior(lambda body: (200, json.dumps(whole)))
     assert reply_of(parts, lambda client: converse(client, "m", MESSAGES, whole=False, **BODY)) == Reply("Four.", True)
@@ -126,6 +126,6 @@ def test_an_answer_that_the_server_took_apart_is_none(name):
         '{"error": {"message": "out of memory"}}',
     ],
 )
-def test_what_is_no_completion_is_refused(body):
+def test_other_replies_are_refused(body):
     with pytest.raises(RefusedError):
         reply_of(Behavior(lambda _: (200, body)), ask_chat)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equal answers: kept once, drawn again under keys of their own."""
+"""Duplicate answers are kept once, and drawn again under new keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_slots():
     assert [tuple(slot) for slot in SLOTS] == [(3, 7, 0.6, 0), (3, 7, 0.6, 1), (3, 7, 1.0, 0), (3, 7, 1.0, 1)]
 
 
-def test_attempts_have_keys_of_their_own():
+def test_attempts_have_their_own_keys():
     keys = [attempt(slot, number, 2) for slot in SLOTS for number in range(4)]
     assert len(set(keys)) == len(keys)
     assert attempt(B, 0, 2) == B and attempt(B, 2, 2).sample == 5
@@ -24,7 +24,7 @@ def test_different_answers_are_all_kept():
     assert choice == (SLOTS, [])
 
 
-def test_a_repetition_waits_for_its_next_draw():
+def test_a_duplicate_waits_for_its_next_draw():
     texts = {A: "1", B: "1", C: "3", D: "3"}
     assert choose(SLOTS, texts, 1, 2) == ([A, C], [B, D])
     again = {attempt(B, 1, 2): "2", attempt(D, 1, 2): "1"}
@@ -33,6 +33,6 @@ def test_a_repetition_waits_for_its_next_draw():
     assert choose(SLOTS, texts | again, 2, 2) == ([A, attempt(B, 1, 2), C], [D])
 
 
-def test_a_new_answer_can_make_a_later_one_a_repetition():
+def test_a_new_answer_can_make_a_later_one_a_duplicate():
     texts = {A: "1", B: "1", C: "2", D: "4", attempt(B, 1, 2): "2"}
     assert choose(SLOTS, texts, 2, 2) == ([A, attempt(B, 1, 2), D], [C])

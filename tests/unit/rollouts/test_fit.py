@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a 70B model fits: sums that were done by hand."""
+"""Whether a 70B model fits, by hand-computed sizes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def settings(**changes):
     return online({f"judge.server.{name}": value for name, value in keys.items()}).judge.server
 
 
-def test_what_is_left_for_the_cache():
-    """131.4 GiB of weights over four GPUs; TensorRT-LLM takes 90 % of the rest, vLLM 90 % of all less the weights."""
+def test_memory_left_for_the_cache():
+    """131.4 GiB of weights on four GPUs; TensorRT-LLM uses 90 % of the rest, vLLM 90 % of the total minus weights."""
     weights = 141.1e9 / 4 / GIB
     assert cache_room(settings(tensor_parallel_size=4), LLAMA_70B, A100) == pytest.approx(
         0.9 * (A100 - weights - RESERVED_GIB)
@@ -33,7 +33,7 @@ def test_one_gpu_is_too_small_and_two_are_named():
     with pytest.raises(ConfigError) as caught:
         check_memory(settings(), LLAMA_70B, A100, "judge.server")
     assert str(caught.value) == (
-        "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights a GPU of 79 GiB, "
+        "judge.server: the model and the cache of one request do not fit (got 131.4 GiB of weights per GPU of 79 GiB, "
         "0.0 GiB for the cache, expected 2.5 GiB of cache). Fix: raise judge.server.tensor_parallel_size to 2, "
         "or lower judge.server.max_seq_len."
     )
@@ -50,7 +50,7 @@ def test_one_gpu_is_too_small_and_two_are_named():
 )
 def test_requests_that_fit(changes, requests):
     facts = check_memory(settings(**changes), LLAMA_70B, A100, "judge.server")
-    assert facts.endswith(f"a cache of {requests} requests of 8192 tokens")
+    assert facts.endswith(f"cache for {requests} requests of 8192 tokens")
 
 
 def test_a_server_without_parallelism_names_no_such_key():
@@ -61,24 +61,24 @@ def test_a_server_without_parallelism_names_no_such_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tensor_parallel_size": 3}, "tensor_parallel_size: the attention heads do not divide"),
-        ({"tensor_parallel_size": 128}, "tensor_parallel_size: the attention heads do not divide"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size: the attention heads do not divide evenly"),
+        ({"tensor_parallel_size": 128}, "tensor_parallel_size: the attention heads do not divide evenly"),
         ({"pipeline_parallel_size": 81}, "pipeline_parallel_size: more pipeline stages than layers"),
-        ({"max_seq_len": 131073}, "max_seq_len: longer than the model's longest sequence"),
+        ({"max_seq_len": 131073}, "max_seq_len: longer than the model's maximum sequence length"),
     ],
 )
-def test_layouts_that_cannot_be(changes, message):
+def test_impossible_layouts(changes, message):
     with pytest.raises(ConfigError, match=rf"judge\.server\.{message}"):
         check_layout(settings(**changes), LLAMA_70B, "judge.server")
 
 
-def test_layouts_that_can_be():
+def test_possible_layouts():
     for tensor in (1, 2, 4, 8, 16):
         check_layout(settings(tensor_parallel_size=tensor, max_seq_len=131072), LLAMA_70B, "judge.server")
 
 
 def test_a_prompt_longer_than_a_step():
-    with pytest.raises(ConfigError, match=r"judge\.server\.max_num_tokens: a prompt does not fit"):
+    with pytest.raises(ConfigError, match=r"judge\.server\.max_num_tokens: a prompt may not fit into one step"):
         check_prompts(settings(), 8193, "judge.server")
     check_prompts(settings(), 8192, "judge.server")
     for changes in ({"launcher": "vllm"}, {"arguments": ["--enable_chunked_prefill"]}):  # in several steps

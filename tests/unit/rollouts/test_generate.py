@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage that generates: every slot once, repetitions again up to the limit; interruptions change nothing."""
+"""The generate stage: every slot once, duplicates again up to the limit; interruptions change nothing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def no_locks(monkeypatch):
 
 
 def varied(key) -> str:
-    """Prompt 11 never repeats; 12 repeats until sample 2; 13 always gives one answer."""
+    """Prompt 11 never repeats an answer; 12 repeats until sample 2; 13 always gives the same answer."""
     texts = {12: f"{key.temperature} {key.sample // 2}", 13: "same"}
     return texts.get(key.prompt_id, f"{key.temperature} {key.sample}")
 
 
-def test_all_slots_and_their_repetitions(tmp_path):
+def test_all_slots_and_their_duplicates(tmp_path):
     engine = Scripted(varied)
     done = generate_samples(engine, SampleStore(tmp_path, {}), PROMPTS, PLAN)
     kept = list(read_complete(tmp_path))
@@ -45,7 +45,7 @@ def test_all_slots_and_their_repetitions(tmp_path):
 
 
 def test_texts_with_other_tokens_are_counted(tmp_path):
-    """Prompt 11 has token ids; of the texts of 12, those of temperature 0.6 have another length than was counted."""
+    """Prompt 11 has token ids; for prompt 12, texts at temperature 0.6 differ in length from the server's count."""
 
     class Counted(Scripted):
         def generate(self, requests, done):
@@ -79,7 +79,7 @@ def test_an_interruption_changes_nothing(tmp_path, stop):
     second = Scripted(varied)
     again = generate_samples(second, store, PROMPTS, PLAN)
     assert (tmp_path / "again" / COMPLETE).read_bytes() == (tmp_path / "whole" / COMPLETE).read_bytes()
-    assert before + len(second.generated) == 20  # nothing in the store was asked for again
+    assert before + len(second.generated) == 20  # nothing in the store was requested again
     assert (again.samples, again.repeated) == (whole.samples, whole.repeated)
 
 
@@ -91,7 +91,7 @@ def test_a_finished_store_asks_for_nothing(tmp_path):
 
 
 class Failing(Scripted):
-    """Answers to odd prompts fail, and one new answer makes an earlier choice a repetition."""
+    """Answers to odd prompts fail, and one new answer makes an earlier choice a duplicate."""
 
     def generate(self, requests, done):
         for samples in super().generate(requests, done):
@@ -108,12 +108,12 @@ def test_samples_without_an_answer_are_drawn_again_and_counted(tmp_path, monkeyp
 
 
 def test_too_many_samples_without_an_answer_end_the_stage(tmp_path):
-    with pytest.raises(RolloutError, match=r"too many samples have no answer \(got 8 of 12, the last one: refused"):
+    with pytest.raises(RolloutError, match=r"samples have no answer \(got 8 of 12; the last problem: refused"):
         generate_samples(Failing(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
     assert not (tmp_path / "complete.jsonl").exists()
 
 
-def test_what_failed_is_asked_for_again_by_the_next_process(tmp_path):
+def test_the_next_process_requests_failed_samples_again(tmp_path):
     with pytest.raises(RolloutError):
         generate_samples(Failing(varied), SampleStore(tmp_path, {}), PROMPTS, PLAN)
     engine = Scripted(varied)
@@ -123,15 +123,15 @@ def test_what_failed_is_asked_for_again_by_the_next_process(tmp_path):
     assert (tmp_path / COMPLETE).read_text() == (tmp_path / "whole" / COMPLETE).read_text()
 
 
-def test_an_empty_answer_is_none(tmp_path):
+def test_an_empty_answer_does_not_count(tmp_path):
     prompts = {12: PROMPTS[12]} | {number: Prompt((number,)) for number in range(100, 150)}
     engine = Scripted(lambda key: "" if key.prompt_id == 12 and key.temperature == 0.6 else varied(key))
     done = generate_samples(engine, SampleStore(tmp_path, {}), prompts, PLAN)
     assert done.failed == 2
 
 
-def test_a_late_repetition_of_a_slot_that_was_never_drawn_again(tmp_path):
-    """Slot 0.6/1 repeats 0.6/0 and then gives what 1.0/0 has already given, which was not drawn again."""
+def test_a_late_duplicate_of_a_slot_that_was_never_drawn_again(tmp_path):
+    """Slot 0.6/1 repeats 0.6/0, and its redraw repeats 1.0/0, which was not drawn again."""
     texts = {(0.6, 0): "a", (0.6, 1): "a", (0.6, 3): "a", (0.6, 5): "b", (1.0, 0): "b", (1.0, 1): "c"}
     engine = Scripted(lambda key: texts[key.temperature, key.sample])
     done = generate_samples(engine, SampleStore(tmp_path, {}), {11: Prompt((1,))}, PLAN)

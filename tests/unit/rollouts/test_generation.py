@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers generates follows from the call alone; answers equal to its own: tests/unit/evaluation."""
+"""Generation depends on the arguments alone; tests/unit/evaluation compares the answers with transformers'."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def policy(directory) -> Policy:
 
 
 def copy(directory: Path, target: Path, **files: object) -> Path:
-    """A copy with keys of its JSON files changed."""
+    """A copy of the directory with some keys of its JSON files changed."""
     shutil.copytree(directory, target)
     for name, changes in files.items():
         file = target / f"{name}.json"
@@ -55,8 +55,8 @@ OTHERS = {
 }
 
 
-def test_nothing_of_generation_config_but_its_ends_is_heard(directory, policy, tmp_path):
-    """Each alone in generation_config.json, and all together in config.json, where old models have them."""
+def test_only_the_end_tokens_of_generation_config_are_used(directory, policy, tmp_path):
+    """Each key alone in generation_config.json, and all together in config.json, where old models have them."""
     own = json.loads((directory / "generation_config.json").read_text())
     ids = {key: value for key, value in own.items() if key.endswith("token_id")}
     other = copy(directory, tmp_path / "other", config={key: OTHERS[key] for key in ("min_p", "repetition_penalty")})
@@ -93,7 +93,7 @@ def test_only_the_end_of_a_turn_finishes_an_answer(directory, policy, tmp_path):
 
 
 def test_every_declared_end_stops_an_answer(directory, policy, tmp_path, monkeypatch):
-    """What is greedily drawn fourth becomes an end: the answer stops there, and its turn has not ended."""
+    """The fourth greedy token is declared an end token: the answer stops there, but its turn has not ended."""
     first = generated(policy, 0.0)[0].tokens
     stop = first[3]
     ended = load_policy(copy(directory, tmp_path / "model", config={"eos_token_id": [stop]}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers as an engine: the same requests give the same samples, whatever was done before."""
+"""transformers as an engine: the same requests give the same samples, whatever is already done."""
 
 from __future__ import annotations
 

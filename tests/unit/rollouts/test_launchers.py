@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines of the servers that we start, word by word, and the options that stand in a file."""
+"""Command lines of the servers that we start, word by word, and the options in files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARALLEL = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
 
 
 def test_trtllm_serve(tmp_path):
-    """The user's own arguments come last and win."""
+    """The user's own arguments come last and take precedence."""
     chosen = {"command": ["trtllm-serve"], "arguments": ["--trust_remote_code"], "kv_cache_dtype": "fp8"}
     assert line("trtllm", tmp_path, **PARALLEL, **chosen) == (
         "trtllm-serve /run/policy-0 --host 127.0.0.1 --port 8001 --backend pytorch --tp_size 4 --pp_size 2 "
@@ -40,7 +40,7 @@ def test_trtllm_serve(tmp_path):
 
 
 def test_vllm_serve(tmp_path):
-    """Under its path and its short name: a request may give either."""
+    """The model is served under its path and its short name; requests may use either."""
     assert line("vllm", tmp_path, command=["vllm"], arguments=["--enforce-eager"], **PARALLEL) == (
         "vllm serve /run/policy-0 --host 127.0.0.1 --port 8001 --tensor-parallel-size 4 --pipeline-parallel-size 2 "
         "--max-num-seqs 256 --max-num-batched-tokens 8192 --max-model-len 192 --gpu-memory-utilization 0.9 "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine ``openai`` and its probe: samples under their keys, servers that cannot be trusted are refused."""
+"""Engine ``openai`` and its probe: samples under their keys; unreliable servers are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_tokens_are_counted_without_the_end_of_turn(policy, chat):
 
 
 def letters_of(body) -> str:
-    """Text of at most 12 letters, each a token, and of no more tokens than were asked for."""
+    """Text of at most 12 letters, one token each, within the requested limit."""
     return words_of(body)[: min(12, body["max_tokens"])].strip()
 
 
@@ -93,7 +93,7 @@ def is_cut(body) -> bool:
 
 
 def by_letters(chat, **changes) -> Behavior:
-    """A server with a policy that draws letter by letter, where encoding its text would merge letters."""
+    """A server whose policy draws single letters, which encoding its text would merge."""
 
     def ids(body, text):
         own = [encode_answers(chat, [letter])[0][0] for letter in text]
@@ -120,7 +120,7 @@ def finish_of(body) -> str:
     ],
 )
 def test_the_tokens_that_were_drawn(policy, chat, takes_tokens, ids_field, refuses, fields):
-    """Not those of the text encoded again, which are fewer here."""
+    """Samples have the drawn tokens, not those of the encoded text, which are fewer here."""
     behavior = by_letters(chat, takes_tokens=takes_tokens, refuses=refuses, ids_field=ids_field)
     samples = generated(policy, behavior, requests(3))
     assert len(samples) == 6 and all(sample.finished for sample in samples)
@@ -149,8 +149,8 @@ def test_fields_that_a_server_refuses_are_left_out(policy, refuses, fields):
     assert len(asked) == 4 and all(set(body) - standard == fields for body in asked)
 
 
-def test_ids_that_make_no_sense_are_asked_for_again_and_counted(policy, chat):
-    """Odd prompts get a token that stands for no text in the middle of their answers."""
+def test_ids_that_make_no_sense_are_requested_again_and_counted(policy, chat):
+    """Answers to odd prompts contain a special token in the middle."""
 
     good = by_letters(chat)
 
@@ -216,7 +216,7 @@ def test_cut_answers_are_marked(policy):
 
 
 def test_one_request_at_which_servers_fail_is_counted(policy):
-    """A prompt that makes the server fail must not end a night's work."""
+    """A single prompt that makes the server fail does not end the run."""
     samples = generated(policy, Behavior(bad_for_odd((500, "crashed"))), requests(2), retry_seconds=60.0)
     assert {sample.key.prompt_id: bool(sample.problem) for sample in samples} == {0: False, 1: True}
 
@@ -228,32 +228,32 @@ def greedy(body):
 @pytest.mark.parametrize(
     ("behavior", "message"),
     [
-        (Behavior(words_of, models=["/another/model"]), "the server has another model"),
+        (Behavior(words_of, models=["/another/model"]), "the server has a different model"),
         (Behavior(greedy), "does not sample"),
         (Behavior(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
         (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
-        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not follow"),
+        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not respect"),
         (
             Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
-            "answers another prompt.*4 tokens.* has 3",
+            "answers a different prompt.*4 tokens.* has 3",
         ),
-        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens where max_tokens is 48"),
+        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens, but max_tokens is 48"),
         (
             Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
             "finished that max_tokens has cut",
         ),
-        (Behavior(lambda body: (400, "no")), "neither tokens nor chats"),
-        (Behavior(lambda body: (401, "no")), "does not let us in.*api_key_env"),
+        (Behavior(lambda body: (400, "no")), "neither token prompts nor chats"),
+        (Behavior(lambda body: (401, "no")), "rejects the API key.*api_key_env"),
         (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
-        (Behavior(lambda body: (500, "no")), "neither tokens nor chats"),
-        (Behavior(lambda body: (503, "no")), "no server answers"),
+        (Behavior(lambda body: (500, "no")), "neither token prompts nor chats"),
+        (Behavior(lambda body: (503, "no")), "no server replies"),
     ],
 )
-def test_servers_that_cannot_be_trusted(policy, behavior, message):
+def test_unreliable_servers(policy, behavior, message):
     with pytest.raises(RolloutError, match=message):
         generated(policy, behavior, requests(2))
 
 
 def test_no_server_at_all(policy):
-    with pytest.raises(RolloutError, match="no server answers"):
+    with pytest.raises(RolloutError, match="no server replies"):
         generated(policy, Behavior(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names under which servers list a model, and what requests then say."""
+"""Names under which servers list a model, and the names in requests."""
 
 from __future__ import annotations
 
@@ -66,25 +66,25 @@ def serving_of(url: str, launcher: str) -> Serving:
 
 
 def test_a_server_that_loads_models_by_name_is_asked_for_ours():
-    """As transformers serve, started without a model: it lists what it has loaded for somebody else."""
+    """Like transformers serve started without a model, which lists what it has loaded for others."""
     behavior = Behavior(words_of, models=["/runs/7/policy-1"])
     with fake_server(behavior) as url:
         check_models(serving_of(url, "transformers"))
         assert [body["model"] for body in behavior.requests] == [OURS]
-        with pytest.raises(RolloutError, match="another model"):
+        with pytest.raises(RolloutError, match="different model"):
             check_models(serving_of(url, "vllm"))
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_server_that_loads_no_other_model_has_another_one(status):
-    """As transformers serve, started with a model ("Server is pinned to …"), or one that does not find ours."""
+    """Like transformers serve started with a model ("Server is pinned to …"), or one that does not find ours."""
     behavior = Behavior(lambda body: (status, "{}"), models=["/runs/7/policy-1"])
-    with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"another model .got /runs/7/policy-1"):
+    with fake_server(behavior) as url, pytest.raises(RolloutError, match=r"different model .got /runs/7/policy-1"):
         check_models(serving_of(url, "transformers"))
 
 
 def test_all_names_of_a_server_with_another_model_are_shown():
     names = [f"model-{number}" for number in range(7)]
-    with pytest.raises(RolloutError, match="another model.*" + ", ".join(names)) as raised:
+    with pytest.raises(RolloutError, match="different model.*" + ", ".join(names)) as raised:
         asked_for(["policy-0"], names)
     assert OURS in str(raised.value) and "server.model" in str(raised.value)

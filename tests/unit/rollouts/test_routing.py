@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests with one key share a server while servers are about equally busy."""
+"""Requests with the same key share a server while servers are about equally busy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_prompts_requests_share_a_server_and_servers_share_the_prompts():
     assert Counter(home for own in homes.values() for home in own) == {0: 5, 1: 5, 2: 5, 3: 5}
 
 
-def test_a_full_house_is_left_and_the_next_one_kept():
+def test_a_busy_server_is_left_and_the_next_one_kept():
     servers, router = [Server(), Server()], Router(concurrency=4)
     assert [start(router, servers, "a") for _ in range(MIN_SLACK + 1)] == [0] * (MIN_SLACK + 1)
     assert [start(router, servers, "a") for _ in range(3)] == [1, 1, 1]
@@ -46,7 +46,7 @@ def test_the_slack_grows_with_the_concurrency():
     assert router.choose(servers, "a") == 1
 
 
-def test_a_server_that_rests_is_left_unless_all_rest():
+def test_a_resting_server_is_avoided_unless_all_rest():
     soon, late = time.monotonic() + 50.0, time.monotonic() + 90.0
     servers, router = [Server(), Server(in_flight=5)], Router(concurrency=4)
     assert router.choose(servers, "a") == 0

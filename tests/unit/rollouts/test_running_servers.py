@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of others: reachable, with our key, with our model; and what a run does where they are not."""
+"""Running servers: reachable, with our key and our model; and what a run reports otherwise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_server_with_the_model(listed):
 def test_another_model():
     with fake_server(Behavior(words_of, models=["other"])) as url, pytest.raises(ConfigError) as caught:
         check(url)
-    assert "the server has another model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
+    assert "a different model (got other, expected judge). Fix: set judge.server.model" in str(caught.value)
 
 
 def test_a_server_that_loads_models_by_name_may_list_another():
@@ -34,10 +34,10 @@ def test_a_server_that_loads_models_by_name_may_list_another():
     with fake_server(Behavior(words_of, models=["other"])) as url:
         settings = online({"judge.server.urls": [url], **changes}).judge.server
         (note,) = check_urls(settings, "judge.server", "/models/judge", must_run=True)
-    assert note == f"judge.server.urls: {url} has other; it must load /models/judge when asked to"
+    assert note == f"judge.server.urls: {url} has other; it must load /models/judge on request"
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ConfigError, match=r"judge\.server\.urls: the server does not answer"):
         check(url)
@@ -51,9 +51,9 @@ def test_nobody_there():
         ("localhost:8000", "not a URL"),
         ("ftp://host/v1", "not a URL"),
         ("http:///v1", "not a URL"),
-        ("http://no-such-host.invalid:1/v1", "the host has no address"),
+        ("http://no-such-host.invalid:1/v1", "unknown host"),
     ],
 )
-def test_no_url(url, what):
+def test_bad_urls(url, what):
     with pytest.raises(ConfigError, match=rf"judge\.server\.urls: {what}"):
         check(url, must_run=False)

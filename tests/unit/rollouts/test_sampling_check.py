@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that draw from something else than the policy's distribution are found out."""
+"""Servers that do not sample from the policy's distribution are detected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked(behavior: Behavior, vocabulary_size: int = 32_000) -> Behavior:
 
 
 def policy(top_k: int, vocabulary: int = 32_000):
-    """Flat at every temperature but the smallest; of 48 tokens, or one where one is asked for."""
+    """Draws uniformly at every temperature but the smallest; 48 tokens, or one if one is requested."""
 
     def answer(body) -> str:
         if body["temperature"] <= NEARLY_GREEDY:
@@ -42,8 +42,8 @@ def test_a_server_without_top_k():
 
 
 @pytest.mark.parametrize("top_k", [5, 20, 50])
-def test_a_top_k_that_nobody_asked_for(top_k):
-    with pytest.raises(RolloutError, match=r"draws from few tokens only.*generation_config\.json"):
+def test_a_top_k_that_was_not_requested(top_k):
+    with pytest.raises(RolloutError, match=r"samples from few tokens only.*generation_config\.json"):
         checked(Behavior(policy(top_k), takes_tokens=True, finish="length"))
 
 
@@ -57,7 +57,7 @@ def test_a_server_that_refuses_the_flat_temperature():
 
 
 def test_greedy_answers_that_differ_now_and_then():
-    """As on a GPU, where two tokens are nearly equally good."""
+    """As on a GPU, if two tokens are almost equally likely."""
     answers = iter(["one way", "another way", "one way"] + ["another way"] * 9)
 
     def behave(body) -> str:
@@ -70,10 +70,10 @@ def test_greedy_answers_that_differ_now_and_then():
 @pytest.mark.parametrize(
     ("usage", "message"),
     [
-        ({"completion_tokens": 60}, "60 tokens where max_tokens is 48"),
-        ({"completion_tokens": 20}, "20 tokens where max_tokens is 1"),
-        ({"completion_tokens": 1}, "calls an answer finished that max_tokens has cut"),
-        ({"prompt_tokens": 3}, "answers another prompt"),
+        ({"completion_tokens": 60}, "60 tokens, but max_tokens is 48"),
+        ({"completion_tokens": 20}, "20 tokens, but max_tokens is 1"),
+        ({"completion_tokens": 1}, "reports an answer as finished that max_tokens has cut"),
+        ({"prompt_tokens": 3}, "answers a different prompt"),
     ],
 )
 def test_limits_and_prompts(usage, message):

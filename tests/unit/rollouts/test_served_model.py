@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories of models: complete ones and their sizes, and what is missing of others."""
+"""Model directories: the sizes of complete ones, and what is missing from others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_complete_directory(tmp_path):
     assert model.cache_bytes(16, 1, itemsize=1) == 2 * 80 * 1 * 128  # one head a GPU, copied
 
 
-def test_the_language_model_of_a_model_of_pictures():
+def test_the_language_model_of_a_multimodal_model():
     nested = {"text_config": LLAMA_70B | {"dtype": "float32", "head_dim": 96}, "vision_config": {"hidden_size": 1}}
     model = sizes_of(nested, 5, "x")
     assert (model.heads, model.head_dim, model.itemsize) == (64, 96, 4)
@@ -86,7 +86,7 @@ def test_what_is_missing(tmp_path, damage, message):
         read(model, needs_template=True)
 
 
-def test_a_template_in_a_file_of_its_own_and_one_that_nobody_asks_for(tmp_path):
+def test_a_template_in_its_own_file_and_one_that_is_not_needed(tmp_path):
     model = write_model(tmp_path / "judge")
     lose_the_template(model)
     assert read(model).heads == 64
@@ -94,7 +94,7 @@ def test_a_template_in_a_file_of_its_own_and_one_that_nobody_asks_for(tmp_path):
     assert read(model, needs_template=True).heads == 64
 
 
-@pytest.mark.parametrize(("name", "what"), [("absent", "there is no such directory"), ("file", "not a directory")])
+@pytest.mark.parametrize(("name", "what"), [("absent", "no such directory"), ("file", "not a directory")])
 def test_no_directory(tmp_path, name, what):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=rf"judge\.server\.model: {what}"):

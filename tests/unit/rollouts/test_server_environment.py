@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server inherits: GPUs of its own, nothing of launchers, no secrets but those that it is given by name."""
+"""What a server inherits: its own GPUs, no launcher variables, and no secrets except those given by name."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_variable_that_is_named_and_not_set(monkeypatch):
         ("0,1", {"tensor_parallel_size": 2}, ["0", "1"]),
     ],
 )
-def test_replicas_have_gpus_of_their_own(monkeypatch, seen, changes, names):
+def test_replicas_have_their_own_gpus(monkeypatch, seen, changes, names):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     chosen = settings(replicas=2, **changes)
     assert [server_environment(chosen, replica)["CUDA_VISIBLE_DEVICES"] for replica in range(2)] == names
@@ -76,7 +76,7 @@ def test_replicas_have_gpus_of_their_own(monkeypatch, seen, changes, names):
 
 
 def test_without_gpus():
-    """vLLM and transformers run on CPUs too."""
+    """vLLM and transformers also run on CPUs."""
     for launcher in ("vllm", "transformers"):
         assert server_environment(settings(launcher=launcher), 0)["CUDA_VISIBLE_DEVICES"] == ""
     with pytest.raises(ConfigError, match="too few GPUs"):
@@ -84,11 +84,11 @@ def test_without_gpus():
 
 
 def test_a_server_over_several_nodes(monkeypatch):
-    """Slurm gives it its GPUs."""
+    """Such a server gets its GPUs from Slurm."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     step = ["/repo/slurm/server_step.sh", "--nodes=2", "--mpi=pmix"]
     chosen = settings(launcher="trtllm", prefix=step, tensor_parallel_size=8)
     assert num_nodes(chosen) == 2 and num_nodes(settings(prefix=["enroot", "--nodes=2"])) == 1
     assert server_environment(chosen, 0)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
-    with pytest.raises(ConfigError, match=r"too few GPUs .*got 1 of 16, expected 8 GPUs at most"):
+    with pytest.raises(ConfigError, match=r"too few GPUs .*got 1 of 16 GPUs each, expected at most 8 GPUs"):
         server_environment(settings(launcher="trtllm", prefix=step, tensor_parallel_size=16), 0)

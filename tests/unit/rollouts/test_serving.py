@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that we start: ready or not, ours or somebody else's, dead and started again, stopped."""
+"""Servers that we start: readiness, foreign servers on the port, restarts, shutdown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_only_its_owner_reads_what_a_server_writes(tmp_path):
 
 @pytest.fixture
 def somebody_elses(monkeypatch):
-    """The first port that is chosen is one on which another server answers, healthy."""
+    """The first port that is chosen already has a healthy server of another process."""
     behavior = Behavior(words_of, models=["other"])
     with fake_server(behavior) as url:
         taken = int(url.split(":")[2].split("/")[0])
@@ -62,11 +62,11 @@ def somebody_elses(monkeypatch):
 
 
 def test_somebody_else_s_server_does_not_pass_as_ours(somebody_elses, tmp_path, capsys):
-    """Ours cannot listen there, ends, and is started again on another port."""
+    """Our server cannot listen there, exits, and is restarted on another port."""
     serving = open_serving(settings(), "/policy", tmp_path)
     (server,) = serving.own
     assert (server.starts, server.is_healthy()) == (2, True) and server.port != somebody_elses
-    assert f"port {somebody_elses} is somebody else's" in capsys.readouterr().out
+    assert f"port {somebody_elses} is taken by another process" in capsys.readouterr().out
     assert serving.pool.urls == [f"http://127.0.0.1:{server.port}/v1"]
     serving.close()
 
@@ -82,8 +82,8 @@ def test_somebody_else_answers_while_ours_still_loads(somebody_elses, tmp_path):
     serving.close()
 
 
-def test_words_before_the_program(tmp_path):
-    """Whoever they are, they start it: that its process is not ours cannot be held against it."""
+def test_a_prefix_before_the_program(tmp_path):
+    """With a prefix, the server may run in a process that is not ours, so the port's owner is not checked."""
     serving = open_serving(settings(prefix=["env", "FAKE=1"]), "/policy", tmp_path)
     (server,) = serving.own
     assert not server.runs_here and server.is_healthy() and server._process.args[:2] == ["env", "FAKE=1"]
@@ -92,7 +92,7 @@ def test_words_before_the_program(tmp_path):
 
 def test_a_server_that_ends_before_it_is_ready(tmp_path, capsys):
     failing = settings(command=[sys.executable, "-c", "print('no memory'); raise SystemExit(3)"])
-    with pytest.raises(RolloutError, match="ended with code 3 before it was ready"):
+    with pytest.raises(RolloutError, match="exited with code 3 before it was ready"):
         open_serving(failing, "/policy", tmp_path)
     assert "no memory" in capsys.readouterr().out
 
@@ -119,14 +119,14 @@ def test_a_server_that_is_never_ready(tmp_path):
 
 
 def test_no_such_program(tmp_path):
-    with pytest.raises(RolloutError, match=r"server\.command: the server's program cannot be started"):
+    with pytest.raises(RolloutError, match=r"server\.command: cannot start the server's program"):
         open_serving(settings(command=["/no/such/program"]), "/policy", tmp_path)
 
 
 def test_a_server_that_dies_again_and_again(tmp_path):
     serving = open_serving(settings(), "/policy", tmp_path)
     (server,) = serving.own
-    with pytest.raises(RolloutError, match=f"ended {MAX_STARTS} times"):
+    with pytest.raises(RolloutError, match=f"exited {MAX_STARTS} times"):
         for _ in range(MAX_STARTS):
             server._process.kill()
             server._process.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was generated stays: after a kill at any byte, a full disk, and beside other writers."""
+"""Samples are kept: after a kill at any byte, on a full disk, and with other writers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD = "samples-00000.jsonl"
 
 @pytest.fixture(autouse=True)
 def no_locks(monkeypatch):
-    """Locks last as long as the process, and these tests open one store several times."""
+    """Locks last as long as the process, but these tests open the same store several times."""
     monkeypatch.setattr(module, "lock_for_this_process", lambda path, patience: None)
 
 
@@ -96,9 +96,9 @@ def test_writers_see_what_the_others_wrote_before(tmp_path):
     assert (tmp_path / "samples-00001.jsonl").read_bytes().endswith(b"prom")
 
 
-def test_complete_is_sorted_and_there_entirely_or_not_at_all(tmp_path):
+def test_complete_is_sorted_and_atomic(tmp_path):
     store = SampleStore(tmp_path, MANIFEST)
-    with pytest.raises(RolloutError, match="not complete"):
+    with pytest.raises(RolloutError, match="incomplete"):
         read_complete(tmp_path)
     store.append([sample(2), sample(1, segment=1), sample(1), sample(3)])
     with pytest.raises(KeyError):
@@ -109,7 +109,7 @@ def test_complete_is_sorted_and_there_entirely_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("checkpoint", "def"), ("max_tokens", 65), ("seed", 1)])
-def test_a_store_of_something_else_is_refused(tmp_path, name, value):
+def test_a_store_with_another_manifest_is_refused(tmp_path, name, value):
     SampleStore(tmp_path, MANIFEST).append([sample(1)])
     with pytest.raises(RolloutError, match=f"another {name}.*got {value}"):
         SampleStore(tmp_path, MANIFEST | {name: value})

@@ -26,7 +26,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @contextmanager
 def raw_server(send: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads a request and then does what it is told, until its client has enough."""
+    """A server that reads a request and then runs a function until its client disconnects."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -70,7 +70,7 @@ def trickle(beginning: bytes) -> Callable[[socket.socket], None]:
 
 @pytest.mark.parametrize("beginning", [HEAD + b"Content-Length: 600\r\n\r\n", HEAD + b"X-Long: "])
 def test_a_reply_that_trickles_is_given_up_in_time(beginning):
-    """Each read takes 0.02 s, and the whole reply would take 12 s."""
+    """Each read takes 0.02 s, but the whole reply would take 12 s."""
     with raw_server(trickle(beginning)) as url:
         started = time.monotonic()
         with pytest.raises(RolloutError, match=r"the whole reply took too long|timed out"):
@@ -136,8 +136,8 @@ def test_replies_that_are_no_json_have_a_short_reason(body):
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "node17.example.com"])
-def test_no_server_is_asked_through_a_proxy(name, host, monkeypatch):
-    """Also not one whose address is public, as those of nodes often are."""
+def test_no_request_goes_through_a_proxy(name, host, monkeypatch):
+    """Not even for a public address, such as those of many cluster nodes."""
     monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     connect = socket.create_connection
@@ -160,10 +160,10 @@ def test_this_machine():
         ("http://10.0.0.3/v1", True),
     ],
 )
-def test_a_key_over_plain_http_is_warned_of(url, warned, monkeypatch, caplog):
+def test_a_warning_about_a_key_over_plain_http(url, warned, monkeypatch, caplog):
     monkeypatch.setenv("A_KEY", "secret")
     pool(url, api_key_env="A_KEY")
-    assert ("the key in A_KEY goes unencrypted" in caplog.text) is warned and "secret" not in caplog.text
+    assert ("the key in A_KEY is sent unencrypted" in caplog.text) is warned and "secret" not in caplog.text
     caplog.clear()
     pool(url)
     assert caplog.text == ""
