@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Entry = TypeVar("Entry")
+Parameters = TypeVar("Parameters", bound=Section)
 
 
 class Need(StrEnum):
@@ -94,11 +95,6 @@ class Variant:
         """Names of the parameters without a default."""
         return frozenset(name for name, field in self.parameters.model_fields.items() if field.is_required())
 
-    @property
-    def summary(self) -> str:
-        """What the variant is: the first line of its file's docstring."""
-        return (inspect.getmodule(self.function).__doc__ or "").strip().splitlines()[0]
-
     def bind(self, given: Mapping[str, object], where: str) -> Callable[..., Any]:
         """Return the function with these parameters bound, after checking them.
 
@@ -109,17 +105,25 @@ class Variant:
         Raises:
             ConfigError: a parameter is unknown, missing, or not valid.
         """
-        try:
-            checked = self.parameters.model_validate(dict(given))
-        except ValidationError as problem:
-            raise config_error(problem, self.parameters, where) from None
-        return functools.partial(self.function, **dict(checked))
+        return functools.partial(self.function, **dict(parameters_of(self.parameters, given, where)))
 
 
 def variant(*needs: Need, statistics: Statistics | None = None) -> Callable[[Callable[..., Any]], Variant]:
     """Return a decorator that makes a function a variant with these needs."""
     every = frozenset(needs) if statistics is None else frozenset({*needs, Need.STATISTICS})
     return lambda function: Variant(function, every, statistics or Statistics())
+
+
+def parameters_of(model: type[Parameters], given: Mapping[str, object], where: str) -> Parameters:
+    """Return the checked parameters of an entry.
+
+    Raises:
+        ConfigError: a parameter is unknown, missing, or not valid; ``where`` is the key that names the entry.
+    """
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as problem:
+        raise config_error(problem, model, where) from None
 
 
 def entry(table: Mapping[str, Entry], name: str, kind: str, where: str) -> Entry:

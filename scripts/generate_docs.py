@@ -25,7 +25,7 @@ from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.sampling import SAMPLERS
-from nemo_mcpo.variant import Need, Variant
+from nemo_mcpo.variant import Need
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [*(Path("nemo_mcpo") / room for room in nemo_mcpo.ROOMS), Path("scripts/benchmarks")]
@@ -129,13 +129,11 @@ def variants() -> str:
 
 def _variant_row(name: str, one: object, module: str) -> str:
     path = Path(*module.split(".")).with_suffix(".py")
-    needs, parameters = "", ""
-    if isinstance(one, Variant):
-        needs = ", ".join(need.value for need in Need if need in one.needs)
-        fields = one.parameters.model_fields.items()
-        parameters = ", ".join(
-            f"`{key}`" if field.is_required() else f"`{key}` ({field.default})" for key, field in fields
-        )
+    needs = ", ".join(need.value for need in Need if need in getattr(one, "needs", ()))
+    fields = one.parameters.model_fields.items() if hasattr(one, "parameters") else ()
+    parameters = ", ".join(
+        f"`{key}`" if field.is_required() else f"`{key}` ({field.default})" for key, field in fields
+    )
     return f"| [`{name}`](../{path}) | {sentence(path)} | {needs} | {parameters} |"
 
 

@@ -75,7 +75,7 @@ def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
 def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generated:
     """Sample answers from the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
-    fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine].needs_words)
+    fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine.name].needs_words)
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
     store = SampleStore(files.samples, manifest_of(files.policy, fingerprint, plan, sampling))
@@ -160,7 +160,7 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
 
 def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
     """Build the engine that ``rollouts.engine`` names; servers that it starts log to ``logs``."""
-    return ENGINES[config.rollouts.engine].build(config.rollouts, sampling, logs)
+    return ENGINES[config.rollouts.engine.name].build(config.rollouts, sampling, logs)
 
 
 def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:
@@ -169,4 +169,4 @@ def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judg
     Verdicts go to the cache that all runs share, or to ``own_verdicts`` if nothing identifies the judge's weights.
     """
     shared = Path(config.model.data.cache_dir).expanduser() / "verdicts"
-    return JUDGES[config.judge.kind].build(config.judge, shared, own_verdicts, logs)
+    return JUDGES[config.judge.kind.name].build(config.judge, shared, own_verdicts, logs)

@@ -43,7 +43,7 @@ def check_servers(
     Raises:
         ConfigError: a program, a key, a model or a part of a model is missing, or something does not fit.
     """
-    engine, judge = ENGINES[config.rollouts.engine], JUDGES[config.judge.kind]
+    engine, judge = ENGINES[config.rollouts.engine.name], JUDGES[config.judge.kind.name]
     notes = [*engine.preflight(config, machine, policies), *judge.preflight(config, machine)]
     return tuple(dict.fromkeys(notes))
 

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nemo_mcpo.config import OnlineRunConfig, RunConfig
-from nemo_mcpo.config.schema import MCPO, Data
+from nemo_mcpo.config.schema import MCPO, Choice, Data
 from nemo_mcpo.data.formats import check_name
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.objectives import bind_objective, run_needs
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.sampling import bind_sampler, check_chain
-from nemo_mcpo.variant import Need, entry
+from nemo_mcpo.variant import Need, entry, parameters_of
 
 
 def check_variants(config: RunConfig) -> None:
@@ -93,21 +96,28 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
         _check_serving(config)
 
 
+def _choose(table: Mapping[str, Any], choice: Choice, kind: str, where: str) -> Any:
+    """Return the entry that a key names; raise ConfigError if it does not exist or its parameters are not valid."""
+    one = entry(table, choice.name, kind, where)
+    parameters_of(one.parameters, choice.parameters, where)
+    return one
+
+
 def _check_serving(config: OnlineRunConfig) -> None:
     # Imported late: they import transformers and the server client, which takes seconds.
     from nemo_mcpo.judging.judges import JUDGES
     from nemo_mcpo.rollouts.engines import ENGINES
 
     for section, settings in (("rollouts.server", config.rollouts.server), ("judge.server", config.judge.server)):
-        entry(LAUNCHERS, settings.launcher, "launcher", f"{section}.launcher")
-    entry(ENGINES, config.rollouts.engine, "engine", "rollouts.engine").check(config)
-    judge = entry(JUDGES, config.judge.kind, "judge", "judge.kind")
+        _choose(LAUNCHERS, settings.launcher, "launcher", f"{section}.launcher")
+    _choose(ENGINES, config.rollouts.engine, "engine", "rollouts.engine").check(config)
+    judge = _choose(JUDGES, config.judge.kind, "judge", "judge.kind")
     judge.check(config)
     if Need.SCORES in run_needs(config.model.mcpo) and not judge.gives_scores:
         raise ConfigError(
             f"the {config.model.mcpo.objective.name} objective needs scores, and this judge compares pairs",
             where="judge.kind",
-            got=config.judge.kind,
+            got=config.judge.kind.name,
             expected=f"one of: {', '.join(name for name, one in JUDGES.items() if one.gives_scores)}",
             fix="choose a judge that gives scores, or an objective that reads none",
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nemo_mcpo.config.schema import Fraction, NonNegative, Positive, RunConfig, Section
+from nemo_mcpo.config.schema import Chosen, Fraction, NonNegative, Positive, RunConfig, Section
 from nemo_mcpo.errors import ConfigError
 
 Temperature = Annotated[float, Field(gt=0.0, le=2.0)]
@@ -31,7 +31,7 @@ class Server(Section):
     concurrency: Positive
     timeout_seconds: Seconds
     retry_seconds: Seconds
-    launcher: str
+    launcher: Chosen
     prefix: list[str]
     command: Annotated[list[str], Field(min_length=1)]
     arguments: list[str]
@@ -65,7 +65,7 @@ def api_key(server: Server, section: str) -> str:
 class Rollouts(Section):
     """``rollouts``: how the policy generates answers."""
 
-    engine: str
+    engine: Chosen
     temperatures: Annotated[list[Temperature], Field(min_length=1)]
     samples: Positive
     redraws: NonNegative
@@ -78,7 +78,7 @@ class Rollouts(Section):
 class Judge(Section):
     """``judge``: how the best answer is found."""
 
-    kind: str
+    kind: Chosen
     identity: str | None
     rule: str | None
     reward_model: str | None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_mcpo.config import Judge as JudgeSettings, OnlineRunConfig
+from nemo_mcpo.config.schema import Section
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.fit import Machine
@@ -78,18 +79,20 @@ class JudgeKind:
         preflight: returns notes for the user; raises ConfigError if something on this machine is missing or does not
             fit.
         gives_scores: whether its judgements have scores.
+        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
     build: Callable[[JudgeSettings, Path, Path, Path], Judge]
     check: Callable[[OnlineRunConfig], None]
     preflight: Callable[[OnlineRunConfig, Machine], Sequence[str]]
     gives_scores: bool
+    parameters: type[Section] = Section
 
 
 def require_key(value: str | None, key: str, example: str) -> str:
     """Return the value of a key that this kind of judge requires; raise ConfigError if it is None."""
     if value is None:
-        raise ConfigError("the judge is missing", where=key, fix=f"set {key}={example}")
+        raise ConfigError("this kind of judge needs it", where=key, fix=f"set {key}={example}")
     return value
 
 

@@ -24,7 +24,7 @@ from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, Reply
 from nemo_mcpo.rollouts.completions import converse
 from nemo_mcpo.rollouts.fit import Machine
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.preflight import check_own_servers
 from nemo_mcpo.rollouts.probe import check_models
 from nemo_mcpo.rollouts.running_servers import check_urls
@@ -169,7 +169,7 @@ class LanguageModelJudge:
             top_p=TOP_P,
             max_tokens=self.settings.max_tokens,
             seed=attempt,
-            **(LAUNCHERS[self.settings.server.launcher].warm if attempt else {}),
+            **(launcher_of(self.settings.server).warm if attempt else {}),
         )
         return self.serving.pool.ask(request, prompt)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_mcpo.config import OnlineRunConfig, Rollouts
+from nemo_mcpo.config.schema import Section
 from nemo_mcpo.rollouts.fit import Machine
 from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
 
@@ -44,9 +45,11 @@ class EngineKind:
         needs_words: whether the engine needs prompts as text in addition to their tokens.
         check: raises ConfigError if keys do not fit each other.
         preflight: raises ConfigError if something on this machine is missing or does not fit.
+        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
     build: Callable[[Rollouts, Sampling, Path], Engine]
     needs_words: bool = False
     check: Callable[[OnlineRunConfig], None] = lambda config: None
     preflight: Preflight = lambda config, machine, policies: ()
+    parameters: type[Section] = Section

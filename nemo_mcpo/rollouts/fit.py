@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nemo_mcpo.config import Server
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.rollouts.launchers import LAUNCHERS, gpus_of
+from nemo_mcpo.rollouts.launchers import gpus_of, launcher_of
 from nemo_mcpo.rollouts.served_model import ServedModel
 
 GIB = 2**30
@@ -68,7 +68,7 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
 
 def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
     """Raise ConfigError if the server would refuse a prompt because it must fit into one step."""
-    flag = LAUNCHERS[settings.launcher].chunks_prompts_with
+    flag = launcher_of(settings).chunks_prompts_with
     if not flag or flag in settings.arguments:
         return
     if longest_prompt > settings.max_num_tokens:
@@ -100,21 +100,21 @@ def check_memory(settings: Server, model: ServedModel, gibibytes: float, section
 def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
     """GiB of each GPU that are left for the KV cache."""
     weights = model.weights / gpus_of(settings) / GIB
-    if LAUNCHERS[settings.launcher].fraction_of_all_memory:
+    if launcher_of(settings).fraction_of_all_memory:
         return gibibytes * settings.kv_cache_fraction - weights - RESERVED_GIB
     return (gibibytes - weights - RESERVED_GIB) * settings.kv_cache_fraction
 
 
 def token_bytes(settings: Server, model: ServedModel) -> int:
     """Bytes per token in the KV cache of one GPU."""
-    parallel = LAUNCHERS[settings.launcher].parallel
+    parallel = launcher_of(settings).parallel
     tensor, pipeline = (settings.tensor_parallel_size, settings.pipeline_parallel_size) if parallel else (1, 1)
     return model.cache_bytes(tensor, pipeline, 1 if settings.kv_cache_dtype == "fp8" else None)
 
 
 def _more_gpus(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
     """The fix, with the smallest tensor-parallel size that is sufficient."""
-    if not LAUNCHERS[settings.launcher].parallel:
+    if not launcher_of(settings).parallel:
         return "choose server/vllm or server/trtllm, which spread a model over GPUs"
     for tensor in (2, 4, 8, 16):
         wider = settings.model_copy(update={"tensor_parallel_size": tensor})

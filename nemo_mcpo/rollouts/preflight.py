@@ -11,7 +11,7 @@ from nemo_mcpo.config import Server
 from nemo_mcpo.config.online import api_key
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.rollouts.fit import Machine, check_layout, check_memory, check_prompts
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.served_model import ServedModel
 from nemo_mcpo.rollouts.server_environment import check_gpus, passed_on, server_environment
 
@@ -39,7 +39,7 @@ def _check_model(
     check_gpus(settings, machine.gpus, section)
     if machine.is_here:
         passed_on(settings, section)
-    if LAUNCHERS[settings.launcher].parallel:
+    if launcher_of(settings).parallel:
         check_layout(settings, model, section)
         check_prompts(settings, longest_prompt, section)
     if not machine.gpus:

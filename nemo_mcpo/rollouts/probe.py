@@ -18,7 +18,7 @@ import openai
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, send
 from nemo_mcpo.rollouts.completions import complete, converse
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.serving import Serving
 
@@ -64,7 +64,7 @@ def check_models(serving: Serving) -> None:
     Raises:
         RolloutError: a server lists other models, and does not load ours on request.
     """
-    loads = LAUNCHERS[serving.pool.settings.launcher].loads_by_name
+    loads = launcher_of(serving.pool.settings).loads_by_name
     for url, (listed, name) in serving.pool.each(partial(_own_name, model=serving.model, loads=loads)):
         if not listed:
             continue

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from nemo_mcpo.config import Server
 from nemo_mcpo.config.online import api_key
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.launchers import launcher_of
 
 SECONDS = 10.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: a URL is used as given
@@ -51,7 +51,7 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
             notes.append(f"{problem}; it must be running by the time it is needed")
             continue
         if model and listed and not {model, Path(model).name} & {*listed, *(Path(name).name for name in listed)}:
-            if LAUNCHERS[settings.launcher].loads_by_name:
+            if launcher_of(settings).loads_by_name:
                 notes.append(f"{section}.urls: {url} has {', '.join(listed[:5])}; it must load {model} on request")
                 continue
             raise ConfigError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from nemo_mcpo.config import Server
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.accelerator import count_gpus
-from nemo_mcpo.rollouts.launchers import LAUNCHERS, gpus_of
+from nemo_mcpo.rollouts.launchers import gpus_of, launcher_of
 
 _LAUNCHED = re.compile(
     # The list of TensorRT-LLM's own trtllm-llmapi-launch, then torchrun's.
@@ -77,7 +77,7 @@ def check_gpus(settings: Server, number: int, section: str) -> None:
     if num_nodes(settings) > 1:
         # Such a server has its nodes to itself, and gets its GPUs from Slurm.
         needed, number = size, number * num_nodes(settings)
-    if needed > number and (number or LAUNCHERS[settings.launcher].needs_gpu):
+    if needed > number and (number or launcher_of(settings).needs_gpu):
         raise ConfigError(
             "too few GPUs for the servers",
             where=f"{section}.replicas",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_mcpo.config import Server
 from nemo_mcpo.rollouts.client import ServerPool
-from nemo_mcpo.rollouts.launchers import LAUNCHERS
+from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.server_environment import server_environment
 from nemo_mcpo.rollouts.server_process import ServerProcess
 
@@ -61,7 +61,7 @@ def open_serving(settings: Server, model: str, logs: Path) -> Serving:
 
 def _start(settings: Server, model: str, replica: int, logs: Path) -> ServerProcess:
     logs.mkdir(parents=True, exist_ok=True)
-    launcher, log = LAUNCHERS[settings.launcher], logs / f"server-{replica}.log"
+    launcher, log = launcher_of(settings), logs / f"server-{replica}.log"
 
     def command(port: int) -> list[str]:
         return [*settings.prefix, *launcher.command(model, port, settings, logs)]

@@ -122,7 +122,10 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judge__kind": "reward_model"}, "judge.reward_model: the judge is missing. Fix: set judge.reward_model=DIR"),
+        (
+            {"judge__kind": "reward_model"},
+            "judge.reward_model: this kind of judge needs it. Fix: set judge.reward_model=DIR",
+        ),
         ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
         ({"judge__rule": "length_rule:absent"}, "judge.rule: no such function (got length_rule:absent"),
         ({"trainer__num_nodes": 2}, "trainer.num_nodes: this command drives a single machine (got 2, expected 1)"),

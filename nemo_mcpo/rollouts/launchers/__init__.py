@@ -14,7 +14,7 @@ from nemo_mcpo.rollouts.launchers.transformers import TRANSFORMERS
 from nemo_mcpo.rollouts.launchers.trtllm import TRTLLM
 from nemo_mcpo.rollouts.launchers.vllm import VLLM
 
-__all__ = ["LAUNCHERS", "Launcher", "gpus_of"]
+__all__ = ["LAUNCHERS", "Launcher", "gpus_of", "launcher_of"]
 
 LAUNCHERS: dict[str, Launcher] = {
     "trtllm": TRTLLM,
@@ -24,8 +24,13 @@ LAUNCHERS: dict[str, Launcher] = {
 """The launchers, by ``server.launcher``."""
 
 
+def launcher_of(settings: Server) -> Launcher:
+    """Return the entry that the settings name."""
+    return LAUNCHERS[settings.launcher.name]
+
+
 def gpus_of(settings: Server) -> int:
     """Number of GPUs that one server's model is spread over."""
-    if not LAUNCHERS[settings.launcher].parallel:
+    if not launcher_of(settings).parallel:
         return 1
     return settings.tensor_parallel_size * settings.pipeline_parallel_size

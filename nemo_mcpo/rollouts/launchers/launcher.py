@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mcpo.config import Server
+from nemo_mcpo.config.schema import Section
 
 HOST = "127.0.0.1"
 
@@ -30,6 +31,7 @@ class Launcher:
             if prompts are always split.
         fraction_of_all_memory: whether ``kv_cache_fraction`` refers to a GPU's whole memory, including weights, rather
             than to what the weights leave.
+        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
     command: Callable[[str, int, Server, Path], list[str]]
@@ -39,6 +41,7 @@ class Launcher:
     loads_by_name: bool = False
     chunks_prompts_with: str = ""
     fraction_of_all_memory: bool = False
+    parameters: type[Section] = Section
 
 
 def words(options: Mapping[str, object]) -> list[str]:

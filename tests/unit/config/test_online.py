@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from pydantic import PositiveFloat
 
 from nemo_mcpo.algorithms import online_stages
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.config import OnlineRunConfig
+from nemo_mcpo.config.schema import Section
 from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.judging.judges import JUDGES
+from nemo_mcpo.variant import parameters_of
 from tests.support.configs import compose_online, online
 
 SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99}
@@ -54,7 +60,7 @@ def test_an_unknown_key_in_a_section_of_online_runs():
 
 def test_servers_are_selected_by_name():
     config = compose_online("server@judge.server=transformers", "judge.server.replicas=2")
-    assert (config.judge.server.launcher, config.rollouts.server.launcher) == ("transformers", "trtllm")
+    assert (config.judge.server.launcher.name, config.rollouts.server.launcher.name) == ("transformers", "trtllm")
     assert (config.judge.server.replicas, config.rollouts.server.replicas) == (2, 1)
     assert config.rollouts.server.max_seq_len == config.model.data.max_length
 
@@ -63,6 +69,25 @@ def test_concurrency_follows_the_batch_size_of_a_server():
     config = compose_online("server@rollouts.server=vllm", "rollouts.server.max_batch_size=64")
     assert (config.rollouts.server.concurrency, config.judge.server.concurrency) == (64, 256)
     assert compose_online("server@judge.server=transformers").judge.server.concurrency == 4
+
+
+class Tie(Section):
+    margin: PositiveFloat = 0.5
+
+
+def test_parameters_of_judges_engines_and_launchers(monkeypatch):
+    monkeypatch.setitem(JUDGES, "tied", replace(JUDGES["rule"], parameters=Tie))
+    judge = online({"judge.kind": {"name": "tied", "margin": 0.25}}).judge
+    assert parameters_of(Tie, judge.kind.parameters, "judge.kind") == Tie(margin=0.25)
+    for key, value, where in (
+        ("judge.kind", {"name": "tied", "margin": -1.0}, "judge.kind.margin"),
+        ("judge.kind", {"name": "rule", "margin": 1.0}, "judge.kind.margin"),
+        ("rollouts.engine", {"name": "hf", "beams": 2}, "rollouts.engine.beams"),
+        ("rollouts.server.launcher", {"name": "vllm", "eager": True}, "rollouts.server.launcher.eager"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            online({key: value})
+        assert caught.value.where == where
 
 
 def test_every_stage_has_a_function():
