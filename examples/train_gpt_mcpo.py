@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a policy with MC-PO (or another objective of the table).
+"""Train a policy with MC-PO, or another objective in the table.
 
     python examples/train_gpt_mcpo.py --config-name tiny_cpu model.data.train=FILE \
         pretrained_checkpoint.restore_from_path=DIR exp_manager.explicit_log_dir=results/run
     torchrun --nproc-per-node=2 examples/train_gpt_mcpo.py … model.tensor_model_parallel_size=2
 
-Any key of examples/conf/gpt_mcpo.yaml can follow as key=value. The same command continues an interrupted run.
+Set any key of examples/conf/gpt_mcpo.yaml with key=value. The same command continues an interrupted run.
 """
 
 from __future__ import annotations

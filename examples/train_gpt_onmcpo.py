@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a policy with OnMC-PO: it writes its own candidates, a judge ranks them, segment after segment.
+"""Train a policy with OnMC-PO: in each segment, the policy generates answers and a judge ranks them.
 
     python examples/train_gpt_onmcpo.py model.data.train=FILE pretrained_checkpoint.restore_from_path=DIR \
         exp_manager.explicit_log_dir=results/online judge.server.model=DIR
 
-This command starts every stage and the training processes on this machine; killed, it continues where it stopped.
-``--dry-run`` checks that servers, models and the judge are there and fit, and ends; with ``--gpus 8`` for nodes of so
-many GPUs instead of this machine, and with ``--list-stages FILE`` the stages that are left are listed there. A
-scheduler can place the stages itself, one after the other, with the same overrides and a segment's number:
+This command starts every stage and its processes on this machine. If it is killed, the same command continues.
+``--dry-run`` only checks that servers, models and the judge are available and fit; add ``--gpus 8`` to check for nodes
+with that many GPUs instead of this machine, and ``--list-stages FILE`` to write the remaining stages to a file. A
+scheduler can run the stages itself, one after the other, with the same overrides and the number of a segment:
 
     python examples/train_gpt_onmcpo.py … --stage export --segment 0
     python scripts/generate.py … --segment 0
@@ -33,7 +33,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Drive the whole run, run one stage of it, or check what it needs."""
+    """Drive the whole run, run one of its stages, or check what it needs."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--dry-run", action="store_true")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         return
     for option, value in (("--gpus", arguments.gpus), ("--list-stages", arguments.list_stages)):
         if value is not None:
-            raise ConfigError("only with --dry-run", where=option, got=value, fix="add --dry-run, or drop it")
+            raise ConfigError("only with --dry-run", where=option, got=value, fix=f"add --dry-run, or drop {option}")
     if arguments.stage is not None:
         stage_command(rest, arguments.stage, CONF)
         return

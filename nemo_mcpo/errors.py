@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user can cause: each says what is wrong, where, what was found, what was expected, and the fix.
+"""Errors that a user can cause: each says what is wrong, where, what was found, what is expected, and the fix.
 
 >>> print(DataError("no answers", where="prompts.jsonl:7", got="[]", expected="at least 2", fix="drop the line"))
 prompts.jsonl:7: no answers (got [], expected at least 2). Fix: drop the line.
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 
 class NemoMcpoError(Exception):
-    """Base of every error that a user can cause and fix; scripts print its one line before any traceback.
+    """Base class of errors that a user can cause and fix; commands print them as one line, without a traceback.
 
     Args:
         what: the problem, in a few words.
         where: a configuration key, ``file:line``, or a path.
         got: the offending value (never a secret).
-        expected: what would have been accepted.
+        expected: what is accepted.
         fix: what to change.
     """
 
@@ -33,7 +33,7 @@ class NemoMcpoError(Exception):
 
 
 class ConfigError(NemoMcpoError):
-    """A configuration key that is unknown, of the wrong type, out of range, or impossible together with another."""
+    """A configuration key that is unknown, of the wrong type, out of range, or incompatible with another key."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class DataError(NemoMcpoError):
 
 
 class CheckpointError(NemoMcpoError):
-    """Weights or training state that cannot be read, written, or do not belong to this run."""
+    """Weights or training state that cannot be read or written, or that belong to another run."""
 
 
 class StorageError(NemoMcpoError):
@@ -55,4 +55,4 @@ class RolloutError(NemoMcpoError):
 
 
 class MemoryExhaustedError(NemoMcpoError):
-    """A part of the work that does not fit into the memory of the GPU, or of this machine."""
+    """A part of the work that does not fit into the memory of the GPU or of this machine."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen records that the rooms hand to each other.
+"""The frozen records that the rooms pass to each other.
 
-Shape legend, used as a suffix in names throughout the package:
-    B  prompts of a batch            K  completions of a prompt, column 0 = preferred
+Shape legend, used as a suffix of names throughout the package:
+    B  prompts in a batch            K  completions per prompt, column 0 = preferred
     L  candidates (columns that a sampler may return)      M  drawn negatives
-    S  tokens of a packed row        N  completions of a packed row
-    T  predicted (= completion) tokens of a packed row     P  prompt tokens
-    b  prompts of a part of a batch: a replica's share, or a packed row
+    S  tokens in a packed row        N  completions in a packed row
+    T  predicted (= completion) tokens in a packed row     P  prompt tokens
+    b  prompts in a subset of a batch: one replica's share, or one packed row
 Log-probabilities and rewards are in nats, summed over the tokens of a completion, in float32.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as a chat template gets it.
+    """One turn of a conversation, in the form that a chat template receives.
 
     Attributes:
         role: ``system``, ``developer``, ``user``, ``assistant``, or ``tool``.
-        content: its text; empty where the turn is a tool call alone.
-        extra: a JSON object of whatever else it holds, such as ``tool_calls`` or ``reasoning_content``; or empty.
+        content: the text; empty if the turn is only a tool call.
+        extra: a JSON object with all other fields, such as ``tool_calls`` or ``reasoning_content``; or empty.
     """
 
     role: str
@@ -37,7 +37,7 @@ class Message:
     extra: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The message as a template and a server read it.
+        """Return the message in the form that templates and servers read.
 
         >>> Message("assistant", "4", '{"reasoning_content": "2 and 2"}').as_dict()
         {'role': 'assistant', 'content': '4', 'reasoning_content': '2 and 2'}
@@ -47,13 +47,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer.
+    """One response to a prompt, as the data has it.
 
     Attributes:
-        text: what it says, or None where it is ``tokens``.
-        tokens: ids taken as they are.
-        score: the data's own, higher is better, if any.
-        extra: a JSON object of what an assistant turn holds beside its text, as in ``Message``; or empty.
+        text: the text, or None if the data gives ``tokens``.
+        tokens: token ids, used as they are.
+        score: the data's own score, if any; higher is better.
+        extra: a JSON object with the other fields of the assistant turn, as in ``Message``; or empty.
     """
 
     text: str | None = None
@@ -64,13 +64,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRecord:
-    """One prompt and its answers, best first: ``responses[0]`` is preferred, the others are candidates.
+    """One prompt and its responses, best first: ``responses[0]`` is preferred, the others are candidates.
 
     Attributes:
         source: ``file:line`` (or ``file:row``), for error messages and the list of dropped records.
-        prompt: a conversation that ends with a user or tool turn, or token ids taken as they are.
+        prompt: a conversation that ends with a user or tool turn, or token ids, used as they are.
         responses: best first.
-        inputs: a JSON object of what a chat template reads beside the conversation, such as ``tools``; or empty.
+        inputs: a JSON object with what a chat template reads besides the conversation, such as ``tools``; or empty.
     """
 
     source: str
@@ -80,16 +80,20 @@ class PreferenceRecord:
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """The conversation; empty where the prompt is token ids."""
+        """The conversation; empty if the prompt is token ids."""
         return tuple(turn for turn in self.prompt if isinstance(turn, Message))
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:
-    """One prompt with K completions as token ids; completion 0 is preferred, end-of-turn tokens included.
+    """One prompt with K completions as token ids; completion 0 is preferred.
 
-    ``prompt_id`` is a hash of the tokens (the same whatever the file's order), ``index`` the row in the prepared
-    dataset, ``prompt_tokens`` int32 ``[P]``, ``completions`` K arrays of int32, ``scores`` float32 ``[K]`` or None.
+    Attributes:
+        prompt_id: a hash of the tokens, so that it does not depend on the order of the file.
+        index: row in the prepared dataset.
+        prompt_tokens: int32 ``[P]``.
+        completions: K arrays of int32, each with its end-of-turn token.
+        scores: float32 ``[K]``, or None.
     """
 
     prompt_id: int
@@ -100,13 +104,13 @@ class PromptTree:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the tree: the prompt once, and every completion."""
+        """Number of tokens in the tree, where the prompt counts once."""
         return len(self.prompt_tokens) + sum(len(completion) for completion in self.completions)
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSpan:
-    """Where one tree lies in a row: its prompt from ``start``, then its completions, each up to its own stop.
+    """Where one tree lies in a row: the prompt begins at ``start``, and each completion ends at its own stop.
 
     >>> TreeSpan(start=10, prompt_stop=14, completion_stops=(16, 19)).completions
     [(14, 16), (16, 19)]
@@ -118,12 +122,12 @@ class TreeSpan:
 
     @property
     def stop(self) -> int:
-        """The end of the tree."""
+        """End of the tree."""
         return self.completion_stops[-1] if self.completion_stops else self.prompt_stop
 
     @property
     def completions(self) -> list[tuple[int, int]]:
-        """Start and stop of every completion."""
+        """Start and stop of each completion."""
         starts = (self.prompt_stop, *self.completion_stops[:-1])
         return list(zip(starts, self.completion_stops, strict=False))
 
@@ -134,15 +138,15 @@ class TreeBatch:
 
     Attributes:
         tokens_S: token ids; padding is token 0.
-        positions_S: position ids; every completion restarts at its prompt's length.
-        spans: where each tree lies; padding at the end is one more span, a prompt without completions.
+        positions_S: position ids; every completion restarts at the length of its prompt.
+        spans: where each tree lies; trailing padding is one more span, a prompt without completions.
         predictor_T: index into S of the position whose hidden state predicts target t.
         target_T: the predicted token ids, completion by completion.
-        num_targets_N: targets of each completion, 0 where it is not scored.
-        prompt_N: row in the ``[B, K]`` tables of the caller, per completion.
-        column_N: column in the ``[B, K]`` tables of the caller, per completion.
-        prompts_b: the different numbers of ``prompt_N``, ascending.
-        place_N: where in ``prompts_b`` each completion's prompt is.
+        num_targets_N: number of targets per completion; 0 if it is not scored.
+        prompt_N: row of each completion in the caller's ``[B, K]`` tables.
+        column_N: column of each completion in the caller's ``[B, K]`` tables.
+        prompts_b: the distinct values of ``prompt_N``, ascending.
+        place_N: index of each completion's prompt in ``prompts_b``.
     """
 
     tokens_S: torch.Tensor
@@ -162,13 +166,13 @@ class PreferenceBatch:
     """One optimizer step: pruned trees (y0 and the drawn negatives) and their tables, on the CPU.
 
     Attributes:
-        trees: B trees; completion k stands in column k of the tables.
-        columns: of each tree, the columns that its completions had in the tree they were drawn from.
+        trees: B trees; completion k is column k of the tables.
+        columns: for each tree, the columns of its completions in the tree they were drawn from.
         ref_logps_BK: reference log-probs, nats, float32, 0 in padding.
         lengths_BK: completion tokens, float32, 1 in padding.
         valid_BK: False for padding columns.
-        scores_BK: the data's or a judge's scores, higher is better, float32; NaN in padding and where there is none.
-        ranks_BK: rank of each completion among all of its prompt, 0 = best, int64; 0 in padding.
+        scores_BK: scores from the data or a judge, higher is better, float32; NaN in padding and where there is none.
+        ranks_BK: rank of each completion among all completions of its prompt, 0 = best, int64; 0 in padding.
     """
 
     trees: tuple[PromptTree, ...]
@@ -182,16 +186,16 @@ class PreferenceBatch:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveInputs:
-    """What an objective sees; every tensor is ``[B, K]``, column 0 = preferred, the others in the order of the draw.
+    """What an objective receives; every tensor is ``[B, K]``, column 0 = preferred, the others in draw order.
 
     Attributes:
         policy_logps: log-prob of each completion under the policy, with gradient, nats.
         ref_logps: the same under the frozen reference, nats.
         lengths: completion tokens.
         valid: False for padding columns.
-        scores: the data's or a judge's explicit scores, higher is better, NaN where there is none; or None.
-        ranks: rank of each completion among all of its prompt, 0 = best; or None.
-        state: statistics of earlier batches, of an objective that keeps some (``variant.Statistics``); or None.
+        scores: explicit scores from the data or a judge, higher is better, NaN where there is none; or None.
+        ranks: rank of each completion among all completions of its prompt, 0 = best; or None.
+        state: statistics of earlier batches, for an objective that keeps some (``variant.Statistics``); or None.
     """
 
     policy_logps: torch.Tensor
@@ -205,19 +209,19 @@ class ObjectiveInputs:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveOutputs:
-    """``loss`` is ``[B]``, one value a prompt (nats); each metric is ``[B]``."""
+    """``loss`` is ``[B]``, one value per prompt (nats); each metric is ``[B]``."""
 
     loss: torch.Tensor
     metrics: dict[str, torch.Tensor]
 
 
 Objective = Callable[[ObjectiveInputs], ObjectiveOutputs]
-"""An objective with its hyper-parameters bound."""
+"""An objective with its hyperparameters bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Where the time of a training went."""
+    """Where the time of a training run went."""
 
     reference_seconds: float
     train_seconds: float

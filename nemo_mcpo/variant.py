@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry of a table of variants: a function with typed parameters of its own, and what it needs of a run.
+"""An entry in a table of variants: a function, its typed parameters, and what it needs from a run.
 
-The parameters of a variant are its function's keyword-only ones. Their annotations say what is allowed, their defaults
-what the method's authors recommend; a configuration gives them beside the name, ``{name: hinge, margin: 2.0}``.
+The parameters of a variant are the keyword-only parameters of its function. Annotations define the allowed values, and
+defaults are those that the method's authors recommend. A configuration sets parameters next to the name:
+``{name: hinge, margin: 2.0}``.
 
 >>> from pydantic import PositiveFloat
 >>> @variant(Need.NEGATIVES)
@@ -39,7 +40,7 @@ Entry = TypeVar("Entry")
 
 
 class Need(StrEnum):
-    """What a variant needs of a run; the value is how documentation names it."""
+    """What a variant needs from a run; the value is its name in the documentation."""
 
     NEGATIVES = "negatives"
     REFERENCE = "reference log-probs"
@@ -52,11 +53,12 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Numbers of the whole batch that an objective reads one step later, the same in every layout.
+    """Statistics of the whole batch that an objective reads one step later, the same in every layout.
 
     Attributes:
-        initial: by name, before the first step.
-        update: the next numbers, from those at hand and the step's metrics, each ``[B]`` on the CPU; pure.
+        initial: values before the first step, by name.
+        update: pure function of the current values and the step's metrics (each ``[B]``, on the CPU); returns the
+            next values.
     """
 
     initial: Mapping[str, float] = field(default_factory=dict)
@@ -65,11 +67,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Variant:
-    """Callable like ``function``.
+    """A variant; call it like ``function``.
 
     Attributes:
         needs: what a run must provide.
-        statistics: of an objective that has ``Need.STATISTICS``.
+        statistics: for an objective that has ``Need.STATISTICS``.
     """
 
     function: Callable[..., Any]
@@ -81,7 +83,7 @@ class Variant:
 
     @functools.cached_property
     def parameters(self) -> type[Section]:
-        """A strict model of the keyword-only parameters."""
+        """Strict pydantic model of the keyword-only parameters."""
         own = [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         hints = typing.get_type_hints(self.function, include_extras=True) if own else {}
         fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in own}
@@ -89,23 +91,23 @@ class Variant:
 
     @property
     def required(self) -> frozenset[str]:
-        """Parameters without a default."""
+        """Names of the parameters without a default."""
         return frozenset(name for name, field in self.parameters.model_fields.items() if field.is_required())
 
     @property
     def summary(self) -> str:
-        """What it is, by the first line of its file."""
+        """What the variant is: the first line of its file's docstring."""
         return (inspect.getmodule(self.function).__doc__ or "").strip().splitlines()[0]
 
     def bind(self, given: Mapping[str, object], where: str) -> Callable[..., Any]:
-        """The function with checked parameters.
+        """Return the function with these parameters bound, after checking them.
 
         Args:
             given: parameters by name; those left out keep their defaults.
-            where: the key of the configuration that names the variant.
+            where: the configuration key that names the variant.
 
         Raises:
-            ConfigError: a parameter is unknown, missing, or not a valid value.
+            ConfigError: a parameter is unknown, missing, or not valid.
         """
         try:
             checked = self.parameters.model_validate(dict(given))
@@ -115,13 +117,13 @@ class Variant:
 
 
 def variant(*needs: Need, statistics: Statistics | None = None) -> Callable[[Callable[..., Any]], Variant]:
-    """Decorate the function of a variant with what it needs."""
+    """Return a decorator that makes a function a variant with these needs."""
     every = frozenset(needs) if statistics is None else frozenset({*needs, Need.STATISTICS})
     return lambda function: Variant(function, every, statistics or Statistics())
 
 
 def entry(table: Mapping[str, Entry], name: str, kind: str, where: str) -> Entry:
-    """The entry of a table; ConfigError that lists the known names where there is none."""
+    """Return the entry of a table; raise ConfigError with the known names if there is none."""
     if name in table:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1)

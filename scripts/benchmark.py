@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the engine: a step against plain DPO, against TRL, what its cost depends on, attention backends, the client.
+"""Benchmark the engine: a step against plain DPO and TRL, its scaling, attention backends, log-prob head, client.
 
     python scripts/benchmark.py step --shape 250x250 --shape 500x250 --model 25m --json step.json
     python scripts/benchmark.py step --data nectar.parquet --model DIR --recompute full
 
-Let the machine idle first (uptime). Times are medians with smallest and largest; ratios are of turns in one run.
+Make sure the machine is idle (uptime). Times are medians with minimum and maximum; ratios compare turns of one run.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 SUBCOMMANDS = {
-    "step": "a step of MC-PO against one of plain DPO, in turns",
-    "curve": "the losses of a run in bf16, in float32, and in float32 with another seed",
+    "step": "a step of MC-PO against a step of plain DPO, in turns",
+    "curve": "losses of a run in bf16, in float32, and in float32 with another seed",
     "peer": "our DPO against TRL's DPOTrainer on the same tokens, in turns",
-    "parity": "log-probs of a real file's answers against those of transformers",
-    "profile": "where the time of a step of MC-PO goes, and what limits each part",
-    "scaling": "what a step costs as candidates, negatives, lengths and processes grow",
+    "parity": "log-probs of a real file's completions against transformers",
+    "profile": "where the time of an MC-PO step goes, and what limits each phase",
+    "scaling": "cost of a step by number of candidates, negatives, tokens and processes",
     "attention": "the attention backends against each other",
     "head": "time and memory of the log-prob head",
-    "client": "replies of servers that a process reads in a second",
+    "client": "server replies that one process reads per second",
 }
 TRAINING = ("step", "profile", "peer", "scaling", "curve")
 REAL = ("step", "profile", "parity", "peer", "curve")
@@ -48,47 +48,50 @@ ENGINE_FLAGS: dict[str, dict[str, Any]] = {
 FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--shape": (
         ("step", "profile", "attention"),
-        {"action": "append", "default": [], "help": "tokens of prompt x completion, e.g. 250x250"},
+        {"action": "append", "default": [], "help": "tokens per prompt x per completion, e.g. 250x250"},
     ),
-    "--data": (REAL, {"help": "a real file"}),
-    "--format": (REAL, {"default": "nectar", "help": "of --data (default: nectar)"}),
+    "--data": (REAL, {"help": "a real data file"}),
+    "--format": (REAL, {"default": "nectar", "help": "format of --data (default: nectar)"}),
     "--model": (
         (*TRAINING, "attention", "parity"),
-        {"default": "25m", "help": "a size (25m) or a Hugging Face directory"},
+        {"default": "25m", "help": "a named size or a Hugging Face directory (default: 25m)"},
     ),
     "--candidates": ((*TRAINING, "attention", "parity"), {"type": int, "default": 5}),
     "--negatives": (TRAINING, {"type": int, "default": 1}),
-    "--prompts": ((*TRAINING, "parity"), {"type": int, "default": 8, "help": "of a step, or compared (default: 8)"}),
+    "--prompts": (
+        (*TRAINING, "parity"),
+        {"type": int, "default": 8, "help": "prompts per step, or to compare (default: 8)"},
+    ),
     "--steps": (
         (*TRAINING, "attention", "client"),
-        {"type": int, "default": 5, "help": "measured turns, after one to warm up; steps of a curve (default: 5)"},
+        {"type": int, "default": 5, "help": "measured turns, after one for warm-up; steps of a curve (default: 5)"},
     ),
     **{flag: ((*TRAINING, "parity"), how) for flag, how in ENGINE_FLAGS.items()},
-    "--layouts": (("scaling",), {"action": "store_true", "help": "also two processes: DP2, TP2, PP2"}),
+    "--layouts": (("scaling",), {"action": "store_true", "help": "also measure two processes: DP2, TP2, PP2"}),
     "--positions": (("head",), {"type": int, "default": 8192}),
     "--vocabulary": (("head",), {"type": int, "default": 128256}),
     "--hidden": (("head",), {"type": int, "default": 512}),
-    "--full": (("head",), {"action": "store_true", "help": "measure logits of the whole row too"}),
+    "--full": (("head",), {"action": "store_true", "help": "also measure logits of the whole row"}),
     "--url": (
         ("client",),
         {
             "action": "append",
             "default": [],
-            "help": "of a server (default: one that answers at once)",
+            "help": "URL of a server (default: a local one that answers at once)",
         },
     ),
-    "--served-model": (("client",), {"default": "canned", "help": "the name that the servers at --url know"}),
-    "--replies": (("client",), {"type": int, "default": 2000, "help": "a turn (default: 2000)"}),
-    "--tokens": (("client",), {"type": int, "default": 150, "help": "of a reply (default: 150)"}),
-    "--in-flight": (("client",), {"type": int, "default": 32, "help": "requests a server (default: 32)"}),
-    "--streams": (("client",), {"action": "store_true", "help": "the default server writes a chunk a token"}),
-    "--json": (tuple(SUBCOMMANDS), {"type": Path, "help": "write the results here"}),
+    "--served-model": (("client",), {"default": "canned", "help": "model name on the servers at --url"}),
+    "--replies": (("client",), {"type": int, "default": 2000, "help": "replies per turn (default: 2000)"}),
+    "--tokens": (("client",), {"type": int, "default": 150, "help": "tokens per reply (default: 150)"}),
+    "--in-flight": (("client",), {"type": int, "default": 32, "help": "concurrent requests per server (default: 32)"}),
+    "--streams": (("client",), {"action": "store_true", "help": "make the default server send one chunk per token"}),
+    "--json": (tuple(SUBCOMMANDS), {"type": Path, "help": "write the results to this file"}),
     "--set": (
         tuple(SUBCOMMANDS),
-        {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "any configuration key"},
+        {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override any configuration key"},
     ),
 }
-"""Every flag: the subcommands that read it, and how argparse does."""
+"""Flag -> the subcommands that read it, and the options for argparse."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -101,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
     )
     select_accelerator(config.trainer.accelerator)
-    from benchmarks import run  # heavy: usage errors come before
+    from benchmarks import run  # heavy: report usage errors first
 
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)
     if arguments.subcommand == "scaling" and arguments.layouts:
@@ -116,7 +119,7 @@ def _write(arguments: argparse.Namespace, reports: list[dict]) -> None:
 
 
 def _client(arguments: argparse.Namespace) -> dict:
-    """Replies through the client; the default server is the one of the tests, in a process of its own."""
+    """Measure the client; the default server is that of the tests, in a separate process."""
     from benchmarks.client import measure_client, table
     from nemo_mcpo.rollouts.serving import open_serving
 
@@ -145,7 +148,7 @@ def _client(arguments: argparse.Namespace) -> dict:
 
 
 def _layouts(arguments: argparse.Namespace) -> list[dict]:
-    """The step at 250x250 in two processes."""
+    """Measure the step at 250x250 in two processes."""
     from benchmarks.scaling import measure_layouts
 
     flags = ["--shape", "250x250"]
@@ -162,7 +165,7 @@ def _layouts(arguments: argparse.Namespace) -> list[dict]:
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
-    """The flags as keys of the configuration, and then the user's own."""
+    """Return the flags as configuration overrides, followed by those of ``--set``."""
     recompute = {"none": "null"}.get(arguments.recompute, arguments.recompute)
     return [
         f"model.data.train={arguments.data or 'synthetic'}",
@@ -188,7 +191,7 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         for flag, (readers, how) in FLAGS.items():
             if name in readers:
                 command.add_argument(flag, **how)
-            else:  # the configuration is made of all of them
+            else:  # the configuration needs all flags
                 command.set_defaults(**{flag.lstrip("-").replace("-", "_"): how.get("default")})
     return parser.parse_args(argv)
 

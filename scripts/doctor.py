@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has, what it enables, what is missing: ``python scripts/doctor.py [--json]``.
+"""Check this machine: what it has, what that enables, and what is missing: ``python scripts/doctor.py [--json]``.
 
-With a configuration and its overrides, also what that run needs, such as the programs and models of its servers:
+With a configuration and overrides, also check what that run needs, such as the programs and models of its servers:
 
     python scripts/doctor.py gpt_onmcpo model.data.train=FILE pretrained_checkpoint.restore_from_path=DIR …
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# The doctor must also work where the package is not installed yet.
+# The doctor must also work if the package is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_mcpo.platform.doctor import main
@@ -21,7 +21,7 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def run_rows(words: Sequence[str]) -> tuple[Row, ...]:
-    """Rows about a run; only then is more than the standard library needed."""
+    """Return the rows about a run; unlike the others, these need more than the standard library."""
     from nemo_mcpo.algorithms.preflight import run_rows
 
     return run_rows(words, CONF)

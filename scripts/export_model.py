@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a training checkpoint as a Hugging Face directory (or a .nemo file), on CPU or GPU, with one process.
+"""Export a training checkpoint as a Hugging Face directory or a .nemo file, on CPU or GPU, in one process.
 
 python scripts/export_model.py --checkpoint results/run --out results/run/huggingface
 """
@@ -14,10 +14,12 @@ from nemo_mcpo.platform.command import run_command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Load the checkpoint in one process, whatever layout saved it, and export it."""
+    """Load a checkpoint, saved under any layout, in one process and export it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a log directory (the newest)")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write, or a file that ends with .nemo")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="a checkpoint, or a log directory (its newest checkpoint)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write, or a file name ending in .nemo")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the initial model's")
     arguments = parser.parse_args(argv)
     from nemo_mcpo.models.export_checkpoint import export_checkpoint

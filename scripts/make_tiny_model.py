@@ -13,22 +13,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import DTYPES
 from nemo_mcpo.models.huggingface.families import FAMILIES
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
 from nemo_mcpo.platform.command import run_command
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="texts: .parquet, .jsonl, .json or plain text")
-    parser.add_argument("--size", choices=SIZES, required=True, help="about this many parameters")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="text to train the tokenizer on: .parquet, .jsonl, .json or plain text",
+    )
+    parser.add_argument("--size", choices=SIZES, required=True, help="approximate number of parameters")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, required=True, help="seed of the random weights")
     parser.add_argument("--family", choices=FAMILIES, default="llama")
-    parser.add_argument("--vocab-size", type=int, help="tokens at most; the size's own by default")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights on disk")
+    parser.add_argument("--vocab-size", type=int, help="largest number of tokens (default: that of the size)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="dtype of the weights on disk (default: float32)"
+    )
     args = parser.parse_args(argv)
     architecture = make_tiny_model(args.data, args.out, args.size, args.seed, args.family, args.vocab_size, args.dtype)
     print(

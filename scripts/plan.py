@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plan a run before it is queued: memory a GPU, whether it fits, time, checkpoints; on any machine, in seconds.
+"""Plan a run before it is queued: memory per GPU, whether it fits, time, checkpoints; on any machine, in seconds.
 
     python scripts/plan.py gpt_mcpo --gpus 8 --gpu A100-80 --model llama-3.1-8b model.tensor_model_parallel_size=2
     python scripts/plan.py gpt_mcpo --gpus 64 --gpu H100 pretrained_checkpoint.restore_from_path=DIR
     python scripts/plan.py --table          # the tables of docs/planning.md
 
-The configuration and its overrides are those of the training commands, --config-path and --config-name too. Of a model
-only config.json is read; --model names a public one instead. Times are estimates.
+Configuration, overrides, --config-path and --config-name are those of the training commands. Only a model's
+config.json is read; --model names a public model instead. Times are estimates.
 
-Exit code 0: the run fits. 1: it does not, and the error names a layout that does (or something failed, as the error
-says). 2: a flag or a configuration that is wrong.
+Exit codes: 0, the run fits. 1, it does not fit, and the error names a layout that does; or something else failed. 2, a
+flag or the configuration is invalid.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         return
     config = _config(arguments, arguments.model)
     data = _data(arguments, config)
-    gpu = _chosen(GPUS, "--gpu", arguments.gpu or "A100-80", "choose a GPU of the list")
+    gpu = _chosen(GPUS, "--gpu", arguments.gpu or "A100-80", "choose a listed GPU")
     hfu = _limited(arguments.hfu, HFU, "--hfu", 1)
     write_gbs = _limited(arguments.write_gbs, WRITE_GBS, "--write-gbs", 1e6)
     question = Question(_architecture(arguments.model, config), data, gpu, hfu, write_gbs)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
-    """The checked configuration; a plan needs no prompts, no judge, and with ``model`` no directory of weights."""
+    """Return the checked configuration. A plan needs no prompts, no judge, and with ``model`` no model directory."""
     words = list(arguments.words)
     name = words.pop(0) if words and "=" not in words[0] else "gpt_mcpo"
     argv = ["--config-name", arguments.config_name or name, "model.data.train=planned"]
@@ -86,15 +86,15 @@ def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
 def _architecture(model: str | None, config: RunConfig) -> ModelArchitecture:
     if model is not None:
         return _chosen(
-            SHAPES, "--model", model, f"choose one, or set {MODEL_KEY}=DIR, a directory with its config.json"
+            SHAPES, "--model", model, f"choose a listed model, or set {MODEL_KEY}=DIR, a directory with config.json"
         )
-    from nemo_mcpo.models.pretrained import open_pretrained  # heavy: a name needs neither torch nor transformers
+    from nemo_mcpo.models.pretrained import open_pretrained  # heavy: --model needs neither torch nor transformers
 
     return open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir).architecture
 
 
 def _data(arguments: argparse.Namespace, config: RunConfig) -> DataShape:
-    """Means of a prepared dataset, or what the flags say."""
+    """Return the shape of a prepared dataset, or that given by the flags."""
     if arguments.prepared is not None:
         _refuse_beside("--prepared", arguments, DATA_FLAGS)
         data = DataShape.from_prepared(arguments.prepared, config)
@@ -105,7 +105,7 @@ def _data(arguments: argparse.Namespace, config: RunConfig) -> DataShape:
 
 
 def _num_gpus(given: int | None, config: RunConfig) -> int:
-    """``--gpus``; else what the configuration says, or one node."""
+    """Return ``--gpus``, or the configuration's number of GPUs; ``trainer.devices=auto`` means 8 per node."""
     if given is not None and given < 1:
         raise ConfigError("not a number of GPUs", where="--gpus", got=given, fix="give at least 1")
     trainer = config.trainer
@@ -119,7 +119,7 @@ def _write(plan: Plan, path: Path) -> None:
         path.write_text(json.dumps(plan.as_dict(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         got = f"{path}: {error.strerror}"
-        raise ConfigError("cannot be written", where="--json", got=got, fix="name a file that can") from None
+        raise ConfigError("cannot write the file", where="--json", got=got, fix="name a writable file") from None
 
 
 def _chosen(table: Mapping[str, Choice], flag: str, name: str, fix: str) -> Choice:
@@ -137,10 +137,10 @@ def _limited(given: float | None, default: float, flag: str, most: float) -> flo
 
 
 def _refuse_beside(flag: str, arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Of these flags none may be given together with this one, which would ignore them."""
+    """Raise ConfigError if any of the flags ``names`` was given beside ``flag``, which would ignore them."""
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
     if given:
-        raise ConfigError(f"would be ignored with {flag}", where=" ".join(given), fix=f"leave out {flag}, or these")
+        raise ConfigError(f"would be ignored with {flag}", where=" ".join(given), fix=f"remove {flag}, or these flags")
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -148,27 +148,36 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("words", nargs="*", metavar="CONFIG KEY=VALUE", help="as for training (default: gpt_mcpo)")
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG KEY=VALUE", help="as for the training commands (default: gpt_mcpo)"
+    )
     parser.add_argument("--config-path", "-cp", type=Path, help="directory of YAML files (default: examples/conf)")
-    parser.add_argument("--config-name", "-cn", help="instead of CONFIG")
-    parser.add_argument("--gpus", type=int, help="default: trainer.num_nodes x trainer.devices, 8 where that is auto")
+    parser.add_argument("--config-name", "-cn", help="name of the configuration, instead of CONFIG")
+    parser.add_argument("--gpus", type=int, help="default: trainer.num_nodes x trainer.devices (auto: 8)")
     parser.add_argument("--gpu", help=f"{', '.join(GPUS)} (default: A100-80)")
     parser.add_argument("--model", help=f"{', '.join(SHAPES)} (default: {MODEL_KEY})")
-    parser.add_argument("--prepared", type=Path, help="directory of a prepared dataset: its prompts and lengths")
-    parser.add_argument("--prompts", type=int, help=f"default: {data.prompts:,}, as in Nectar")
-    parser.add_argument("--prompt-length", type=float, help=f"mean, tokens (default: {data.prompt_length})")
-    parser.add_argument("--completion-length", type=float, help=f"mean, tokens (default: {data.completion_length})")
+    parser.add_argument(
+        "--prepared", type=Path, help="prepared dataset to take the number of prompts and the lengths from"
+    )
+    parser.add_argument("--prompts", type=int, help=f"number of prompts (default: {data.prompts:,}, as in Nectar)")
+    parser.add_argument("--prompt-length", type=float, help=f"mean tokens per prompt (default: {data.prompt_length})")
+    parser.add_argument(
+        "--completion-length", type=float, help=f"mean tokens per completion (default: {data.completion_length})"
+    )
     parser.add_argument(
         "--candidates",
         type=int,
-        help=f"beside the preferred answer (default: {data.candidates}; online: temperatures x samples - 1)",
+        help=f"completions per prompt, without the preferred one (default: {data.candidates}; online: temperatures x "
+        "samples - 1)",
     )
     parser.add_argument(
-        "--hfu", type=float, help=f"share of the peak of a GPU at work, recompute is work (default: {HFU})"
+        "--hfu", type=float, help=f"share of its peak that a busy GPU reaches, recompute included (default: {HFU})"
     )
-    parser.add_argument("--write-gbs", type=float, help=f"file system, GB/s for all (default: {WRITE_GBS:g})")
+    parser.add_argument(
+        "--write-gbs", type=float, help=f"write bandwidth of the file system in total, GB/s (default: {WRITE_GBS:g})"
+    )
     parser.add_argument("--table", action="store_true", help="print the tables of docs/planning.md instead")
-    parser.add_argument("--json", type=Path, help="write the plan here")
+    parser.add_argument("--json", type=Path, help="write the plan to this file")
     return parser.parse_intermixed_args(list(argv))
 
 

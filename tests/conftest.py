@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test runs offline; tests for hardware that is not here are skipped and say so."""
+"""All tests run offline; tests for hardware that this machine lacks are skipped with the reason."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-# Before any test imports a library that reads them; child processes inherit them.
+# Set before any test imports a library that reads them; child processes inherit them.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
 
 
 def _missing_hardware(marker: str) -> str:
-    """Why tests with this marker cannot run here, or an empty string."""
+    """Return why tests with this marker cannot run here; empty if they can."""
     if marker == "gpu":
         import torch
 
@@ -30,7 +30,7 @@ def _missing_hardware(marker: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """All tests but those marked gpu are of the CPU, on a machine with a GPU too."""
+    """Run all tests except those marked gpu on the CPU, even if there is a GPU."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model and preference data for it, as files."""
+    """Files of a small model and of preference data for it."""
     from tests.support.launch import write_inputs
 
     return write_inputs(tmp_path_factory.mktemp("inputs"))
@@ -53,7 +53,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slurm():
-    """A real Slurm of two nodes."""
+    """A real Slurm cluster of two nodes."""
     from tests.support.slurm import Slurm
 
     root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
@@ -65,11 +65,11 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def with_pyxis():
-    """A real Slurm whose srun takes pyxis' options."""
+    """A real Slurm cluster whose srun takes the options of pyxis."""
     from tests.support.slurm import PLUGIN, Slurm
 
     if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
-        pytest.skip("no C compiler, or no headers of Slurm's plugins (Debian: gcc libc6-dev libslurm-dev)")
+        pytest.skip("no C compiler, or no headers for Slurm plugins (Debian: gcc libc6-dev libslurm-dev)")
     root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     library = root / "fakepyxis.so"
     subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, PLUGIN], check=True)

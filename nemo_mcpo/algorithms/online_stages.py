@@ -18,7 +18,7 @@ from nemo_mcpo.judging.judges import JUDGES
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.tally import Ranked
 from nemo_mcpo.models.checkpoint_files import newest_checkpoint, saved_step
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import Trained

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every configuration key: its type and limits, and the combinations that cannot work.
+"""The configuration: the type and limits of every key, and the combinations that are refused.
 
 Checking imports neither torch nor megatron, so a wrong key is reported within a second, before anything is built.
 """

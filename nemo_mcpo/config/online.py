@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys that an online run (OnMC-PO) has beside those of every run; their defaults are in ``gpt_onmcpo.yaml``."""
+"""The additional keys of an online run (OnMC-PO); defaults are in ``gpt_onmcpo.yaml`` and ``server/*.yaml``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Seconds = Annotated[float, Field(gt=0.0)]
 
 
 class OnMCPO(Section):
-    """``onmcpo``: the loop."""
+    """``onmcpo``: the loop over segments."""
 
     segments: Positive
     restarts: NonNegative
 
 
 class Server(Section):
-    """``rollouts.server`` and ``judge.server``: programs with OpenAI's interface, running or started by us."""
+    """``rollouts.server`` and ``judge.server``: OpenAI-compatible servers, already running or started by the run."""
 
     urls: list[str]
     model: str | None
@@ -48,10 +48,14 @@ class Server(Section):
 
 
 def api_key(server: Server, section: str) -> str:
-    """The key of a server from the environment variable that the configuration names."""
+    """Return the API key from the environment variable that the configuration names.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
     variable = server.api_key_env
     if variable is None:
-        return "none"  # local servers want none, the client wants one
+        return "none"  # local servers need no key, but the client requires one
     if variable not in os.environ:
         fix = f"export {variable}"
         raise ConfigError("the variable is not set", where=f"{section}.api_key_env", got=variable, fix=fix)
@@ -59,7 +63,7 @@ def api_key(server: Server, section: str) -> str:
 
 
 class Rollouts(Section):
-    """``rollouts``: how the policy's answers are drawn."""
+    """``rollouts``: how the policy generates answers."""
 
     engine: str
     temperatures: Annotated[list[Temperature], Field(min_length=1)]
@@ -72,7 +76,7 @@ class Rollouts(Section):
 
 
 class Judge(Section):
-    """``judge``: what finds the best answer."""
+    """``judge``: how the best answer is found."""
 
     kind: str
     identity: str | None
@@ -86,7 +90,7 @@ class Judge(Section):
 
 
 class OnlineRunConfig(RunConfig):
-    """A whole online run."""
+    """The configuration of an online run."""
 
     onmcpo: OnMCPO
     rollouts: Rollouts
@@ -94,25 +98,25 @@ class OnlineRunConfig(RunConfig):
 
     @property
     def num_samples(self) -> int:
-        """Answers asked for a prompt."""
+        """Number of answers requested per prompt."""
         return len(self.rollouts.temperatures) * self.rollouts.samples
 
 
 def check_rollouts(config: OnlineRunConfig) -> None:
-    """Raise ConfigError where the rollouts do not fit the data or the objective."""
+    """Raise ConfigError if the rollouts do not fit the data or the objective."""
     data, rollouts = config.model.data, config.rollouts
     room = data.max_length - data.max_prompt_length
     if rollouts.max_tokens > room:
         raise ConfigError(
-            "answers would be cut before they are trained on",
+            "answers would be cut before training",
             where="rollouts.max_tokens",
             got=rollouts.max_tokens,
-            expected=f"at most {room}, model.data.max_length less model.data.max_prompt_length",
+            expected=f"at most {room}, which is model.data.max_length minus model.data.max_prompt_length",
             fix="lower it or raise model.data.max_length",
         )
     if len(set(rollouts.temperatures)) < len(rollouts.temperatures):
         raise ConfigError(
-            "the same temperature twice",
+            "duplicate temperature",
             where="rollouts.temperatures",
             got=rollouts.temperatures,
             fix="list each once and raise rollouts.samples",
@@ -123,34 +127,34 @@ def check_rollouts(config: OnlineRunConfig) -> None:
             "fewer answers than the objective needs",
             where="rollouts.samples",
             got=f"{len(rollouts.temperatures)} temperatures x {rollouts.samples}",
-            expected=f"at least {needed} in all: the preferred one and model.mcpo.num_negatives",
+            expected=f"at least {needed} in total: the preferred one and model.mcpo.num_negatives",
             fix="raise rollouts.samples or lower model.mcpo.num_negatives",
         )
 
 
 INSTRUCTION_TOKENS = 512
-"""More than the judge's instructions have in any tokenizer of the supported families."""
+"""Upper bound on the judge's instructions, with the tokenizer of any supported family."""
 
 
 def longest_question(config: OnlineRunConfig) -> int:
-    """Tokens of the longest question to a judge and its reply."""
+    """Return the number of tokens in the longest question to a judge, including its reply."""
     answers = 2 * config.rollouts.max_tokens
     return INSTRUCTION_TOKENS + config.model.data.max_prompt_length + answers + config.judge.max_tokens
 
 
 def check_online(config: OnlineRunConfig) -> None:
-    """Raise ConfigError where an online run cannot use what an offline one can."""
+    """Raise ConfigError if a setting works only in offline runs."""
     refused = (
-        ("model.data.format", config.model.data.format == "tokens", "judges and chat servers read words"),
+        ("model.data.format", config.model.data.format == "tokens", "judges and chat servers need text"),
         (
             "exp_manager.resume_if_exists",
             not config.exp_manager.resume_if_exists,
-            "a segment continues the one before",
+            "each segment continues the previous one",
         ),
     )
     for key, is_wrong, reason in refused:
         if is_wrong:
-            raise ConfigError(f"not in an online run: {reason}", where=key, fix=f"change {key}")
+            raise ConfigError(f"not supported in online runs: {reason}", where=key, fix=f"change {key}")
 
 
 ONLINE_RULES = (check_rollouts, check_online)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a plain mapping to a checked configuration, or to one line about the first key that is wrong."""
+"""Turns a plain mapping into a checked configuration, or into a one-line error about the first wrong key."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def parse_config(
     world_size: int | None = 1,
     schema: type[Config] = RunConfig,  # type: ignore[assignment]
 ) -> Config:
-    """Check a plain mapping (resolved YAML) and the combinations in it.
+    """Return the configuration in a plain mapping (resolved YAML), after checking its keys and their combinations.
 
     Args:
-        raw: nested dictionaries, as ``OmegaConf.to_container(cfg, resolve=True)`` gives them.
+        raw: nested dictionaries, as returned by ``OmegaConf.to_container(cfg, resolve=True)``.
         world_size: number of processes that the launcher started; None for a command that does not train.
-        schema: what the keys are.
+        schema: the model of the keys.
 
     Raises:
-        ConfigError: for the first offending key: its name, its value, what was expected, the fix.
+        ConfigError: the first wrong key, with its name, its value, what is expected, and the fix.
     """
     try:
         config = schema.model_validate(raw)
@@ -47,11 +47,11 @@ def parse_config(
 
 
 def config_error(problem: ValidationError, schema: type[BaseModel], section: str = "") -> ConfigError:
-    """The first of pydantic's errors as one line; ``section``: where in the configuration the model's keys are."""
-    # Of an unknown and a missing key, the unknown one is the mistake: it is usually the missing one misspelt.
+    """Return the first of pydantic's errors as one line; ``section`` is the key under which the schema's keys are."""
+    # Report unknown keys before missing ones: an unknown key is usually a misspelled one, which is then missing.
     errors = sorted(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
     error = errors[0]
-    # A union's branches add their own names to the location, in characters that no key has.
+    # The branches of a union add their own names to the location, with characters that no key contains.
     names = [str(part) for part in error["loc"] if str(part).replace("_", "").isalnum() and not str(part)[0].isupper()]
     if error["type"] not in ("extra_forbidden", "missing"):
         names = [name for name in names if name not in ("int", "float", "str", "none", "constrained")]
@@ -68,7 +68,7 @@ def config_error(problem: ValidationError, schema: type[BaseModel], section: str
         return ConfigError("unknown key", where=key, got=error["input"], expected=expected, fix=fix)
     if error["type"] == "missing":
         return ConfigError("missing key", where=key, fix=f"set {key}=… on the command line or in the YAML")
-    # pydantic reports one error for each branch of a union.
+    # pydantic reports one error per branch of a union.
     branches = [
         branch["msg"].removeprefix("Input should be ") for branch in errors if branch["input"] is error["input"]
     ]

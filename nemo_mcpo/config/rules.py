@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combinations of keys that cannot work: with each other, with the processes, with the model."""
+"""Rules for keys that must fit together: with each other, with the processes, and with the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _check_lengths(config: RunConfig) -> None:
     data = config.model.data
     if data.max_prompt_length >= data.max_length:
         raise ConfigError(
-            "no room is left for an answer",
+            "no room is left for a response",
             where="model.data.max_prompt_length",
             got=data.max_prompt_length,
             expected=f"less than model.data.max_length={data.max_length}",
@@ -26,14 +26,14 @@ def _check_layout(config: RunConfig) -> None:
     model = config.model
     if model.sequence_parallel and model.tensor_model_parallel_size == 1:
         raise ConfigError(
-            "sequence parallelism splits over tensor-parallel ranks, and there is one",
+            "sequence parallelism needs more than one tensor-parallel rank",
             where="model.sequence_parallel",
             got=True,
             fix="set model.tensor_model_parallel_size > 1 or model.sequence_parallel=false",
         )
     if model.context_parallel_size > 1:
         raise ConfigError(
-            "attention to prompt trees needs a whole row on every rank",
+            "attention over prompt trees needs the whole row on every rank",
             where="model.context_parallel_size",
             got=model.context_parallel_size,
             expected=1,
@@ -41,7 +41,7 @@ def _check_layout(config: RunConfig) -> None:
         )
     if model.virtual_pipeline_model_parallel_size and model.pipeline_model_parallel_size == 1:
         raise ConfigError(
-            "interleaving needs a pipeline",
+            "an interleaved schedule needs several pipeline stages",
             where="model.virtual_pipeline_model_parallel_size",
             got=model.virtual_pipeline_model_parallel_size,
             expected="null with model.pipeline_model_parallel_size=1",
@@ -53,7 +53,7 @@ def _check_schedule(config: RunConfig) -> None:
     optim = config.model.optim
     if optim.sched.min_lr > optim.lr:
         raise ConfigError(
-            "the schedule would end above its peak",
+            "the schedule's minimum exceeds its peak",
             where="model.optim.sched.min_lr",
             got=optim.sched.min_lr,
             expected=f"at most model.optim.lr={optim.lr}",
@@ -64,17 +64,20 @@ def _check_schedule(config: RunConfig) -> None:
 def reused_scoring(
     requested: bool | str, *, recompute: str, fp8: str | None, local: bool, scoring_fp8: bool = False
 ) -> Literal["layers", "products"] | None:
-    """What training reads from the scoring pass, by ``model.mcpo.reuse_scoring``; None where it runs its own.
+    """Return what training reuses from the scoring pass: layer outputs, matrix products, or None for nothing.
 
-    With FP8, Transformer Engine keeps scaling factors in the forward pass for the recompute, which a replay skips; its
-    products do not pass through torch, so that only whole layers can be replayed.
+    With FP8, Transformer Engine stores scaling factors in the forward pass for the recomputation, and a replay skips
+    that pass. Its matrix products do not go through torch, so only whole layers can be replayed.
 
     Args:
         requested: ``model.mcpo.reuse_scoring``.
         recompute: ``none``, ``selective`` or ``full``.
         fp8: ``model.fp8``.
-        scoring_fp8: ``model.mcpo.scoring_fp8``: training needs another precision than was scored in.
-        local: megatron-core's local layers, not Transformer Engine's.
+        scoring_fp8: ``model.mcpo.scoring_fp8``; training then needs another precision than the scoring pass used.
+        local: the layers are megatron-core's local ones, not Transformer Engine's.
+
+    Raises:
+        ConfigError: ``requested`` is True, but nothing can be reused.
     """
     if requested is False or scoring_fp8:
         return None
@@ -85,7 +88,7 @@ def reused_scoring(
     if requested == "auto":
         return None
     raise ConfigError(
-        "with Transformer Engine the scoring pass can stand in for full recompute only, and not with FP8",
+        "with Transformer Engine, the scoring pass can replace only full recomputation, and not with FP8",
         where="model.mcpo.reuse_scoring",
         got=requested,
         fix="set it to auto, or model.activations_checkpoint_granularity=full and model.fp8=null",
@@ -101,12 +104,12 @@ RULES = (
 
 
 def check_processes(config: RunConfig, world_size: int) -> None:
-    """Raise ConfigError where the launched processes do not fit the layout."""
+    """Raise ConfigError if the launched processes do not fit the layout."""
     trainer, model = config.trainer, config.model
     asked = trainer.num_nodes * trainer.devices if trainer.devices != "auto" else world_size
     if asked != world_size:
         raise ConfigError(
-            "the launcher started another number of processes",
+            "the launcher started a different number of processes",
             where="trainer.devices",
             got=f"{trainer.num_nodes} nodes x {trainer.devices} devices",
             expected=f"{world_size} processes",
@@ -115,7 +118,7 @@ def check_processes(config: RunConfig, world_size: int) -> None:
     model_parallel = model.tensor_model_parallel_size * model.pipeline_model_parallel_size
     if world_size % model_parallel:
         raise ConfigError(
-            "the processes do not divide into model replicas",
+            "the processes do not divide evenly into model replicas",
             where="model.tensor_model_parallel_size x model.pipeline_model_parallel_size",
             got=f"{model.tensor_model_parallel_size} x {model.pipeline_model_parallel_size}",
             expected=f"a divisor of {world_size} processes",
@@ -125,16 +128,16 @@ def check_processes(config: RunConfig, world_size: int) -> None:
     replicas = world_size // model_parallel
     if model.global_batch_size < replicas:
         raise ConfigError(
-            "some data-parallel ranks would have no prompt",
+            "some replicas would have no prompt",
             where="model.global_batch_size",
             got=model.global_batch_size,
-            expected=f"at least {replicas}, one a replica",
+            expected=f"at least {replicas}, one per replica",
             fix="raise global_batch_size or use fewer processes",
         )
 
 
 def check_architecture(config: RunConfig, architecture) -> None:
-    """Raise ConfigError where the layout does not divide the model (a ``models.architecture.ModelArchitecture``)."""
+    """Raise ConfigError if the layout does not divide the model (a ``models.architecture.ModelArchitecture``)."""
     model = config.model
     tensor, stages = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
     stages *= model.virtual_pipeline_model_parallel_size or 1
@@ -156,7 +159,7 @@ def check_architecture(config: RunConfig, architecture) -> None:
     for name, limit in limits:
         if limit is not None and model.data.max_length > limit:
             raise ConfigError(
-                f"longer than the model's {name}",
+                f"exceeds the model's {name}",
                 where="model.data.max_length",
                 got=model.data.max_length,
                 expected=f"at most {limit}",

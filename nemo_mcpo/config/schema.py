@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed schema of every configuration key, and its limits.
+"""The schema: the type and limits of every configuration key.
 
-Default values live in ``examples/conf/*.yaml`` only: every key below is required.
+Defaults are only in ``examples/conf/*.yaml``, so every key below is required.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def _precision(value: object) -> object:
 
 
 class Section(BaseModel):
-    """Keys that belong together; an unknown one is an error."""
+    """Keys that belong together; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Choice(BaseModel):
-    """A variant of a table: ``dpo``, or with parameters of its own, ``{name: dpo, beta: 0.1}``."""
+    """A variant in a table: ``dpo``, or with parameters of its own, ``{name: dpo, beta: 0.1}``."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -39,7 +39,7 @@ class Choice(BaseModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Everything but the name, which the table checks."""
+        """Everything but the name; the table checks them."""
         return dict(self.model_extra or {})
 
 
@@ -51,7 +51,7 @@ Chosen = Annotated[
 
 
 class TrainerMCPO(Section):
-    """``trainer.mcpo``: how long, how often."""
+    """``trainer.mcpo``: how long to train, and how often to validate and save."""
 
     max_epochs: Positive
     max_steps: Annotated[int, Field(ge=-1)]
@@ -76,7 +76,7 @@ class Trainer(Section):
 
 
 class ExpManager(Section):
-    """``exp_manager``: NeMo's keys for the log directory and loggers."""
+    """``exp_manager``: NeMo's keys for the log directory and the loggers."""
 
     explicit_log_dir: str | None
     exp_dir: str
@@ -92,7 +92,7 @@ class ExpManager(Section):
 
     @property
     def budget_seconds(self) -> float | None:
-        """``max_time_per_run``, which is ``DD:HH:MM:SS``, in seconds."""
+        """``max_time_per_run`` (``DD:HH:MM:SS``) in seconds."""
         if self.max_time_per_run is None:
             return None
         days, hours, minutes, seconds = map(int, self.max_time_per_run.split(":"))
@@ -100,7 +100,7 @@ class ExpManager(Section):
 
     @property
     def directory(self) -> Path:
-        """Where a run writes: ``explicit_log_dir``, or ``exp_dir/name``; the same run finds it again."""
+        """Where a run writes: ``explicit_log_dir``, or ``exp_dir/name``; the same for every start of the run."""
         path = Path(self.exp_dir) / self.name if self.explicit_log_dir is None else Path(self.explicit_log_dir)
         return path.expanduser().resolve()
 
@@ -128,12 +128,12 @@ class MCPO(Section):
 
     @property
     def sampler_keys(self) -> dict[str, object]:
-        """The keys that are parameters of some samplers."""
+        """Keys that are parameters of some samplers."""
         return self.model_dump(include={"chain_steps", "chain_candidates", "replacement"})
 
 
 class Schedule(Section):
-    """``model.optim.sched``: the learning rate over steps."""
+    """``model.optim.sched``: the learning-rate schedule."""
 
     name: Literal["constant", "CosineAnnealing", "LinearAnnealing", "InverseSquareRootAnnealing"]
     warmup_steps: NonNegative
@@ -141,7 +141,7 @@ class Schedule(Section):
 
 
 class Optim(Section):
-    """``model.optim``: AdamW with states sharded over data-parallel ranks."""
+    """``model.optim``: AdamW, with its states sharded over data-parallel ranks."""
 
     name: Literal["adamw"]
     lr: Annotated[float, Field(gt=0.0)]
@@ -154,12 +154,12 @@ class Optim(Section):
 
     @property
     def is_compact(self) -> bool:
-        """Whether Adam keeps less on a GPU than float32 weights and two float32 moments."""
+        """Whether Adam keeps less on the GPU than float32 weights and two float32 moments."""
         return self.cpu_offload or self.moments_dtype != "float32"
 
 
 class Data(Section):
-    """``model.data``: files and limits, in tokens."""
+    """``model.data``: files, and limits in tokens."""
 
     train: str
     validation: str | None
@@ -187,7 +187,8 @@ class Model(Section):
     activations_checkpoint_granularity: Literal["selective", "full"] | None
     transformer_impl: Literal["auto", "local", "transformer_engine"]
     fp8: Literal["hybrid", "e4m3"] | None
-    fp8_recipe: Literal["tensorwise", "blockwise", "delayed"]
+    # Not "delayed": its scales come from earlier passes, so a log-prob would depend on what was scored before it.
+    fp8_recipe: Literal["tensorwise", "blockwise"]
     seed: NonNegative
     mcpo: MCPO
     optim: Optim
@@ -195,7 +196,7 @@ class Model(Section):
 
 
 class RunConfig(Section):
-    """A whole run; the root of every YAML in ``examples/conf``."""
+    """The configuration of a run; the root of every YAML file in ``examples/conf``."""
 
     trainer: Trainer
     exp_manager: ExpManager
@@ -204,7 +205,7 @@ class RunConfig(Section):
 
 
 def settings_of(config: Section, *keys: str, without: Collection[str] = ()) -> dict[str, object]:
-    """Settings by their dotted keys; the key of a section stands for all in it but those in ``without``."""
+    """Return settings by dotted key; the key of a section stands for all keys in it except those in ``without``."""
     found: dict[str, object] = {}
     for key in keys:
         *path, name = key.split(".")

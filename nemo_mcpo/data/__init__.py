@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file of prompts with ranked answers to a memory-mapped dataset of token ids, and the order of its prompts."""
+"""From a file of prompts with ranked responses to a memory-mapped dataset of token ids, and the order of prompts."""

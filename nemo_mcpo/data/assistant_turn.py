@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a chat template says about an assistant turn: what ends it, and what stands between a prompt and an answer."""
+"""How a chat template writes an assistant turn: the token that ends it, and the text between prompt and response."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class AssistantTurn:
     """How a template writes an assistant turn.
 
     Attributes:
-        end: the token that ends it.
-        head: tokens that the template puts before every answer, up to a special one (gpt-oss's final channel).
-        lead: the text that it puts between these and an answer, such as Llama 2's space.
-        tags: what a thought stands between; None if the template knows no thoughts.
-        empty_thought: what an answer without a thought begins with if the prompt has opened one; None = not known.
+        end: the token that ends the turn.
+        head: tokens before every response, up to the last special token (such as gpt-oss's final channel).
+        lead: text between ``head`` and the response, such as Llama 2's space.
+        tags: the tags around a thought; None if the template has no thoughts.
+        empty_thought: text before a response without a thought if the prompt opens one; None = unknown.
     """
 
     end: int
@@ -36,11 +36,11 @@ class AssistantTurn:
 
 
 def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> AssistantTurn:
-    """Reads it from a rendered conversation whose answer is known.
+    """Return how the tokenizer's template writes an assistant turn, found by rendering a known response.
 
     Raises:
-        RefusedByTemplate: the template does not render.
-        DataError: nothing says which token ends a turn.
+        RefusedByTemplate: the template cannot be rendered.
+        DataError: the token that ends a turn cannot be determined.
     """
     question = [Message("user", "Question")]
     prompt = render(tokenizer, question, add_generation_prompt=True)
@@ -51,7 +51,7 @@ def read_assistant_turn(tokenizer: PreTrainedTokenizerFast, directory: str) -> A
         end = tokenizer.eos_token_id
     if end is None:
         fix = "set eos_token in tokenizer_config.json, or end the assistant turn with a special token in the template"
-        raise DataError("nothing says which token ends a turn", where=directory, fix=fix)
+        raise DataError("cannot tell which token ends a turn", where=directory, fix=fix)
     between = before.removeprefix(prompt) if found and before.startswith(prompt) else ""
     tags = tags_of(template_text(tokenizer))
     if tags and is_open(tags, prompt):
@@ -66,9 +66,9 @@ def _first_special(tokenizer: PreTrainedTokenizerFast, text: str) -> int | None:
 
 
 def _head_and_lead(tokenizer: PreTrainedTokenizerFast, prompt: str, between: str) -> tuple[tuple[int, ...], str]:
-    """The head and lead with which an answer that is encoded alone gets the tokens that it has in the whole text.
+    """Return the head and lead that give a response, encoded alone, the same tokens as in the whole text.
 
-    SentencePiece tokenizers prepend a space to every text; byte-level ones do not.
+    They depend on the tokenizer: SentencePiece prepends a space to every text, byte-level BPE does not.
     """
     inside = [token for token in special_tokens(tokenizer) if token in between]
     border = max((between.rfind(token) + len(token) for token in inside), default=0)

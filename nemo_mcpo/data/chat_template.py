@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders conversations with a model's own chat template: alike on every day, and never without a part of them."""
+"""Renders conversations with a model's own chat template: reproducibly, and without losing any part of them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from nemo_mcpo.data.thoughts import THOUGHT_KEYS, reads_thoughts, renamed
 from nemo_mcpo.records import Message
 
 TODAY = datetime(2024, 7, 26)
-"""The date that templates get as today's. Llama 3.2, Mistral Small and SmolLM3 write it into every prompt, and the
-same data must give the same tokens every day."""
+"""The date that templates get as today's. Llama 3.2, Mistral Small, and SmolLM3 write it into every prompt, and the
+same data must give the same tokens on any day."""
 
 TEMPLATE_ARGUMENTS = {"date_string": TODAY.strftime("%d %b %Y"), "enable_thinking": False, "thinking": False}
-"""Values that a template may read. Without thinking, Qwen3 puts an empty thought before the answer, and DeepSeek V3.1,
-which reads the other name, closes one."""
+"""Values that a template may read. If thinking is off, Qwen3 writes an empty thought before the response; DeepSeek
+V3.1, which reads ``thinking``, closes one."""
 
 RECIPE = {**TEMPLATE_ARGUMENTS, "strftime_now": TODAY.date().isoformat()}
-"""What determines, besides the template, how a conversation is rendered."""
+"""Everything besides the template that determines how a conversation is rendered."""
 
 _LINKS = {"tool_call_id", "name", "type"}
-"""Keys of tool turns that templates may leave out: what they say follows from the order of the turns."""
+"""Keys of tool turns that templates may omit, because the order of the turns implies them."""
 _OTHER = "Sentinel"
 _WORD = 8  # characters
 
 
 class RefusedByTemplate(Exception):
-    """A conversation cannot be rendered, or not without losing a part of it: a reason, and what exactly was found."""
+    """A conversation cannot be rendered without losing a part of it: the reason, and what exactly was found."""
 
     def __init__(self, reason: str, detail: object = "") -> None:
         super().__init__(reason)
@@ -46,15 +46,15 @@ def render(
     add_generation_prompt: bool,
     thinking: bool = False,
 ) -> str:
-    """A conversation as text.
+    """Return a conversation as text.
 
     Args:
-        inputs: of ``PreferenceRecord``.
-        add_generation_prompt: end where the answer begins.
-        thinking: whether the answer will have a thought, where the template asks for that.
+        inputs: see ``PreferenceRecord``.
+        add_generation_prompt: end the text where the response begins.
+        thinking: whether the response has a thought; for templates with a thinking mode.
 
     Raises:
-        RefusedByTemplate: whatever the template fails with.
+        RefusedByTemplate: the template raises any exception.
     """
     given = json.loads(inputs) if inputs else {}
     template = template_text(tokenizer, has_tools="tools" in given)
@@ -69,10 +69,10 @@ def render(
     arguments = _arguments(messages)
     try:
         text = _apply(tokenizer, _with_arguments(messages, _as_object), values, add_generation_prompt)
-        # A template that joins the arguments of a call to text wants them as text: it fails, or writes Python.
+        # A template that concatenates a call's arguments expects them as text: with objects it fails or writes a repr.
         if not any(repr(one) in text and repr(one) != _as_text(one) for one in arguments):
             return text
-    except Exception as error:  # a template can raise anything: it is a program
+    except Exception as error:  # a template is a program, which can raise anything
         if not arguments:
             raise RefusedByTemplate("chat template refused the prompt", _one_line(error)) from error
     try:
@@ -84,17 +84,17 @@ def render(
 def check_shown(
     tokenizer: PreTrainedTokenizerFast, turns: Sequence[Message], inputs: str, rendered: str, *, thinking: bool
 ) -> None:
-    """Refuses what the template leaves out of ``rendered``: a turn, a key of a turn, or an input such as tools.
+    """Raise RefusedByTemplate if ``rendered`` omits a turn, a key of a turn, or an input such as tools.
 
-    A part is shown if the text would differ without it. Templates that know thoughts may leave out those of earlier
-    turns.
+    A part counts as shown if the text would be different without it. Templates that support thoughts may omit those of
+    earlier turns.
     """
     every = "\n".join(turn.content for turn in turns)
     for number, turn in enumerate(turns):
         if _may_be_missing(turn.content, every, rendered) and not _matters(
             tokenizer, _with(turns, number, Message(turn.role, _OTHER, turn.extra)), inputs, rendered, thinking
         ):
-            raise RefusedByTemplate("the chat template leaves a turn out", f"{turn.role}: {turn.content[:80]}")
+            raise RefusedByTemplate("the chat template omits a turn", f"{turn.role}: {turn.content[:80]}")
         for key in json.loads(turn.extra) if turn.extra else ():
             _check_key(tokenizer, turns, number, key, inputs, rendered, thinking)
     given = json.loads(inputs) if inputs else {}
@@ -103,16 +103,17 @@ def check_shown(
         fewer = {key: value for key, value in given.items() if key != name}
         known = name not in ("tools", "documents") and name in template
         if not known and not _matters(tokenizer, turns, json.dumps(fewer) if fewer else "", rendered, thinking):
-            raise RefusedByTemplate(f"the chat template does not show {name}", str(given[name])[:80])
+            raise RefusedByTemplate(f"the chat template omits {name}", str(given[name])[:80])
 
 
 def _may_be_missing(content: str, every: str, rendered: str) -> bool:
-    """Whether a rendered conversation has fewer copies of a content than its turns have; a word may be the frame's."""
+    """Return whether the rendered text may lack a turn's content; this only saves the cost of a second rendering."""
+    # A short content proves nothing: the template's own text may contain the same word.
     return bool(content) and (len(content) < _WORD or rendered.count(content) < every.count(content))
 
 
 def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False) -> str:
-    """The text of the template that is used: of several, the one for tools if there are any."""
+    """Return the text of the template that is used; if there are several, the one for tools when there are tools."""
     return tokenizer.get_chat_template(tools=[{}] if has_tools else None)
 
 
@@ -134,19 +135,19 @@ def _check_key(
     fewer = {name: value for name, value in extra.items() if name != key}
     other = Message(turn.role, turn.content, json.dumps(fewer) if fewer else "")
     if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
-        raise RefusedByTemplate(f"the chat template does not show {key}", f"{turn.role}: {str(extra[key])[:80]}")
+        raise RefusedByTemplate(f"the chat template omits {key}", f"{turn.role}: {str(extra[key])[:80]}")
     values = extra[key] if isinstance(extra[key], list) and len(extra[key]) > 1 else []
-    for place, value in enumerate(values):  # such as calls, of which a template may show the first alone
+    for place, value in enumerate(values):  # for example, some templates show only the first of several calls
         fewer = {**extra, key: values[:place] + values[place + 1 :]}
         other = Message(turn.role, turn.content, json.dumps(fewer))
         if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
-            raise RefusedByTemplate(f"the chat template does not show all of {key}", f"{turn.role}: {str(value)[:80]}")
+            raise RefusedByTemplate(f"the chat template omits part of {key}", f"{turn.role}: {str(value)[:80]}")
 
 
 def _matters(
     tokenizer: PreTrainedTokenizerFast, turns: Sequence[Message], inputs: str, rendered: str, thinking: bool
 ) -> bool:
-    """Whether other turns or inputs give another text; a template that refuses them has looked at them."""
+    """Return whether these turns or inputs give a different text; a template that refuses them has read them."""
     asks = turns[-1].role != "assistant"
     try:
         return render(tokenizer, turns, inputs, add_generation_prompt=asks, thinking=thinking) != rendered
@@ -170,7 +171,7 @@ def _apply(
 
 
 def _with_arguments(messages: list[dict[str, Any]], form: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The messages with the arguments of every call as an object or as text: data sets have both."""
+    """Return the messages with ``form`` applied to the arguments of every call; datasets have objects and text."""
     return [
         {**message, "tool_calls": [_call_with(call, form) for call in message["tool_calls"]]}
         if isinstance(message.get("tool_calls"), list)
@@ -187,7 +188,7 @@ def _call_with(call: Any, form: Callable[[Any], Any]) -> Any:
 
 
 def _arguments(messages: list[dict[str, Any]]) -> list[Any]:
-    """The arguments of all calls, as objects."""
+    """Return the arguments of all calls, as objects."""
     found: list[Any] = []
     _with_arguments(messages, lambda arguments: found.append(_as_object(arguments)))
     return found

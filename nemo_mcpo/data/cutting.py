@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts and answers within the limits: what is cut, and what never is.
+"""Cutting prompts and responses to the length limits.
 
     <bos> system │ user, assistant │ user: the beginning and the end │ <assistant>     more than max_prompt_length
-    <bos> system │                   user:                   the end │ <assistant>     what is kept of it
+    <bos> system │                   user:                   the end │ <assistant>     what is kept
 
-The oldest turns are removed first, then the beginning of the first text that is left. The template's own frame and the
-system turn stay. An answer loses its end.
+The oldest turns are removed first, then the beginning of the first remaining text. The template's own text and the
+system turn are never cut. A response loses its end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from nemo_mcpo.data.chat_template import RefusedByTemplate, render
 from nemo_mcpo.data.encoding import encode_texts
-from nemo_mcpo.data.rendered_record import answers_think
+from nemo_mcpo.data.rendered_record import responses_think
 from nemo_mcpo.data.tokenization import ChatTokenizer
 from nemo_mcpo.records import Message, PreferenceRecord
 
@@ -29,7 +29,10 @@ _TRIES = 6
 class CutSequences:
     """The tokens of one prompt and its completions within the limits, and how many tokens each has lost.
 
-    ``prompt`` is int32 ``[P]``, ``completions`` K arrays of int32, ``lost`` 1 + K numbers.
+    Attributes:
+        prompt: int32 ``[P]``.
+        completions: K arrays of int32.
+        lost: tokens removed from the prompt and from each completion, 1 + K numbers.
     """
 
     prompt: np.ndarray
@@ -43,7 +46,7 @@ def cut_sequences(
     max_prompt_length: int,
     max_length: int,
 ) -> CutSequences:
-    """Keeps the end of a prompt and the beginning of each completion.
+    """Keep the end of a prompt and the beginning of each completion.
 
     >>> cut_sequences([1, 2, 3], [[7, 8, 9, 0], [5, 0]], max_prompt_length=2, max_length=5).completions
     (array([7, 8, 9], dtype=int32), array([5, 0], dtype=int32))
@@ -58,12 +61,12 @@ def cut_sequences(
 
 
 def cut_prompt(chat: ChatTokenizer, record: PreferenceRecord, limit: int) -> list[int]:
-    """The tokens of a prompt that is too long: without its oldest turns, then without the beginning of the first kept.
+    """Return the tokens of a prompt that is too long, cut to ``limit`` tokens.
 
     Raises:
-        RefusedByTemplate: the template's frame, the system turn and the inputs alone are more than ``limit``.
+        RefusedByTemplate: the parts that are never cut (system turn, inputs, the template's own text) leave no room.
     """
-    thinking = answers_think(chat, record)
+    thinking = responses_think(chat, record)
 
     def encoded(turns: Sequence[Message]) -> list[int]:
         text = render(chat.tokenizer, turns, record.inputs, add_generation_prompt=True, thinking=thinking)
@@ -76,7 +79,7 @@ def cut_prompt(chat: ChatTokenizer, record: PreferenceRecord, limit: int) -> lis
             return ids
     place = next((number for number, turn in enumerate(kept) if turn.role not in _SYSTEM), None)
     if place is None:
-        raise RefusedByTemplate("the prompt does not fit into max_prompt_length", f"{len(ids)} tokens of {limit}")
+        raise RefusedByTemplate("the prompt does not fit in max_prompt_length", f"{len(ids)} tokens, limit {limit}")
     text, excess = kept[place].content, len(ids) - limit
     for _ in range(_TRIES):
         text = _without_beginning(chat, text, excess)
@@ -86,11 +89,11 @@ def cut_prompt(chat: ChatTokenizer, record: PreferenceRecord, limit: int) -> lis
         if len(ids) <= limit:
             return ids
         excess = len(ids) - limit
-    raise RefusedByTemplate("nothing of the last turn fits into max_prompt_length", f"{len(ids)} tokens of {limit}")
+    raise RefusedByTemplate("no text of the last turn fits in max_prompt_length", f"{len(ids)} tokens, limit {limit}")
 
 
 def _without_oldest(turns: Sequence[Message]) -> Iterator[list[Message]]:
-    """The conversation from each of its user turns on, the longest first, always after the system turns."""
+    """Yield the system turns with the conversation from each user turn on, the longest first."""
     system = [turn for turn in turns if turn.role in _SYSTEM]
     others = [turn for turn in turns if turn.role not in _SYSTEM]
     starts = [number for number, turn in enumerate(others) if turn.role == "user"] or [0]
@@ -99,7 +102,7 @@ def _without_oldest(turns: Sequence[Message]) -> Iterator[list[Message]]:
 
 
 def _without_beginning(chat: ChatTokenizer, text: str, num_tokens: int) -> str:
-    """A text without at least its first ``num_tokens`` tokens; no character is split."""
+    """Return a text without at least its first ``num_tokens`` tokens, and without splitting a character."""
     offsets = chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     if num_tokens >= len(offsets):
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts as token ids, on all cores; the caller says whether a text that spells a special token becomes that token."""
+"""Encoding of texts on all cores; the caller decides whether special tokens spelled in a text become tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, special_text: bool) -> list[list[int]]:
-    """Token ids of each text, without those that the tokenizer adds by itself.
+    """Return the token ids of each text, without tokens that the tokenizer would add.
 
     Args:
-        special_text: whether a special token that a text spells out ("</s>") stays text.
+        special_text: whether a special token spelled in a text ("</s>") stays text.
     """
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = special_text
@@ -23,7 +23,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, sp
 def encode_around(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], marks: Mapping[str, int]
 ) -> list[list[int]]:
-    """Token ids of texts in which only ``marks`` are special tokens."""
+    """Return the token ids of texts in which only ``marks`` become special tokens."""
     if not marks:
         return encode_texts(tokenizer, texts, special_text=True)
     split = re.compile("(" + "|".join(map(re.escape, marks)) + ")")
@@ -33,7 +33,7 @@ def encode_around(
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """All special tokens: what spells them, and their ids."""
+    """Return all special tokens, from spelling to id."""
     return {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 

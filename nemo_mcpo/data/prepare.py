@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the prepared dataset of a data file once, and opens it from then on.
+"""Builds the prepared dataset of a data file once; later calls open it.
 
-    <cache_dir>/prepared/<fingerprint>/     one directory for each combination of file, tokenizer, template and limits
+    <cache_dir>/prepared/<fingerprint>/     one directory per combination of file, tokenizer, template, and limits
 
-Records are read, tokenized and written in chunks, so memory does not grow with the file; one thread tokenizes (in
-Rust, on all cores) while the main thread reads the next chunk and writes the one before.
+Records are read, tokenized, and written in chunks, so memory does not grow with the file. One thread tokenizes (in
+Rust, on all cores) while the main thread reads the next chunk and writes the previous one.
 """
 
 from __future__ import annotations
@@ -45,31 +45,35 @@ def prepare_dataset(
     ignored_keys: Sequence[str] = (),
     keep_repeated: bool = False,
 ) -> PreparedDataset:
-    """Opens the prepared dataset of ``data``, and builds it first if it does not exist.
+    """Open the prepared dataset of ``data``; build it first if it does not exist.
 
     Args:
         data: a file, a ``save_to_disk`` directory, or a hub name.
         data_format: a key of ``FORMATS``, or ``auto``.
         tokenizer_dir: the model's directory; not needed for the format ``tokens``.
-        vocab_size: ids from this one on are refused; None = what the directory's ``config.json`` or tokenizer says.
-        max_prompt_length: tokens kept of a prompt, see ``data.cutting``.
-        max_length: tokens of a prompt and one of its answers together.
-        drop_ranks: ranks (1 = best) that are not used, where the data has ranks; None = what suits the format.
-        max_candidates: answers kept after the preferred one; None = all.
-        cache_dir: where prepared datasets live.
-        progress: show a progress bar.
-        min_answers: a record with fewer is dropped; 0 = read prompts alone, whatever answers there are.
+        vocab_size: token ids must be below it; None = the size in the directory's ``config.json``, or the tokenizer's.
+        max_prompt_length: limit of a prompt, in tokens; see ``data.cutting``.
+        max_length: limit of a prompt together with one response, in tokens.
+        drop_ranks: ranks (1 = best) that are not used, if the data has ranks; None = the format's default.
+        max_candidates: responses kept besides the preferred one; None = all.
+        cache_dir: directory of prepared datasets.
+        progress: print the format and show a progress bar.
+        min_answers: a record with fewer different responses is dropped; 0 = read only prompts.
         ignored_keys: columns, and keys of turns, that are removed before anything is read.
-        keep_repeated: keep answers that have the same tokens as an earlier one.
+        keep_repeated: keep responses with the same tokens as an earlier one.
+
+    Raises:
+        ConfigError: a limit is out of range, or the format is unknown.
+        DataError: the data or the tokenizer cannot be used, or the dataset cannot be written.
     """
     _check_limits(data_format, max_prompt_length, max_length, max_candidates)
     check_exists(data)
     choice = choose_format(data, data_format, min_answers=min_answers, ignored_keys=ignored_keys)
-    has_words = FORMATS[choice.name].has_words
+    has_text = FORMATS[choice.name].has_text
     if progress:
-        unread = f"; not read: {', '.join(choice.unread)}" if choice.unread else ""
-        print(f"{data}: format {choice.name}{' (found)' if data_format == AUTO else ''}{unread}", flush=True)
-    chat = load_chat_tokenizer(tokenizer_dir or "") if has_words else None
+        unread = f"; unused columns: {', '.join(choice.unread)}" if choice.unread else ""
+        print(f"{data}: format {choice.name}{' (detected)' if data_format == AUTO else ''}{unread}", flush=True)
+    chat = load_chat_tokenizer(tokenizer_dir or "") if has_text else None
     limits = Limits(
         vocab_size or _vocab_size(tokenizer_dir, chat), max_prompt_length, max_length, min_answers, keep_repeated
     )
@@ -94,8 +98,8 @@ def prepare_dataset(
             ):
                 _fill(writer, data, chat, limits, rules, recipe, bar)
         except OSError as error:
-            fix = "free space, or choose another cache directory"
-            raise DataError("the prepared dataset was not written", where=cache_dir, got=error, fix=fix) from error
+            fix = "free some space, or choose another cache directory"
+            raise DataError("cannot write the prepared dataset", where=cache_dir, got=error, fix=fix) from error
     return PreparedDataset(directory)
 
 
@@ -134,20 +138,21 @@ def _fill(
             ", ".join(f"{count} x {reason}{details[reason]}" for reason, count in dropped.most_common())
             or "no records"
         )
-        fix = "check model.data.format and the file's content"
-        expected = f"a prompt with {rules.min_answers} answers" if rules.min_answers else "a prompt"
+        fix = "check model.data.format and the content of the file"
+        expected = f"a prompt with at least {rules.min_answers} responses" if rules.min_answers else "a prompt"
         raise DataError("no usable record", where=data, got=got, expected=expected, fix=fix)
     writer.finish(recipe, dropped=dropped, repeated_answers=repeated)
 
 
 def _vocab_size(tokenizer_dir: str | None, chat: ChatTokenizer | None) -> int | None:
-    """The model's vocabulary where its configuration is at hand, else the tokenizer's."""
+    """Return the vocabulary size in the model's ``config.json`` if there is one, else the tokenizer's."""
     path = Path(tokenizer_dir, "config.json") if tokenizer_dir else None
     if path and path.is_file():
         try:
             size = json.loads(path.read_text(encoding="utf-8")).get("vocab_size")
         except (ValueError, AttributeError) as error:
-            raise DataError("not a model configuration", where=str(path), fix="write config.json again") from error
+            fix = "download or write config.json again"
+            raise DataError("not a model configuration", where=str(path), fix=fix) from error
         if isinstance(size, int):
             return size
     return len(chat.tokenizer) if chat else None
@@ -161,7 +166,7 @@ def _check_limits(data_format: str, max_prompt_length: int, max_length: int, max
         )
     if max_length <= max_prompt_length:
         expected = f"more than max_prompt_length ({max_prompt_length})"
-        fix = "leave room for the answers"
+        fix = "leave room for the responses"
         raise ConfigError("too short", where="model.data.max_length", got=max_length, expected=expected, fix=fix)
     if max_candidates is not None and max_candidates < 1:
         raise ConfigError(

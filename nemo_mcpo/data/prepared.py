@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenized prompts with their completions on disk, memory-mapped: any row at once, whatever the size.
+"""Tokenized prompts with their completions on disk, memory-mapped for random access at any size.
 
 tokens.bin              int32, little-endian: prompt, completion 0, completion 1, … of row 0, then of row 1, …
 sequence_offsets.npy    int64 [rows + completions + 1]: where each of these sequences begins in tokens.bin
 completion_offsets.npy  int64 [rows + 1]: row i's completions have the flat numbers offsets[i] … offsets[i + 1] - 1
 prompt_ids.npy          int64 [rows]: hash of the row's tokens
-scores.npy              float32 [completions], NaN = none; only when the data has scores
-lost_tokens.npy         int32 [rows + completions]: tokens cut from each sequence; only when something was cut
-sources.bin, source_offsets.npy    where each row came from (file:line), UTF-8
+scores.npy              float32 [completions], NaN = none; only if the data has scores
+lost_tokens.npy         int32 [rows + completions]: tokens cut from each sequence; only if something was cut
+sources.bin, source_offsets.npy    the source of each row (file:line), UTF-8
 dropped.jsonl           the records that were not used: source, reason, detail
-meta.json               the fingerprint and what is in it, the report, and the size of every file above
+meta.json               the fingerprint and its recipe, the report, and the size of every file above
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ _TOKEN = np.dtype("<i4")
 
 @dataclass(frozen=True, slots=True)
 class PreparationReport:
-    """What became of the data: what is there, what was dropped and why, and what was cut to the limits.
+    """The size of a dataset, and what its preparation dropped and cut.
 
-    ``repeated_answers`` are left out: an earlier answer to the same prompt has the same tokens.
+    Attributes:
+        prompts, completions: how many there are.
+        prompt_tokens, completion_tokens: their tokens.
+        dropped: number of dropped records by reason.
+        truncated_prompts, truncated_answers: prompts and responses that were cut to the limits.
+        repeated_answers: responses left out because an earlier one to the same prompt has the same tokens.
     """
 
     prompts: int
@@ -54,7 +59,7 @@ class PreparationReport:
 
     @property
     def tokens(self) -> int:
-        """Tokens on disk: every prompt once."""
+        """Tokens on disk, each prompt counted once."""
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -93,14 +98,14 @@ class PreparedDataset:
         return PromptTree(int(self._prompt_ids[index]), index, prompt, tuple(completions), scores)
 
     def source(self, index: int) -> str:
-        """Where row ``index`` came from: ``file:line`` or ``file:row``."""
+        """Return where row ``index`` came from: ``file:line`` or ``file:row``."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         start, stop = self._source_offsets[index : index + 2]
         return bytes(self._sources[start:stop]).decode()
 
     def lost_tokens(self, index: int) -> list[int]:
-        """Tokens that were cut from the prompt of row ``index`` and from each of its completions."""
+        """Return how many tokens were cut from the prompt of row ``index`` and from each of its completions."""
         first, last = (int(offset) for offset in self.completion_offsets[index : index + 2])
         if self._lost is None:
             return [0] * (1 + last - first)
@@ -113,7 +118,7 @@ class PreparedDataset:
 
     @cached_property
     def num_completions(self) -> np.ndarray:
-        """int64 ``[rows]``."""
+        """Completions of each prompt, int64 ``[rows]``."""
         return np.diff(self.completion_offsets)
 
     @cached_property
@@ -139,7 +144,7 @@ class PreparedDataset:
         return np.diff(self._sequence_offsets[np.append(self._prompt_sequences, -1)])
 
     def trained_lengths(self, num_negatives: int) -> np.ndarray:
-        """Tokens of each prompt, its preferred answer and ``num_negatives`` of its longest: bounds, ``[rows]``."""
+        """Return an upper bound on each row's training tokens: prompt, preferred completion, and M of the longest."""
         first = self.completion_offsets[:-1]
         longest = np.maximum.reduceat(self.completion_lengths, first)
         return self.prompt_lengths + self.completion_lengths[first] + num_negatives * longest
@@ -156,11 +161,11 @@ class PreparedDataset:
 
 
 class PreparedWriter:
-    """Writes a prepared dataset into ``directory``, which must be empty; ``finish`` makes it one that opens."""
+    """Writes a prepared dataset to ``directory``, which must be empty; it can be opened after ``finish``."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files = ExitStack()  # closed by close(), which is why ruff's rule does not apply to the next three lines
+        self._files = ExitStack()  # close() closes it, so ruff's rule does not apply to the next three lines
         self._tokens = self._files.enter_context(open(directory / "tokens.bin", "wb"))  # noqa: SIM115
         self._sources = self._files.enter_context(open(directory / "sources.bin", "wb"))  # noqa: SIM115
         self._dropped = self._files.enter_context(open(directory / "dropped.jsonl", "w", encoding="utf-8"))  # noqa: SIM115
@@ -175,7 +180,7 @@ class PreparedWriter:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens written so far."""
+        """Number of tokens written so far."""
         return self._sequence_offsets[-1]
 
     def add(
@@ -186,10 +191,10 @@ class PreparedWriter:
         scores: list[float | None],
         lost: Sequence[int] = (),
     ) -> None:
-        """Appends one row; scores are kept when every completion has one.
+        """Append one row; scores are kept only if every completion has one.
 
         Args:
-            lost: tokens that were cut from the prompt and from each completion; empty = none.
+            lost: how many tokens were cut from the prompt and from each completion; empty = none.
         """
         sequences = (prompt, *completions)
         tokens = np.concatenate(sequences).astype(_TOKEN, copy=False).tobytes()
@@ -211,11 +216,11 @@ class PreparedWriter:
         self._lost.extend(lost or [0] * len(sequences))
 
     def drop(self, source: str, reason: str, detail: str) -> None:
-        """Lists one record that is not used."""
+        """List one record that is not used."""
         self._dropped.write(json.dumps({"source": source, "reason": reason, "detail": detail}) + "\n")
 
     def finish(self, recipe: dict[str, Any], *, dropped: Mapping[str, int], repeated_answers: int = 0) -> None:
-        """Writes everything to the disk itself, ``meta.json`` last."""
+        """Write and sync all files to disk, ``meta.json`` last."""
         arrays: dict[str, np.ndarray] = {
             "sequence_offsets.npy": np.array(self._sequence_offsets, dtype=np.int64),
             "completion_offsets.npy": np.array(self._completion_offsets, dtype=np.int64),
@@ -248,17 +253,18 @@ class PreparedWriter:
         sync_tree(self._directory)
 
     def close(self) -> None:
+        """Close the open files."""
         self._files.close()
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:
-    """Names a prepared dataset by everything that decides what is in it."""
+    """Return a hash of everything that determines a prepared dataset's content."""
     text = json.dumps({"layout": LAYOUT_VERSION, **recipe}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _prompt_id(lengths: list[int], tokens: bytes) -> int:
-    # The lengths are hashed too: the same tokens split at another place are another prompt.
+    # Lengths are hashed too, because the same tokens split at another place are another prompt.
     header = np.array([len(lengths), *lengths], dtype="<i8").tobytes()
     digest = hashlib.blake2b(header + tokens, digest_size=8).digest()
     return int.from_bytes(digest, "little") & (2**63 - 1)
@@ -266,20 +272,20 @@ def _prompt_id(lengths: list[int], tokens: bytes) -> int:
 
 def _read_meta(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
-        fix = "run scripts/prepare_data.py, or let training do it"
+        fix = "run scripts/prepare_data.py, or start training, which does the same"
         raise DataError("no such prepared dataset", where=str(directory), fix=fix)
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint_of(meta["recipe"]):
-            raise _damaged(directory, "written by another version, or meta.json was changed")
+            raise _damaged(directory, "written by another version, or meta.json was edited")
         sizes = dict(meta["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(directory, "meta.json is missing or not readable") from error
+        raise _damaged(directory, "meta.json is missing or unreadable") from error
     if (damage := first_damage(directory, sizes)) is not None:
         raise _damaged(directory, damage)
     return meta
 
 
 def _damaged(directory: Path, got: str) -> DataError:
-    fix = "delete this directory; it is written again at the next start"
+    fix = "delete this directory; the next run writes it again"
     return DataError("the prepared dataset is damaged", where=str(directory), got=got, fix=fix)

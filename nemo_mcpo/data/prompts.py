@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of prompts, for judges and chat servers: a prepared dataset keeps only their tokens."""
+"""The text of prompts, for judges and chat servers; a prepared dataset has only their tokens."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nemo_mcpo.records import Message, PreferenceRecord
 def read_conversations(
     data: str, data_format: str, sources: Collection[str], ignored_keys: Sequence[str] = ()
 ) -> dict[str, tuple[Message, ...]]:
-    """The conversations of some records of a file, by ``source`` (``file:line``).
+    """Return the conversations of some records of a file, by ``source`` (``file:line``).
 
-    The file may have been read under another path when it was prepared: the number of the line names a record.
+    Only the line numbers of ``sources`` are compared, since the dataset may have been prepared from another path.
 
     Raises:
-        DataError: the file holds token ids, which have no words.
+        DataError: the file holds token ids instead of text.
     """
     wanted = {_number(source): source for source in sources}
     name = choose_format(data, data_format, min_answers=0, ignored_keys=ignored_keys).name
-    if not FORMATS[name].has_words:
-        fix = "give a file of text: judges and chat servers read words"
-        raise DataError("prompts without words", where=data, got=f"format {name}", fix=fix)
+    if not FORMATS[name].has_text:
+        fix = "use data with text: judges and chat servers cannot read token ids"
+        raise DataError("the prompts have no text", where=data, got=f"format {name}", fix=fix)
     rules = Rules(min_answers=0, ignored_keys=ignored_keys)
     return {
         wanted[_number(record.source)]: _with_inputs(record)
@@ -35,7 +35,7 @@ def read_conversations(
 
 
 def _with_inputs(record: PreferenceRecord) -> tuple[Message, ...]:
-    """The turns, with tools and other inputs of the template in a system turn, where judges see them."""
+    """Return the turns, with tools and other template inputs in a system turn, where judges see them."""
     turns = record.turns
     if not record.inputs:
         return turns

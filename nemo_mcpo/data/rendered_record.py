@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record as the text that the model will see: its prompt, and what follows it for each answer."""
+"""A record as the text that the model sees: its prompt, and the continuation for each response."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from nemo_mcpo.records import Message, PreferenceRecord, Response
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What follows a prompt, up to the end of the turn.
+    """The text that follows a prompt, up to the end of the turn.
 
     Attributes:
-        text: of the answer.
-        from_template: whether the chat template wrote it, special tokens among it.
+        text: the response, with its thought if it has one.
+        from_template: whether the chat template wrote it, so that it may contain special tokens.
     """
 
     text: str
@@ -38,44 +38,44 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class RenderedRecord:
-    """The text of a record; answers in the record's order."""
+    """The text of a record; continuations are in the order of its responses."""
 
     prompt: str
-    answers: tuple[Continuation, ...]
+    continuations: tuple[Continuation, ...]
 
 
 def render_record(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedRecord:
-    """The text of a record.
+    """Return the text of a record.
 
     Raises:
-        RefusedByTemplate: the template refuses the conversation, or would leave a part of it out.
+        RefusedByTemplate: the template refuses the conversation, or would omit a part of it.
     """
     turns = record.turns
-    thinking = answers_think(chat, record)
+    thinking = responses_think(chat, record)
     prompt = render(chat.tokenizer, turns, record.inputs, add_generation_prompt=True, thinking=thinking)
     check_shown(chat.tokenizer, turns, record.inputs, prompt, thinking=thinking)
-    answers = [continuation(chat, record, prompt, response, thinking=thinking) for response in record.responses]
-    return RenderedRecord(prompt, tuple(answers))
+    texts = [continuation(chat, record, prompt, response, thinking=thinking) for response in record.responses]
+    return RenderedRecord(prompt, tuple(texts))
 
 
 def check_thoughts(chat: ChatTokenizer, rendered: RenderedRecord) -> None:
-    """Refuses answers whose thought is never closed, stands behind other text, or comes twice."""
+    """Raise RefusedByTemplate if a thought is never closed, follows other text, or occurs twice."""
     tags = chat.turn.tags
-    for answer in rendered.answers if tags else ():
-        if tags and not is_whole(tags, rendered.prompt, answer.text):
-            what = "an answer's thought is not opened once and closed before the answer"
-            raise RefusedByTemplate(what, f"{rendered.prompt[-20:]!r}, {answer.text[:120]!r}")
+    for one in rendered.continuations if tags else ():
+        if tags and not is_whole(tags, rendered.prompt, one.text):
+            what = "a thought is not opened once and closed before the text"
+            raise RefusedByTemplate(what, f"{rendered.prompt[-20:]!r}, {one.text[:120]!r}")
 
 
-def answers_think(chat: ChatTokenizer, record: PreferenceRecord) -> bool:
-    """Whether any answer comes with a thought: then the prompt is one that asks for thoughts."""
+def responses_think(chat: ChatTokenizer, record: PreferenceRecord) -> bool:
+    """Return whether any response has a thought; the prompt is then rendered for thinking."""
     return any(has_thought(chat.turn.tags, response.text or "", _extra(response)) for response in record.responses)
 
 
 def continuation(
     chat: ChatTokenizer, record: PreferenceRecord, prompt: str, response: Response, *, thinking: bool
 ) -> Continuation:
-    """What follows ``prompt`` for one answer."""
+    """Return the text that follows ``prompt`` for one response."""
     text, extra = response.text or "", _extra(response)
     if extra:
         return _structured(chat, record, prompt, response, thinking)
@@ -84,27 +84,28 @@ def continuation(
         return Continuation(text)
     if is_open(tags, prompt):
         return Continuation(continued(tags, prompt, text, chat.turn.empty_thought))
-    if tags.end in text and tags.begin not in text:  # as servers return it whose prompt has opened the thought
+    # Servers return a thought without its opening tag if their prompt has opened it.
+    if tags.end in text and tags.begin not in text:
         return Continuation(f"{tags.begin}\n{text}")
     if not thinking or has_thought(tags, text, {}):
         return Continuation(text)
-    # Beside an answer with a thought, one without has the empty thought that its own prompt would have had.
+    # Next to a response with a thought, one without gets the empty thought that its own prompt would contain.
     own = render(chat.tokenizer, record.turns, record.inputs, add_generation_prompt=True)
     return Continuation((own.removeprefix(prompt) if own.startswith(prompt) else closed(tags)) + text)
 
 
-def encode_continuations(chat: ChatTokenizer, answers: Sequence[Continuation]) -> list[list[int]]:
-    """Token ids of answers with their end-of-turn token, on all cores."""
-    plain = iter(encode_answers(chat, [answer.text for answer in answers if not answer.from_template]))
-    written = [answer.text for answer in answers if answer.from_template]
+def encode_continuations(chat: ChatTokenizer, continuations: Sequence[Continuation]) -> list[list[int]]:
+    """Return the token ids of continuations, each with its end-of-turn token; encodes on all cores."""
+    plain = iter(encode_answers(chat, [one.text for one in continuations if not one.from_template]))
+    written = [one.text for one in continuations if one.from_template]
     ids = iter(encode_texts(chat.tokenizer, written, special_text=False) if written else ())
-    return [_ended(chat, next(ids)) if answer.from_template else next(plain) for answer in answers]
+    return [_ended(chat, next(ids)) if one.from_template else next(plain) for one in continuations]
 
 
 def _structured(
     chat: ChatTokenizer, record: PreferenceRecord, prompt: str, response: Response, thinking: bool
 ) -> Continuation:
-    """An answer that is more than text, such as a tool call, as the template itself writes it after the prompt."""
+    """Return a response that is more than text, such as a tool call, as the template writes it after the prompt."""
     turns, extra = record.turns, _extra(response)
     thought = next((extra[key] for key in THOUGHT_KEYS if extra.get(key)), None)
     tags = chat.turn.tags
@@ -117,22 +118,22 @@ def _structured(
     whole = render(chat.tokenizer, whole_turns, record.inputs, add_generation_prompt=False, thinking=thinking)
     check_shown(chat.tokenizer, whole_turns, record.inputs, whole, thinking=thinking)
     if not whole.startswith(prompt):
-        what = "the chat template does not continue the prompt with this answer"
+        what = "the chat template does not continue the prompt with this response"
         raise RefusedByTemplate(what, f"keys {sorted(extra)}")
     _refuse_special_text(chat, response)
     return Continuation(whole.removeprefix(prompt).rstrip(), from_template=True)
 
 
 def _refuse_special_text(chat: ChatTokenizer, response: Response) -> None:
-    """Where the template writes special tokens, those that the answer spells would count as such."""
+    """Raise RefusedByTemplate if the response spells a special token, which would become one in a template's text."""
     own = f"{response.text}{response.extra}"
     spelled = [token for token in special_tokens(chat.tokenizer) if token in own]
     if spelled:
-        raise RefusedByTemplate("an answer with further keys spells a special token", spelled[0])
+        raise RefusedByTemplate("a response with further keys spells a special token", spelled[0])
 
 
 def _ended(chat: ChatTokenizer, ids: list[int]) -> list[int]:
-    """With the end of the turn, or with the special token that the template ends a tool call with."""
+    """Return ids that end with the end-of-turn token, or with the special token by which the template ends a call."""
     ends = ids and ids[-1] in special_tokens(chat.tokenizer).values()
     return ids if ends else [*ids, chat.end_of_turn]
 

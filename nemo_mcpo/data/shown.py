@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prepared record as the model sees it: text with its special tokens, what is trained, lengths, and what was cut."""
+"""Displays a prepared record as the model sees it: text with special tokens, what is trained, lengths, and cuts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _AS_THEY_ARE = {"skip_special_tokens": False, "clean_up_tokenization_spaces": Fa
 
 
 def show_record(dataset: PreparedDataset, index: int, tokenizer_dir: str | None) -> str:
-    """Row ``index`` in a frame; ``┃`` marks the lines that are trained, which are those of the completions.
+    """Return row ``index`` in a frame, in which ``┃`` marks the text that is trained: the completions.
 
     Args:
-        tokenizer_dir: whose tokenizer the ids are of; without a usable one, the ids are shown.
+        tokenizer_dir: directory of the dataset's tokenizer; token ids are shown if it has no usable one.
     """
     tree, lost = dataset[index], dataset.lost_tokens(index)
     tokenizer = _tokenizer(tokenizer_dir)
@@ -39,7 +39,7 @@ def _tokenizer(directory: str | None) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return load_tokenizer(directory)
-    except DataError:  # a directory for which nothing but ids was ever needed
+    except DataError:  # data of token ids needs no tokenizer, so the directory may have none
         return None
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thoughts before an answer: how data sets hold them, and how chat templates write them.
+"""Thoughts, which precede the text of a response: how datasets store them and how chat templates write them.
 
-What a prompt ends with, and what an answer is then:
+The end of a prompt that opens a thought, and the two kinds of responses that follow:
 
-    <|assistant|><think>\\n           a generation prompt that opens the thought (Qwen3-Thinking-2507, R1 distills)
-    two and two\\n</think>\\n\\n4      an answer with a thought continues it: it must not be opened again
-    \\n</think>\\n\\n4                 an answer without one closes an empty thought first
+    <|assistant|><think>\\n           the generation prompt opens the thought (Qwen3-Thinking-2507, R1 distills)
+    two and two\\n</think>\\n\\n4      a response with a thought continues it and must not open it again
+    \\n</think>\\n\\n4                 a response without a thought first closes the empty one
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
-"""Keys of a turn that hold a thought, under which templates look for it."""
+"""Keys of a turn that may hold a thought, in datasets and in templates."""
 
 
 class Tags(NamedTuple):
-    """What a thought stands between; ``gap`` is what the empty thought has inside and behind it."""
+    """The tags around a thought; ``gap`` is the text inside an empty thought and after it."""
 
     begin: str
     end: str
@@ -37,24 +37,24 @@ TAGS = (
 
 
 def tags_of(template: str) -> Tags | None:
-    """The tags that a chat template writes, or looks for."""
+    """Return the tags that a chat template writes or looks for, or None."""
     return next((tags for tags in TAGS if tags.begin in template or tags.end in template), None)
 
 
 def is_open(tags: Tags | None, prompt: str) -> bool:
-    """Whether a rendered prompt ends inside a thought."""
+    """Return whether a rendered prompt ends inside a thought."""
     return tags is not None and prompt.rstrip().endswith(tags.begin)
 
 
 def has_thought(tags: Tags | None, text: str, extra: Mapping[str, Any]) -> bool:
-    """Whether an answer comes with a thought, in its text or beside it."""
+    """Return whether a response has a thought, in its text or in a key of its turn."""
     if any(extra.get(key) for key in THOUGHT_KEYS):
         return True
     return tags is not None and (tags.end in text or text.lstrip().startswith(tags.begin))
 
 
 def is_whole(tags: Tags, prompt: str, text: str) -> bool:
-    """Whether a prompt and what follows it hold no thought, or one that is opened once and closed before the answer.
+    """Return whether prompt and continuation hold no thought, or one that is opened once and closed before the text.
 
     >>> [is_whole(TAGS[0], "<|assistant|>", text) for text in ("4", "<think>two</think>4", "<think>two", "4<think>")]
     [True, True, False, False]
@@ -68,12 +68,12 @@ def is_whole(tags: Tags, prompt: str, text: str) -> bool:
 
 
 def inlined(tags: Tags, text: str, thought: str) -> str:
-    """An answer with its thought before it, as models write it."""
+    """Return a text preceded by its thought, as models write it."""
     return f"{tags.begin}\n{thought.strip()}\n{tags.end}\n\n{text}"
 
 
 def continued(tags: Tags, prompt: str, text: str, empty: str | None) -> str:
-    """What follows a prompt that ends inside a thought, for an answer with a thought of its own, or without one.
+    """Return the continuation of a prompt that ends inside a thought, for a response with or without a thought.
 
     >>> continued(TAGS[0], "<|assistant|><think>\\n", "<think>\\ntwo and two\\n</think>\\n\\n4", None)
     'two and two\\n</think>\\n\\n4'
@@ -81,7 +81,7 @@ def continued(tags: Tags, prompt: str, text: str, empty: str | None) -> str:
     '\\n</think>\\n\\n4'
 
     Args:
-        empty: what the template itself puts between the prompt and an answer without a thought, if that is known.
+        empty: text that the template itself puts between the prompt and a response without a thought, if known.
     """
     opened = prompt[prompt.rindex(tags.begin) + len(tags.begin) :]
     own = text.lstrip()
@@ -94,12 +94,12 @@ def continued(tags: Tags, prompt: str, text: str, empty: str | None) -> str:
 
 
 def closed(tags: Tags) -> str:
-    """An empty thought."""
+    """Return an empty thought."""
     return f"{tags.begin}{tags.gap}{tags.end}{tags.gap}"
 
 
 def renamed(template: str, turn: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn whose thought has the key under which this template looks for it."""
+    """Return a turn with its thought under the key that this template reads."""
     key = next((key for key in THOUGHT_KEYS if turn.get(key)), None)
     if key is None or _reads(template, key):
         return dict(turn)
@@ -108,7 +108,7 @@ def renamed(template: str, turn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reads_thoughts(template: str) -> bool:
-    """Whether a template looks for thoughts beside the content."""
+    """Return whether a template reads thoughts from a key of their own."""
     return any(_reads(template, name) for name in THOUGHT_KEYS)
 
 

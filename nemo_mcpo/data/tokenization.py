@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts and answers as token ids, by the model's own chat template.
+"""Tokenization of prompts and responses with the model's own chat template.
 
-    completion = answer's tokens + end-of-turn token            prompt = template(conversation, add_generation_prompt)
+    prompt = template(conversation, add_generation_prompt)        completion = response + end-of-turn token
 
-The prompt is tokenized once, however many answers it has, and answers are appended as ids: tokens never merge across
-the border, so the same prompt tokens serve every answer, and the same answer has the same tokens everywhere.
+A prompt is tokenized once for all its responses, and responses are tokenized separately. Tokens never merge across the
+boundary, so all completions share the prompt's tokens, and a response always has the same tokens.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-_CHAT_CURE = "use the tokenizer of an instruction-tuned model, or add chat_template.jinja to the directory"
+_CHAT_FIX = "use the tokenizer of an instruction-tuned model, or add chat_template.jinja to the directory"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTokenizer:
-    """A tokenizer with what its chat template says about an assistant turn.
+    """A tokenizer, and how its chat template writes an assistant turn.
 
     Attributes:
         tokenizer: the model's own, with a Rust backend.
-        turn: how its template writes an assistant turn.
+        turn: how the template writes an assistant turn.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ class ChatTokenizer:
 
     @property
     def template(self) -> str | dict[str, str]:
-        """The text of the chat template, or of several."""
+        """The text of the chat template, or the texts of several by name."""
         return self.tokenizer.chat_template
 
     @property
@@ -54,47 +54,51 @@ class ChatTokenizer:
 
     @property
     def lead(self) -> str:
-        """What the template puts between the generation prompt and an answer, such as Llama 2's space."""
+        """Text that the template puts between the generation prompt and a response, such as Llama 2's space."""
         return self.turn.lead
 
 
 def load_chat_tokenizer(directory: str) -> ChatTokenizer:
-    """Loads the tokenizer of a local model directory and reads the end of a turn from its chat template."""
+    """Load the tokenizer of a local model directory, and find out how its chat template writes an assistant turn.
+
+    Raises:
+        DataError: the directory has no usable tokenizer or chat template.
+    """
     tokenizer = _load(directory)
     if not tokenizer.is_fast:
-        fix = "save tokenizer.json with save_pretrained of the fast tokenizer"
+        fix = "save the fast tokenizer with save_pretrained, which writes tokenizer.json"
         raise DataError("the tokenizer has no Rust backend", where=directory, fix=fix)
     template = tokenizer.chat_template
     if not template:
-        raise DataError("the tokenizer has no chat template", where=directory, fix=_CHAT_CURE)
+        raise DataError("the tokenizer has no chat template", where=directory, fix=_CHAT_FIX)
     texts = list(template.values()) if isinstance(template, dict) else [template]
     if not all(isinstance(text, str) for text in texts):
         got = f"{type(texts[0]).__name__}"
-        raise DataError("the chat template is not text", where=directory, got=got, fix=_CHAT_CURE)
+        raise DataError("the chat template is not text", where=directory, got=got, fix=_CHAT_FIX)
     if isinstance(template, dict) and "default" not in template:
         fix = "name one of them default in tokenizer_config.json, or in additional_chat_templates"
-        raise DataError("no default among the chat templates", where=directory, got=sorted(template), fix=fix)
-    # Limits of their own in tokenizer.json would cut or pad every text before our limits see it.
+        raise DataError("no chat template is named default", where=directory, got=sorted(template), fix=fix)
+    # Limits saved in tokenizer.json would truncate or pad texts before our own limits apply.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     try:
         turn = read_assistant_turn(tokenizer, directory)
     except RefusedByTemplate as error:
         raise DataError(
-            "the chat template does not render", where=directory, got=error.detail[:150], fix=_CHAT_CURE
+            "the chat template does not render", where=directory, got=error.detail[:150], fix=_CHAT_FIX
         ) from error
     return ChatTokenizer(tokenizer, turn)
 
 
 def tokenizer_hash(directory: str) -> str:
-    """A hash of the tokenizer's files."""
+    """Return a hash of the tokenizer's files."""
     files = [path for name in _TOKENIZER_FILES if (path := Path(directory) / name).is_file()]
     files += sorted(Path(directory).glob("additional_chat_templates/*.jinja"))
     return hash_files(Path(directory), files)
 
 
 def render_prompt(chat: ChatTokenizer, prompt: Sequence[Message]) -> str:
-    """The prompt as text, up to where the answer begins.
+    """Return the prompt as text, up to where the response begins.
 
     Raises:
         RefusedByTemplate: the template refuses the conversation.
@@ -103,14 +107,14 @@ def render_prompt(chat: ChatTokenizer, prompt: Sequence[Message]) -> str:
 
 
 def encode_prompts(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered prompts, on all cores; the template has written the special tokens, BOS among them."""
+    """Encode rendered prompts on all cores; they already contain all special tokens, including BOS."""
     return encode_texts(chat.tokenizer, texts, special_text=False)
 
 
 def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of answers, as they follow the prompt, with their end-of-turn token, on all cores.
+    """Encode responses as they follow a prompt, each with its end-of-turn token, on all cores.
 
-    An answer that spells out a special token ("</s>") keeps it as plain text: only the template ends a turn.
+    A special token spelled in a response ("</s>") stays plain text: only the template ends a turn.
     """
     tags = chat.turn.tags[:2] if chat.turn.tags else ()
     marks = {text: token for text, token in special_tokens(chat.tokenizer).items() if text in tags} if tags else {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From records to rows of token ids within the limits, chunk after chunk; or the reason why a record is dropped."""
+"""Turns records into rows of token ids within the limits, chunk by chunk, or into reasons why they are dropped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nemo_mcpo.data.rendered_record import RenderedRecord, check_thoughts, encod
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts
 from nemo_mcpo.records import PreferenceRecord
 
-_CHUNK = 256  # records in flight at a time: enough to keep all cores busy, a few hundred MB with long answers
+_CHUNK = 256  # records: enough to keep all cores busy, and at most a few hundred MB with long responses
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record as it is written.
+    """One record, ready to be written.
 
     Attributes:
         source: ``file:line``.
-        tokens: what is kept of the prompt and of each answer.
-        scores: of each answer.
-        repeated: answers left out because an earlier one has the same tokens.
+        tokens: the prompt and its completions within the limits.
+        scores: one per completion.
+        repeated: number of responses left out because an earlier one has the same tokens.
     """
 
     source: str
@@ -39,14 +39,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a row may hold.
+    """The limits of a row. Field names are keys of the recipe: renaming one would rebuild all prepared datasets.
 
     Attributes:
-        vocab_size: ids from this one on are refused; None = any.
+        vocab_size: token ids must be below it; None = no limit.
         max_prompt_length: tokens of a prompt.
-        max_length: tokens of a prompt and one of its answers together.
-        min_answers: different ones; a record with fewer is dropped.
-        keep_repeated: keep answers that have the same tokens as an earlier one.
+        max_length: tokens of a prompt together with one response.
+        min_answers: a record with fewer different responses is dropped.
+        keep_repeated: keep responses with the same tokens as an earlier one.
     """
 
     vocab_size: int | None
@@ -59,10 +59,10 @@ class Limits:
 def tokenized(
     records: Iterator[PreferenceRecord], chat: ChatTokenizer | None, limits: Limits
 ) -> Iterator[list[Row | Dropped]]:
-    """Tokenizes chunk after chunk in a separate thread, while the caller reads and writes.
+    """Yield the rows of one chunk after another; a separate thread tokenizes while the caller reads and writes.
 
     Args:
-        chat: None where records are token ids.
+        chat: None if the records are token ids.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = None
@@ -84,13 +84,14 @@ def _tokenize(records: list[PreferenceRecord], chat: ChatTokenizer | None, limit
     rendered = [_rendered(chat, record) for record in records]
     usable = [one for one in rendered if isinstance(one, RenderedRecord)]
     prompts = iter(encode_prompts(chat, [one.prompt for one in usable]))
-    answers = iter(encode_continuations(chat, [answer for one in usable for answer in one.answers]))
+    completions = iter(encode_continuations(chat, [text for one in usable for text in one.continuations]))
     rows: list[Row | Dropped] = []
     for record, one in zip(records, rendered, strict=True):
         if isinstance(one, Dropped):
             rows.append(one)
         else:
-            rows.append(_text_row(chat, record, next(prompts), list(islice(answers, len(one.answers))), limits))
+            own = list(islice(completions, len(one.continuations)))
+            rows.append(_text_row(chat, record, next(prompts), own, limits))
     return rows
 
 
@@ -104,7 +105,7 @@ def _rendered(chat: ChatTokenizer, record: PreferenceRecord) -> RenderedRecord |
 
 
 def _text_row(
-    chat: ChatTokenizer, record: PreferenceRecord, prompt: list[int], answers: list[list[int]], limits: Limits
+    chat: ChatTokenizer, record: PreferenceRecord, prompt: list[int], completions: list[list[int]], limits: Limits
 ) -> Row | Dropped:
     lost = 0
     if len(prompt) > limits.max_prompt_length:
@@ -113,25 +114,26 @@ def _text_row(
         except RefusedByTemplate as error:
             return Dropped(record.source, error.reason, error.detail)
         lost = whole - len(prompt)
-    return _row(record, [prompt, *answers], limits, lost)
+    return _row(record, [prompt, *completions], limits, lost)
 
 
 def _row(record: PreferenceRecord, sequences: Sequence[Sequence[int]], limits: Limits, lost: int = 0) -> Row | Dropped:
-    """The row of a record; ``lost`` tokens of its prompt are gone already."""
+    """Return the row of a record whose prompt has already lost ``lost`` tokens."""
     prompt, *completions = [np.asarray(ids, dtype=np.int64) for ids in sequences]
     if not len(prompt):
-        return Dropped(record.source, "empty prompt", "it has no tokens")
+        return Dropped(record.source, "empty prompt", "no tokens")
     every = np.concatenate((prompt, *completions))
     low, high = int(every.min()), int(every.max())
     size = limits.vocab_size or 2**31
     if low < 0 or high >= size:
-        return Dropped(record.source, "token id outside the vocabulary", f"{low if low < 0 else high} of {size}")
+        detail = f"id {low if low < 0 else high}, vocabulary size {size}"
+        return Dropped(record.source, "token id outside the vocabulary", detail)
     cut = cut_sequences(prompt, completions, limits.max_prompt_length, limits.max_length)
     keep = list(range(len(completions))) if limits.keep_repeated else _different(cut.completions)
     if len(keep) < limits.min_answers:
         same = len(_different(completions)) < limits.min_answers
-        reason = "the answers are all the same" if same else "the answers are all the same once they are cut"
-        return Dropped(record.source, reason, f"{len(completions)} answers, max_length {limits.max_length}")
+        reason = "all responses are identical" if same else "all responses are identical after truncation"
+        return Dropped(record.source, reason, f"{len(completions)} responses, max_length {limits.max_length}")
     scores = [response.score for response in record.responses]
     tokens = CutSequences(
         cut.prompt,
@@ -142,7 +144,7 @@ def _row(record: PreferenceRecord, sequences: Sequence[Sequence[int]], limits: L
 
 
 def _different(completions: Sequence[np.ndarray]) -> list[int]:
-    """The first of all that have the same tokens."""
+    """Return the numbers of the completions without repetitions, the first of each."""
     first: dict[bytes, int] = {}
     for number, completion in enumerate(completions):
         first.setdefault(completion.tobytes(), number)

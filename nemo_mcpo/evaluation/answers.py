@@ -43,7 +43,7 @@ def pair_tokens(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of single-turn prompts and of one answer to each, as training sees them."""
     pairs = [_rendered(chat, question, answer) for question, answer in zip(questions, answers, strict=True)]
-    completions = encode_continuations(chat, [pair.answers[0] for pair in pairs])
+    completions = encode_continuations(chat, [pair.continuations[0] for pair in pairs])
     return encode_prompts(chat, [pair.prompt for pair in pairs]), completions
 
 

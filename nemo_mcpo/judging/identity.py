@@ -18,7 +18,7 @@ from pathlib import Path
 import openai
 
 from nemo_mcpo.config import Judge as JudgeSettings
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.tokenizer_files import COPIED_FILES
 from nemo_mcpo.rollouts.client import AwayError, RefusedError, send
 from nemo_mcpo.rollouts.serving import Serving

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW for a GPU that is too small: moments in bfloat16, and the states in host memory between updates.
+"""AdamW for small GPUs: moments in bfloat16, or states in host memory between updates, or both.
 
-The update is torch's (``torch.optim.adamw``), of some million elements at a time, whose states come to the GPU in
-float32 and go back as they are kept. With float32 moments it equals torch's AdamW bit for bit, wherever they are.
+The update is torch's (``torch.optim.adamw``), applied to a few million elements at a time. Their states are copied to
+the GPU in float32, and written back in the dtype and place where they are kept. With float32 moments the result equals
+torch's AdamW bit for bit, on the host and on the GPU.
 
-A moment in bfloat16 is rounded up or down at random, with probabilities that make the mean exact: rounded to the
-nearest, a second moment with β₂ = 0.999 would never change again, since 0.1 % is less than half of its last digit.
+Moments in bfloat16 are rounded up or down at random, with probabilities that make the mean exact. Rounded to nearest,
+a second moment with β₂ = 0.999 would stop changing: its relative change per update, 0.1 %, is less than half a unit in
+the last place.
 
-megatron-core's DistributedOptimizer drives it as it drives Transformer Engine's precision-aware Adam: the optimizer
-owns the float32 weights (``master_param``), and gradients come as ``decoupled_grad``.
+megatron-core's DistributedOptimizer treats it like Transformer Engine's precision-aware Adam: the optimizer owns the
+float32 weights (``master_param``), and gradients arrive as ``decoupled_grad``.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class CompactAdamW(torch.optim.Optimizer):
-    """AdamW over the parameter groups of another optimizer, which megatron-core made."""
+    """AdamW that takes over the parameter groups of the optimizer that megatron-core built."""
 
     def __init__(self, param_groups: list[dict[str, Any]], *, moments: torch.dtype, on_host: bool) -> None:
-        # Shards of float32 weights are views of them, which torch refuses as parameters and megatron-core sets, too.
+        # torch rejects views as parameters, but megatron-core's shards of float32 weights are views: the groups are
+        # assigned after a constructor call without them.
         super().__init__([torch.empty(0)], defaults={})
         self.param_groups = param_groups
         self.moments = moments
@@ -46,7 +49,7 @@ class CompactAdamW(torch.optim.Optimizer):
         return state
 
     def _zeros(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """A state, where it is kept; pinned in host memory, for copies at full speed."""
+        """Allocate a state where it is kept; host memory is pinned, so that copies run at full speed."""
         if not (self.on_host and weights.is_cuda):
             return torch.zeros_like(weights, dtype=dtype)
         with memory_of("the optimizer in host memory"):
@@ -54,7 +57,7 @@ class CompactAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; all are on one device."""
+        """Update every parameter that has a gradient. All parameters are on one device."""
         generator: torch.Generator | None = None
         for group in self.param_groups:
             group["step"] = int(group.get("step", 0)) + 1
@@ -62,29 +65,29 @@ class CompactAdamW(torch.optim.Optimizer):
                 gradient = getattr(parameter, "decoupled_grad", None)
                 if gradient is None:
                     continue
-                # By the step alone: a resumed run rounds as the uninterrupted one, and an embedding that two pipeline
-                # stages share, in different places, stays the same on both.
+                # Seeded by the step alone, so that a resumed run rounds like the uninterrupted one, and both copies of
+                # an embedding that two pipeline stages share stay equal.
                 generator = (generator or torch.Generator(parameter.device)).manual_seed(group["step"])
                 states = (self.state[parameter][name] for name in ("master_param", *MOMENTS))
                 pieces = (tensor.view(-1).split(ELEMENTS_PER_UPDATE) for tensor in (parameter, gradient, *states))
                 for weights, of_loss, *kept in zip(*pieces, strict=True):
                     _update(group, weights, of_loss, kept, generator)
         if self.on_host and torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()  # the host reads the states next, without knowing of the stream
+            torch.cuda.current_stream().synchronize()  # the host may read the states next, outside the stream
 
     def get_unscaled_state(self, parameter: Tensor, name: str) -> Tensor:
-        """A state as it is kept: checkpoints, which have them in float32, are made of it and read into it."""
+        """Return a state as it is kept. Checkpoints, which hold float32, are written from it and read into it."""
         return self.state[parameter][name]
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, with the number of updates where torch's Adam keeps it, where megatron-core looks for it."""
+        """Return torch's state dict plus the step count in each state, where megatron-core expects Adam to keep it."""
         saved = super().state_dict()
         step = torch.tensor(float(self.param_groups[0].get("step", 0)))
         saved["state"] = {number: state | {"step": step} for number, state in saved["state"].items()}
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The groups' numbers alone; megatron-core fills the states one by one."""
+        """Load the groups' hyperparameters only; megatron-core fills the states one by one."""
         for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
 
@@ -92,7 +95,7 @@ class CompactAdamW(torch.optim.Optimizer):
 def _update(
     group: dict[str, Any], weights: Tensor, gradient: Tensor, states: list[Tensor], generator: torch.Generator
 ) -> None:
-    """One chunk: the states come to the weights' device in float32, and go back."""
+    """Update one chunk of a parameter: copy its states to the weights' device in float32, step, and copy them back."""
     device = weights.device
     master, mean, square = (sent(state, device).float() for state in states)
     adamw(
@@ -115,14 +118,14 @@ def _update(
         if value is not kept:
             is_exact = kept.dtype == torch.float32
             kept.copy_(value if is_exact else round_stochastically(value, generator), non_blocking=True)
-    if weights.dtype != torch.float32:  # else they are the master
+    if weights.dtype != torch.float32:  # float32 weights are the master weights
         weights.copy_(master)
 
 
 def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers of float32 to bfloat16, up or down at random so that the mean is exact; exact ones stay as they are.
+    """Round float32 to bfloat16, up or down at random so that the mean is exact; representable values are unchanged.
 
-    A float32 has 16 bits more: a random number of 16 bits is added before they are cut off.
+    A float32 has 16 more bits than a bfloat16: a random 16-bit number is added before they are cut off.
     """
     noise = torch.randint(0, 1 << 16, values.shape, generator=generator, device=values.device, dtype=torch.int32)
     bits = values.view(torch.int32) + noise

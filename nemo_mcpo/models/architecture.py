@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a decoder-only model, in the terms that both Hugging Face and megatron-core can be built from."""
+"""The shape of a decoder-only model, in terms that map to both Hugging Face and megatron-core."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 VOCAB_MULTIPLE = 128
-"""The embedding is padded to a multiple of this, whatever the tensor-parallel size, so that checkpoints reshard."""
+"""The embedding is padded to a multiple of this under every tensor-parallel size, so that checkpoints reshard."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelArchitecture:
-    """Everything that decides the parameters' shapes and the forward pass.
+    """Everything that determines the parameters' shapes and the forward pass.
 
     Attributes:
         family: key of ``nemo_mcpo.models.huggingface.families.FAMILIES``.
@@ -19,9 +19,9 @@ class ModelArchitecture:
         rope_scaling: the Hugging Face ``rope_scaling`` dictionary (``rope_type`` and its parameters), or None.
         qkv_bias: biases on the query, key and value projections (Qwen2).
         qk_norm: RMSNorm on each head's query and key (Qwen3).
-        max_positions: longest sequence the model was made for, tokens.
-        sliding_window: attention window in tokens where the model uses one (Mistral 0.1), else None.
-        dtype: dtype in which the Hugging Face checkpoint stores its weights, e.g. ``"bfloat16"``.
+        max_positions: longest sequence that the model supports, in tokens.
+        sliding_window: attention window in tokens (Mistral 0.1), or None for full attention.
+        dtype: dtype of the weights in the Hugging Face checkpoint, e.g. ``"bfloat16"``.
     """
 
     family: str
@@ -44,12 +44,12 @@ class ModelArchitecture:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the megatron-core embedding: ``vocab_size`` rounded up to ``VOCAB_MULTIPLE``."""
+        """Rows of the megatron-core embedding: ``vocab_size`` rounded up to a multiple of ``VOCAB_MULTIPLE``."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers, without the padding of the vocabulary; tied embeddings count once."""
+        """Number of learned parameters, without vocabulary padding; tied embeddings count once."""
         query, key = self.num_attention_heads * self.head_dim, self.num_query_groups * self.head_dim
         attention = 2 * self.hidden_size * (query + key)
         biases = (query + 2 * key) * self.qkv_bias + 2 * self.head_dim * self.qk_norm

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoints of a log directory, and whether each still holds what was written.
+"""The checkpoints of a log directory, and whether each one is still complete.
 
-When a checkpoint is finished, the name and size of every file are noted.
+A finished checkpoint records the name and size of each of its files.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CONTENTS = "contents.json"
 
 
 def note_contents(checkpoint: Path) -> None:
-    """Write down what is in a finished checkpoint."""
+    """Record the files of a finished checkpoint."""
     (checkpoint / CONTENTS).write_text(json.dumps(file_sizes(checkpoint, without=CONTENTS), indent=1))
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with the first file that is missing, of another size or unreadable; None if all is well."""
+    """Describe the first file that is missing, unreadable or of the wrong size; return None if there is none."""
     try:
         noted: dict[str, int] = json.loads((checkpoint / CONTENTS).read_text())
         saved_step(checkpoint)
@@ -34,33 +34,33 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def saved_step(checkpoint: Path) -> int:
-    """The number of optimizer steps in a whole checkpoint."""
+    """Return the number of optimizer steps after which a checkpoint was written."""
     return json.loads((checkpoint / CHECKPOINT_MARK).read_text())["step"]
 
 
 def finished_checkpoints(log_dir: Path) -> list[Path]:
-    """Directories that a save has finished, whatever became of them since."""
+    """Return the directories in which a save finished, damaged or not."""
     return [mark.parent for mark in log_dir.glob(f"checkpoints/*/{CHECKPOINT_MARK}") if mark.parent.suffix == ""]
 
 
 def whole_checkpoints(log_dir: Path) -> list[Path]:
-    """Those that are not damaged, oldest first by the step in their state."""
+    """Return the undamaged checkpoints, ordered by step."""
     return sorted((path for path in finished_checkpoints(log_dir) if damage(path) is None), key=saved_step)
 
 
 def newest_checkpoint(log_dir: Path) -> Path | None:
-    """The newest whole checkpoint; None when there is none at all. Warns of those that are damaged.
+    """Return the newest undamaged checkpoint, or None if no save has finished; log a warning for each damaged one.
 
     Raises:
-        CheckpointError: all are damaged.
+        CheckpointError: every checkpoint is damaged.
     """
     whole, finished = whole_checkpoints(log_dir), finished_checkpoints(log_dir)
     for path in sorted({*finished} - {*whole}):
-        logger.warning("%s is damaged (%s): the newest whole checkpoint is used", path, damage(path))
+        logger.warning("%s is damaged (%s); using the newest undamaged checkpoint", path, damage(path))
     if finished and not whole:
         raise CheckpointError(
-            "no checkpoint is whole",
+            "every checkpoint is damaged",
             where=str(log_dir / "checkpoints"),
-            fix="restore the files, or remove the directory to start from the initial weights",
+            fix="restore the files, or delete the directory to start from the initial weights",
         )
     return whole[-1] if whole else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training checkpoint as a Hugging Face directory or a ``.nemo`` file."""
+"""Exports a training checkpoint as a Hugging Face directory or a ``.nemo`` file."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 
 def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None) -> Path:
-    """Load ``checkpoint`` into one process and write ``out``; returns ``out``.
+    """Load ``checkpoint`` in one process, write it to ``out``, and return ``out``.
 
     Args:
-        checkpoint: a checkpoint, or a log directory, whose newest one is taken.
-        out: a directory, or a file whose name ends with ``.nemo``.
-        dtype: of the written weights; the initial model's own by default.
+        checkpoint: a checkpoint, or a log directory, whose newest checkpoint is used.
+        out: a directory, or a file name that ends with ``.nemo``.
+        dtype: dtype of the written weights; by default that of the initial model.
     """
     if not finished_checkpoints(checkpoint) and not (checkpoint / CHECKPOINT_MARK).exists():
         raise CheckpointError(
-            "there is no complete training checkpoint",
+            "no complete training checkpoint found",
             where=str(checkpoint),
-            expected=f"{CHECKPOINT_MARK} in it, or in checkpoints/*/ below it",
-            fix="give a run's log directory or one of its checkpoints",
+            expected=f"{CHECKPOINT_MARK} here or in checkpoints/*/",
+            fix="pass a run's log directory or one of its checkpoints",
         )
     pretrained = open_pretrained(str(checkpoint), cache_dir=str(out.parent))
     return export_pretrained(pretrained, out, dtype)
 
 
 def export_pretrained(pretrained: Pretrained, out: Path, dtype: str | None = None) -> Path:
-    """The same for whatever a run may start from: it gets what inference servers read."""
+    """Do the same for any model that a run can start from, including a Hugging Face directory.
+
+    The result has everything that inference servers need.
+    """
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=0)
     config = {
         "architecture": asdict(pretrained.architecture),
@@ -67,7 +70,10 @@ def export_pretrained(pretrained: Pretrained, out: Path, dtype: str | None = Non
 
 
 def trained_precision(pretrained: Pretrained) -> str:
-    """Of the run that saved it, or of the files, so that nothing is rounded before the export's own dtype."""
+    """Return the precision of the run that saved the model, or of its files.
+
+    The export loads it in this precision, so that nothing is rounded before the conversion to the export's own dtype.
+    """
     if not pretrained.is_distributed:
         return "bf16" if pretrained.architecture.dtype == "bfloat16" else "32"
     state = json.loads((pretrained.weights / CHECKPOINT_MARK).read_text())

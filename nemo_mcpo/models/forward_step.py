@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forward step: packed trees through megatron-core's pipeline schedules, for scoring and for training.
 
-Both passes take a replica's trees in and give ``[b, …]`` tables out, on all of its tensor and pipeline ranks:
+Both passes take a replica's trees and return ``[b, …]`` tables on all of its tensor- and pipeline-parallel ranks:
 
     trees ─ packed into rows ─ schedule ─ values per completion ─ tables
 
-Replicas do not wait for each other: what all ranks must know is collected once a step (``collect``).
+Replicas do not wait for each other: values that every rank needs are collected once per step (``collect``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_mcpo.models.pipeline import run_schedule
+from nemo_mcpo.models.replay import Recording
 from nemo_mcpo.models.rows import Row, Scored, packed_rows, replay_rows
-from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import Objective, ObjectiveInputs, PreferenceBatch, PromptTree, TreeBatch
@@ -29,7 +29,7 @@ RowLoss = Callable[[TreeBatch, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def run_rows(chunks: list, rows: Sequence[Row], row_loss: RowLoss, *, forward_only: bool) -> None:
-    """Run the rows as micro-batches; ``row_loss`` sees each row's log-probs on the last pipeline stage."""
+    """Run the rows as micro-batches; the last pipeline stage calls ``row_loss`` on each row's log-probs."""
 
     def forward_step(iterator: Iterator[Row], model) -> tuple[Tensor, Callable]:
         row = next(iterator)
@@ -47,13 +47,13 @@ def score_trees(
     share_prompts: bool = True,
     recording: Callable[[], Recording] | None = None,
 ) -> Scored:
-    """Summed log-prob of every completion, forward only, no gradient; on every rank of the replica.
+    """Return the summed log-prob of every completion on every rank of the replica; forward only, without gradient.
 
     Args:
-        budget: tokens a row.
-        first_column: 1 does not score the preferred completion; its layers run only where they are recorded.
+        budget: tokens per row.
+        first_column: 1 skips the preferred completion; its layers still run if they are recorded.
         share_prompts: see ``packed_rows``.
-        recording: makes the tape of every row, for ``train_trees``.
+        recording: makes a tape per row, for ``train_trees``.
     """
     left_out = 0 if recording else first_column
     placed = [
@@ -90,15 +90,16 @@ def train_trees(
     scored: Scored | None = None,
     share_prompts: bool = True,
 ) -> tuple[Tensor, list[str]]:
-    """Forward and backward over a batch; the gradients of the summed losses are added to those in the model.
+    """Run a batch forward and backward, adding the gradients of the summed losses to those in the model.
 
     Args:
-        budget: tokens a row.
-        scored: the trees that the batch was drawn from; what the pass recorded is replayed.
+        budget: tokens per row.
+        scored: the scores that the batch was drawn from; anything recorded with them is replayed.
         share_prompts: see ``packed_rows``.
 
     Returns:
-        ``[b, 1 + metrics]`` on every rank of the replica: the loss of each prompt (nats) and its metrics; their names.
+        On every rank of the replica, a table ``[b, 1 + metrics]`` with each prompt's loss (nats) and metrics, and the
+        metrics' names.
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
@@ -107,7 +108,7 @@ def train_trees(
     placed = [PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)]
 
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        if not len(row.prompts_b):  # a padding row: nothing to learn, but its graph must exist
+        if not len(row.prompts_b):  # a padding row: no loss, but the schedule needs its graph
             return logps_N.sum(), _no_count(), {}
         empty = logps_N.new_zeros(len(row.prompts_b), batch.valid_BK.shape[1])
         policy = empty.index_put((row.place_N, row.column_N), logps_N)
@@ -115,7 +116,7 @@ def train_trees(
         outputs = objective(ObjectiveInputs(policy, reference, lengths, valid, scores, ranks))
         metrics = [outputs.metrics[name] for name in names]
         table[row.prompts_b] = torch.stack([outputs.loss, *metrics], dim=1).detach().float()
-        # The schedule may scale the loss in place: hand over the sum, keep the table.
+        # The schedule may scale the loss in place, so it gets the sum, which the table does not share.
         return outputs.loss.sum(), _no_count(), {}
 
     config = chunks[0].config
@@ -128,8 +129,11 @@ def train_trees(
 
 
 def _no_count() -> Tensor:
-    """With a count in the result megatron-core sums losses instead of averaging over micro-batches; the optimizer step
-    divides by the number of prompts."""
+    """Return a token count of zero.
+
+    If a loss function returns a count, megatron-core sums the losses instead of averaging them over micro-batches. The
+    optimizer step divides by the number of prompts.
+    """
     return torch.zeros((), dtype=torch.int, device=local_device())
 
 
@@ -138,7 +142,10 @@ def _without_first(tree: PromptTree, count: int) -> PromptTree:
 
 
 def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:
-    """Every rank must know the table's width, but only the last stage sees real values: ask with zeros."""
+    """Return the metrics' names, found by calling the objective on zeros.
+
+    Every rank needs the table's width, but only the last stage has real values.
+    """
     valid = batch.valid_BK[:1]
     zeros = torch.zeros(valid.shape)
     ranks = torch.arange(valid.shape[1])[None, :]
@@ -146,7 +153,7 @@ def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:
 
 
 def _on_all_stages(table: Tensor) -> Tensor:
-    """Each row was filled on the last stage, by every tensor rank: take tensor rank 0's."""
+    """Copy the table to all stages. Every tensor-parallel rank of the last stage filled it; rank 0's values count."""
     group = parallel_state.get_model_parallel_group()
     if dist.get_world_size(group) > 1:
         if parallel_state.get_tensor_model_parallel_rank() != 0:
@@ -156,7 +163,7 @@ def _on_all_stages(table: Tensor) -> Tensor:
 
 
 def collect(values_b: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
-    """A table of all replicas' rows from each one's own: ``[b, …]`` and where they belong to ``[num_rows, …]``."""
+    """Combine every replica's rows ``[b, …]`` into one table ``[num_rows, …]``; ``rows`` are their places in it."""
     table = values_b.new_zeros(num_rows, *values_b.shape[1:])
     [places] = on_device([torch.tensor(rows, dtype=torch.long)], values_b.device)
     table[places] = values_b

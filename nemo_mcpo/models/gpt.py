@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPT: megatron-core's model, taking packed prompt trees in and giving one log-prob per completion out."""
+"""The GPT: megatron-core's model, from packed prompt trees to one log-prob per completion."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from torch import Tensor
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.log_probs import completion_log_probs
-from nemo_mcpo.models.norm import RMSNorm
-from nemo_mcpo.models.tape import TapedTransformerLayer
+from nemo_mcpo.models.replay import TapedTransformerLayer
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.packages import is_installed
 from nemo_mcpo.records import TreeBatch
@@ -40,13 +39,13 @@ class ParallelLayout:
     """How a model is laid out and computed.
 
     Attributes:
-        dtype: of the parameters and activations; optimizer states and log-probs stay float32.
-        transformer_impl: ``local`` or ``transformer_engine`` (``resolve_transformer_impl`` turns ``auto`` into one).
+        dtype: dtype of parameters and activations; optimizer states and log-probs stay float32.
+        transformer_impl: ``local`` or ``transformer_engine`` (``resolve_transformer_impl`` resolves ``auto``).
         attention_backend: ``auto`` or a key of ``trees.backends.BACKENDS``.
-        recompute: ``none``, ``selective`` (attention) or ``full`` (every layer) activation recompute.
-        fp8: ``None``, or a Transformer Engine format (``hybrid``, ``e4m3``).
-        fp8_recipe: ``tensorwise`` or ``blockwise``: what shares a scale.
-        scoring_fp8: score the candidates in FP8, where everything else is in bf16.
+        recompute: activation recompute: ``none``, ``selective`` (attention) or ``full`` (every layer).
+        fp8: None, or a Transformer Engine format (``hybrid``, ``e4m3``).
+        fp8_recipe: ``tensorwise`` or ``blockwise`` scales.
+        scoring_fp8: score candidates in FP8 and do everything else in bf16.
     """
 
     tensor: int = 1
@@ -62,8 +61,18 @@ class ParallelLayout:
     scoring_fp8: bool = False
 
 
+class RMSNorm(torch.nn.RMSNorm):
+    """torch's RMSNorm for megatron-core's local layers, whose own norm refuses sequence parallelism."""
+
+    def __init__(self, config, hidden_size: int, eps: float = 1e-5, **kwargs) -> None:
+        # The dtype of all other parameters: float32 norms on a CPU alone would change a bf16 reference.
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=local_device())
+        # With this mark megatron-core sums the weight's gradient over the sequence-parallel ranks.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
 class TreeGPTModel(GPTModel):
-    """megatron-core's GPTModel on a ``TreeBatch``: log-probs on the last pipeline stage, hidden states before."""
+    """megatron-core's GPTModel on a ``TreeBatch``; the last pipeline stage returns log-probs, others hidden states."""
 
     def __init__(
         self, architecture: ModelArchitecture, config: TransformerConfig, attention_backend: str, **kwargs
@@ -79,17 +88,18 @@ class TreeGPTModel(GPTModel):
         )
         self.architecture = architecture
         self.attend = BACKENDS[attention_backend].attend
-        # Not a buffer: casting the model to bf16 must not cast the angles, or distant positions coincide.
+        # Not a buffer, so that casting the model to bf16 leaves the frequencies in float32: in bf16, distant positions
+        # would get the same angles.
         self.rotary_frequencies = inverse_frequencies(
             architecture.head_dim, architecture.rope_theta, architecture.rope_scaling
         ).to(local_device())
 
     def forward(self, batch: TreeBatch, tape: Tape | None = None) -> Tensor:
-        """Log-probs in nats ``[N]``, or hidden states ``[S, 1, H]`` when this is not the last stage.
+        """Return log-probs ``[N]`` in nats on the last stage, hidden states ``[S, 1, H]`` on others.
 
         Args:
             batch: a packed row.
-            tape: what the layers ask while they run.
+            tape: records or replays the layers; see ``models.replay``.
         """
         embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
         hidden = self.decoder(
@@ -118,11 +128,11 @@ class TreeGPTModel(GPTModel):
 
 
 def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
-    """``auto`` becomes Transformer Engine when it is installed beside a GPU, else megatron-core's local layers."""
+    """Resolve ``auto`` to Transformer Engine if it is installed and there is a GPU, else to the local layers."""
     has_engine = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
     if requested == "transformer_engine" and not has_engine:
         raise ConfigError(
-            "Transformer Engine is not installed, or there is no GPU for it",
+            "Transformer Engine is not installed, or no GPU is available",
             where="model.transformer_impl",
             got=requested,
             fix="set model.transformer_impl=auto, or use a NeMo container on a GPU",
@@ -130,7 +140,7 @@ def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
     resolved = ("transformer_engine" if has_engine else "local") if requested == "auto" else requested
     if needs_fp8 and resolved == "local":
         raise ConfigError(
-            "FP8 needs Transformer Engine's layers, which are not here",
+            "FP8 needs Transformer Engine, which is not available",
             where="model.transformer_impl",
             got=requested,
             fix="set model.fp8=null and model.mcpo.scoring_fp8=false, or use a NeMo container on a GPU with FP8",
@@ -141,7 +151,7 @@ def resolve_transformer_impl(requested: str, *, needs_fp8: bool) -> str:
 def layer_specs(
     architecture: ModelArchitecture, config: TransformerConfig, vp_stage: int | None
 ) -> TransformerBlockSubmodules:
-    """megatron-core's layers with tree attention in the middle."""
+    """Return megatron-core's layer specs with tree attention as ``core_attention``."""
     if config.transformer_impl == "transformer_engine":
         from megatron.core.extensions.transformer_engine import TENorm
 
@@ -162,7 +172,7 @@ def layer_specs(
 
 @contextmanager
 def fp8_scoring(config: TransformerConfig) -> Iterator[None]:
-    """Products in FP8 where ``config`` says bf16; megatron-core's blocks ask it in every pass."""
+    """Compute a bf16 model's matrix products in FP8; megatron-core reads ``config.fp8`` in every forward pass."""
     before, config.fp8 = config.fp8, "e4m3"
     try:
         yield
@@ -171,7 +181,7 @@ def fp8_scoring(config: TransformerConfig) -> Iterator[None]:
 
 
 def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) -> TransformerConfig:
-    """megatron-core's configuration for this architecture and layout."""
+    """Return megatron-core's configuration for an architecture and layout."""
     on_gpu = torch.cuda.is_available()
     compiles = on_gpu and is_installed("triton")
     virtual = layout.virtual_pipeline
@@ -197,8 +207,8 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
         sequence_parallel=layout.sequence_parallel,
         params_dtype=layout.dtype,
         pipeline_dtype=layout.dtype,
-        # Stages exchange the rows' lengths, so that no row is padded to the longest. megatron-core asks for the
-        # dispatcher even though there are no experts.
+        # Stages exchange row lengths, so that no row is padded to the longest. megatron-core then requires a token
+        # dispatcher, even without experts.
         variable_seq_lengths=layout.pipeline > 1,
         moe_token_dispatcher_type="alltoall",
         bf16=layout.dtype == torch.bfloat16,
@@ -223,13 +233,16 @@ def transformer_config(architecture: ModelArchitecture, layout: ParallelLayout) 
 
 
 def _leave_uninitialized(weight: Tensor) -> Tensor:
-    """Weights always come from a checkpoint. With ``perform_initialization=False`` megatron-core would also not mark
-    them as tensor-parallel, and the gradient norm would count one rank's slices only."""
+    """Skip initialization, because weights always come from a checkpoint.
+
+    ``perform_initialization=False`` would also keep megatron-core from marking weights as tensor-parallel, and the
+    gradient norm would then count only one rank's slices.
+    """
     return weight
 
 
 def build_gpt(architecture: ModelArchitecture, layout: ParallelLayout) -> list[TreeGPTModel]:
-    """This rank's model chunks, one per virtual pipeline stage, with uninitialized weights."""
+    """Build this rank's model chunks, one per virtual pipeline stage, with uninitialized weights."""
     config = transformer_config(architecture, layout)
     backend = choose_backend(layout.attention_backend, local_device(), layout.dtype)
     chunks = []

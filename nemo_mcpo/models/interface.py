@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainers need of a model; the names are NeMo-Aligner's where it has one."""
+"""What trainers require of a model; method names follow NeMo-Aligner where it has them."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from nemo_mcpo.records import Objective, PreferenceBatch, PromptTree
 
 
 class SupportsPreferenceTraining(Protocol):
-    """The seam between ``algorithms`` and ``models``: trees in, log-probs and losses per prompt out."""
+    """The interface between ``algorithms`` and ``models``: trees in, log-probs and per-prompt losses out."""
 
     def share(self, trees: Sequence[PromptTree]) -> list[int]:
-        """Indices of this replica's share of a batch."""
+        """Return the indices of this replica's share of a batch."""
 
     def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
-        """This replica's share, cut into parts that are scored, drawn and trained one after the other."""
+        """Split this replica's share into parts that are scored, drawn and trained one after another."""
 
     def log_probs(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
-        """Summed log-probs of a batch without gradient, float32 ``[B, K]``, nats, the same on every rank.
+        """Return the summed log-probs of a batch, without gradient: float32 ``[B, K]``, nats, the same on every rank.
 
-        ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
+        With ``share_prompts=False``, every completion is computed as a plain sequence after its own prompt.
         """
 
     def score(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Scored:
-        """The candidates of a part, from column ``first_column`` on, for the draw.
+        """Score a part's candidates, from column ``first_column`` on, for the draw.
 
-        ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
+        ``exactly`` uses the precision of training even if ``model.mcpo.scoring_fp8`` is set.
         """
 
     def prepare_for_training_step(self) -> None:
-        """Clear gradients before the step's first part."""
+        """Clear the gradients; called before the first part of a step."""
 
     def get_loss_and_metrics(
         self, batch: PreferenceBatch, objective: Objective, scored: Scored | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, for ``collect``. Gradients add up.
+        """Run a part forward and backward, adding to the gradients; return loss ``[b]`` (nats) and metrics ``[b]``.
 
-        ``scored`` is what the batch was drawn from, if anything was scored: what it recorded is not computed again.
-        Nothing is read on the host, so that the GPU has work while the host prepares the next part.
+        ``scored`` holds the scores that the batch was drawn from, if any; what was recorded with them is replayed. The
+        results stay on the device until ``collect``, so that the GPU works while the host prepares the next part.
         """
 
     def collect(self, columns: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
-        """All replicas' rows of each column, ``[num_rows]`` on the CPU, the same on every rank.
+        """Combine each column's rows of all replicas: ``[num_rows]`` on the CPU, the same on every rank.
 
         Args:
-            columns: ``[b]`` by name, on the CPU or where the model put them.
-            rows: the place of each of these b.
-            num_rows: of all replicas together.
+            columns: name -> ``[b]``, on the CPU or on the model's device.
+            rows: the places of these b values in the result.
+            num_rows: rows of all replicas together.
         """
 
     def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
-        """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.
+        """Update the weights with the mean gradient over the ``num_prompts`` prompts of all replicas.
 
-        Returns the learning rate used and the gradient norm before clipping.
+        Return the learning rate and the gradient norm before clipping.
         """
 
     def schedule_state(self) -> dict[str, object]:
-        """State of the learning-rate schedule, plain numbers."""
+        """Return the state of the learning-rate schedule as plain numbers."""
 
     def load_schedule_state(self, state: dict[str, object]) -> None:
-        """Continue the learning-rate schedule."""
+        """Restore the state of the learning-rate schedule."""
 
     def prepare_for_validation_step(self) -> None:
-        """Switch to evaluation."""
+        """Switch to evaluation mode."""
 
     def finish_validation_step(self) -> None:
-        """Switch back to training."""
+        """Switch back to training mode."""

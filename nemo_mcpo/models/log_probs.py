@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of target tokens from hidden states, vocabulary-parallel and in chunks.
+"""Log-probs of target tokens from hidden states, vocabulary-parallel and in chunks.
 
     log p(t) = h · W[t] − log Σ_v exp(h · W[v])
 
-Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, in the forward and
-again in the backward pass (recomputed, unless there are few enough to keep), so that memory does not grow with
-positions × vocabulary. Softmax is in float32.
+Each tensor-parallel rank holds a slice of W. Logits exist for one chunk of positions at a time, so that memory does
+not grow with positions × vocabulary. The backward pass recomputes them, unless there are few enough to keep. The
+softmax is in float32.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ def completion_log_probs(
     vocab_size: int,
     sequence_parallel: bool,
 ) -> Tensor:
-    """Summed log-prob of every completion of a row, in nats, float32 (or float64) ``[N]``.
+    """Return the summed log-prob of every completion of a row: float32 (or float64) ``[N]``, nats.
 
     Args:
         hidden: ``[S, 1, H]``, or ``[S / tensor parallel size, 1, H]`` with sequence parallelism.
         output_weight: this rank's slice of the output layer, ``[padded vocab / tensor parallel size, H]``.
         predictor_T, target_T, num_targets_N: see ``TreeBatch``.
-        vocab_size: rows of the whole output layer that are real; padding rows get no probability.
+        vocab_size: rows of the whole output layer without padding; padding rows get no probability.
     """
     if sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden)
     hidden_TH = hidden[:, 0].index_select(0, predictor_T)
-    # Asked for here: inside of an autograd function gradients are always off.
+    # Read here because gradients are always off inside an autograd function.
     keep = torch.is_grad_enabled() and hidden_TH.shape[0] * len(output_weight) <= LOGITS_KEPT[hidden.device.type]
     logps_T = _TokenLogProbs.apply(hidden_TH, output_weight, target_T, vocab_size, keep)
     return _sums(logps_T, num_targets_N)
 
 
 def _sums(values_T: Tensor, lengths_N: Tensor) -> Tensor:
-    """Sums of consecutive values, ``[N]``, in one order on every device, where ``index_add`` on a GPU would have none.
+    """Return the sums ``[N]`` of consecutive values, in a fixed order (``index_add`` on a GPU has none).
 
-    Added up in float64: in float32, hundreds of additions to a sum of hundreds of nats lose more than all that was
-    computed before. Without ``unsafe`` torch would wait for the GPU to check the lengths.
+    The sum is in float64: in float32, hundreds of additions to a sum of hundreds of nats lose more precision than
+    everything before. Without ``unsafe``, torch waits for the GPU to check the lengths.
     """
-    if not len(values_T):  # which some releases of torch refuse
+    if not len(values_T):  # some releases of torch reject empty input
         return values_T.sum().expand(len(lengths_N))
     return torch.segment_reduce(values_T.double(), "sum", lengths=lengths_N, unsafe=True).to(values_T.dtype)
 
@@ -109,7 +109,7 @@ class _TokenLogProbs(torch.autograd.Function):
             factor = -grad_T[rows] * (largest_T[rows] - logsumexp_T[rows]).exp()
             local = target_T[rows] - ctx.first
             mine = (local >= 0) & (local < ctx.num_real)
-            places = local.clamp(0, len(weight) - 1)[:, None]  # of a target elsewhere: any, where nothing is added
+            places = local.clamp(0, len(weight) - 1)[:, None]  # another rank's target: any place, since 0 is added
             at_targets = exponentials.gather(1, places) * factor[:, None] + (grad_T[rows] * mine)[:, None]
             grad_logits = torch.mul(exponentials, factor[:, None], out=rounded[:size])
             grad_logits.scatter_(1, places, at_targets.to(weight.dtype))
@@ -119,28 +119,28 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """float32, or float64 where the model computes in float64."""
+    """Return float32, or float64 for a float64 model."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Positions whose logits exist at the same time; none is longer than the first."""
+    """Split the positions into chunks whose logits exist at the same time; no chunk is longer than the first."""
     num_rows = hidden.shape[0]
     size = min(num_rows, max(FEWEST_POSITIONS, LOGITS_PER_CHUNK[weight.device.type] // weight.shape[0]))
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size or 1)]
 
 
 def _buffer(chunks: list[slice], weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Room for the logits of any of the chunks.
+    """Allocate space for the logits of any one chunk.
 
-    One for all of them: allocated chunk by chunk, logits leave holes in a CPU's heap that the next chunk does not fit
-    into, and memory grows as if all of them were kept.
+    All chunks share it: separate allocations would fragment a CPU's heap, and memory would grow as if all logits were
+    kept.
     """
     return weight.new_empty(chunks[0].stop - chunks[0].start if chunks else 0, weight.shape[0], dtype=dtype)
 
 
 def _logits(hidden: Tensor, weight: Tensor, num_real: int, out: Tensor) -> Tensor:
-    """``out``, filled with the logits; those of padding rows are -inf."""
+    """Fill ``out`` with the logits and return it; those of padding rows are -inf."""
     if out.dtype == hidden.dtype:
         torch.mm(hidden, weight.t(), out=out)
     elif _comes_out_wide(torch.mm, hidden.device, hidden.dtype):
@@ -152,7 +152,7 @@ def _logits(hidden: Tensor, weight: Tensor, num_real: int, out: Tensor) -> Tenso
 
 
 def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
-    """In place ``total + first @ second``, added up in the type of ``total``."""
+    """Add ``first @ second`` to ``total`` in place, accumulated in the dtype of ``total``."""
     if total.dtype == first.dtype:
         total.addmm_(first, second)
     elif _comes_out_wide(torch.addmm, first.device, first.dtype):
@@ -165,9 +165,9 @@ def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
 
 @cache
 def _comes_out_wide(product: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``torch.mm`` or ``torch.addmm`` of this type comes out in float32, not rounded on the way.
+    """Return whether ``torch.mm`` or ``torch.addmm`` of this dtype can return float32 without rounding in between.
 
-    Only on a GPU; torch learned it for the one (2.8) before the other.
+    Only on a GPU, and depending on the release of torch: 2.8 supports it for ``mm`` but not for ``addmm``.
     """
     if device.type != "cuda":
         return False
@@ -183,21 +183,24 @@ def _comes_out_wide(product: Callable[..., Tensor], device: torch.device, dtype:
 
 @compiled_on_gpu
 def _exponentiate_and_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """In place ``exp(logits − largest)``; the largest of each row, finite where all logits are -inf, and the sum."""
+    """Compute ``exp(logits − largest)`` in place; return each row's largest logit and sum.
+
+    The largest logit is finite even if all logits of a row are -inf.
+    """
     largest = logits.amax(-1).clamp_min(torch.finfo(logits.dtype).min)
     logits.sub_(largest[:, None]).exp_()
     return largest, logits.sum(-1)
 
 
 def _pick(logits: Tensor, local_targets: Tensor, num_real: int) -> Tensor:
-    """The targets' logits where this rank holds them, 0 elsewhere."""
+    """Return the targets' logits where this rank holds them, 0 elsewhere."""
     mine = (local_targets >= 0) & (local_targets < num_real)
     picked = logits.gather(1, local_targets.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
     return torch.where(mine, picked, 0.0)
 
 
 def _over_vocabulary_slices(logsumexp_T: Tensor, target_logit_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Combine the ranks' slices: one gather of two numbers a token."""
+    """Combine the ranks' slices with one gather of two numbers per token."""
     group = parallel_state.get_tensor_model_parallel_group()
     if group.size() == 1:
         return logsumexp_T, target_logit_T

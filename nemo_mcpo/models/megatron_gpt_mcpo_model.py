@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy as a NeMo model: megatron-core's GPT, its optimizer, and the steps that a trainer calls."""
+"""The policy as a NeMo model: megatron-core's GPT, its optimizer, and the methods that a trainer calls."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from nemo_mcpo.config.schema import settings_of
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.forward_step import collect, score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt, fp8_scoring, resolve_transformer_impl
-from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import build_optimizer, build_schedule, finish_gradients, wrap_for_training
 from nemo_mcpo.models.pretrained import Pretrained, load_pretrained
-from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.replay import LayerRecording, ProductRecording, Recording
 from nemo_mcpo.models.rows import Scored, share_of_replica
-from nemo_mcpo.models.tape import Recording
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.out_of_memory import memory_of
 from nemo_mcpo.platform.transfer import on_device
@@ -51,31 +49,34 @@ SETTINGS = (
     "model.fp8_recipe",
     "model.mcpo.scoring_fp8",
 )
-"""What the model reads; in its ``cfg`` each has the last part of its key as its name."""
+"""Keys that the model reads; in its ``cfg`` each is named by the last part of its key."""
 
 
 def model_config(config: RunConfig, architecture: ModelArchitecture) -> DictConfig:
-    """The ``cfg`` of ``MegatronGPTMCPOModel``: what rebuilds the model from a ``.nemo`` file alone."""
+    """Return the ``cfg`` of ``MegatronGPTMCPOModel``, from which a ``.nemo`` file can rebuild the model."""
     settings = {key.rpartition(".")[2]: value for key, value in settings_of(config, *SETTINGS).items()}
     return OmegaConf.create({"architecture": asdict(architecture)} | settings)
 
 
 def scoring_recording(requested: bool | str, layout: ParallelLayout) -> Callable[[], Recording] | None:
-    """What the scoring pass records, by ``config.rules.reused_scoring``; None: training runs its own pass."""
+    """Return what makes the recording of a scored row; None if training computes everything itself.
+
+    See ``config.rules.reused_scoring``.
+    """
     local = layout.transformer_impl == "local"
     reused = reused_scoring(
         requested, recompute=layout.recompute, fp8=layout.fp8, local=local, scoring_fp8=layout.scoring_fp8
     )
     if reused == "products":
-        # With sequence parallelism the ranks' products are added up into another tensor.
+        # With sequence parallelism, the ranks' products are summed into another tensor.
         return partial(ProductRecording, copies=layout.tensor > 1 and not layout.sequence_parallel)
     return LayerRecording if reused else None
 
 
 class MegatronGPTMCPOModel(ModelPT):
-    """See ``models.interface.SupportsPreferenceTraining``.
+    """The model that trainers use; see ``models.interface.SupportsPreferenceTraining``.
 
-    Build it after ``platform.distributed.initialize_parallel``; weights are uninitialized until ``load_pretrained``.
+    Build it after ``platform.distributed.initialize_parallel``. Weights are uninitialized until ``load_pretrained``.
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
@@ -97,23 +98,23 @@ class MegatronGPTMCPOModel(ModelPT):
             scoring_fp8=cfg.scoring_fp8,
         )
         self.recording = scoring_recording(cfg.reuse_scoring, self.layout)
-        # Plain lists: Lightning must not move, cast or save what megatron-core owns.
+        # Plain lists, not modules: Lightning must not move, cast or save what megatron-core owns.
         with memory_of("the model's weights"):
             self.chunks = build_gpt(self.architecture, self.layout)
         self.wrapped: list = self.chunks
         self.optimizer: Any = None
         self.schedule: Any = None
-        self.source_files: Path | None = None  # config.json and tokenizer of the model that training started from
+        self.source_files: Path | None = None  # config.json and tokenizer of the initial model
 
     @memory_of("the model's weights")
     def load_pretrained(self, pretrained: Pretrained) -> None:
-        """Load the initial weights; every rank calls it, before ``setup_training``."""
+        """Load the initial weights. Every rank calls this before ``setup_training``."""
         load_pretrained(pretrained, self)
         self.source_files = pretrained.files
 
     @memory_of("gradients and optimizer")
     def setup_training(self, config: RunConfig, num_steps: int) -> None:
-        """Gradient buffers, optimizer and schedule; the weights must be loaded before."""
+        """Set up gradient buffers, optimizer and schedule. The weights must already be loaded."""
         bf16 = self.layout.dtype == torch.bfloat16
         optim, clip = config.model.optim, config.trainer.mcpo.gradient_clip_val
         self.wrapped = wrap_for_training(self.chunks, bf16=bf16)
@@ -121,15 +122,15 @@ class MegatronGPTMCPOModel(ModelPT):
         self.schedule = build_schedule(optim, self.optimizer, num_steps)
 
     def share(self, trees: Sequence[PromptTree]) -> list[int]:
-        """Indices of this replica's share of a batch."""
+        """Return the indices of this replica's share of a batch."""
         return share_of_replica(trees)
 
     def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
-        """This replica's share, cut into parts that are scored, drawn and trained one after the other.
+        """Split this replica's share into parts that are scored, drawn and trained one after another.
 
-        One part, unless scoring is reused: then what a part recorded is kept until it was trained. A rank keeps
-        ``scoring_tokens`` of layer outputs, or ``micro_batch_tokens`` of products, which are larger, for each stage of
-        its pipeline, as a stage has only a share of the layers.
+        There is one part unless scoring is reused, because the recordings of a part are kept until it is trained. A
+        part then has up to ``scoring_tokens`` tokens for layer outputs, or ``micro_batch_tokens`` for products, which
+        are larger; times the number of pipeline stages, because each stage holds only its share of the layers.
         """
         share = self.share(trees)
         if self.recording is None:
@@ -141,9 +142,9 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("scoring")
     def log_probs(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
-        """Summed log-probs of a batch without gradient, float32 ``[B, K]``, nats, the same on every rank.
+        """Return the summed log-probs of a batch, without gradient: float32 ``[B, K]``, nats, the same on every rank.
 
-        ``share_prompts=False`` computes every completion as a plain sequence with its prompt.
+        With ``share_prompts=False``, every completion is computed as a plain sequence after its own prompt.
         """
         share = self.share(trees)
         mine = [trees[index] for index in share]
@@ -154,9 +155,9 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("scoring")
     def score(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Scored:
-        """The candidates of a part, from column ``first_column`` on, for the draw.
+        """Score a part's candidates, from column ``first_column`` on, for the draw.
 
-        ``exactly`` scores in the precision of training where ``model.mcpo.scoring_fp8`` asks for another.
+        ``exactly`` uses the precision of training even if ``model.mcpo.scoring_fp8`` is set.
         """
         in_fp8 = self.layout.scoring_fp8 and not exactly
         with fp8_scoring(self.chunks[0].config) if in_fp8 else nullcontext():
@@ -165,12 +166,12 @@ class MegatronGPTMCPOModel(ModelPT):
             )
 
     def collect(self, columns: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
-        """See ``models.interface``; of a step, this alone waits for the GPU, and gradient clipping."""
+        """See ``models.interface``. Within a step, only this and gradient clipping wait for the GPU."""
         values_b = torch.stack(on_device(list(columns.values()), local_device()), dim=1)
         return dict(zip(columns, collect(values_b, rows, num_rows).cpu().unbind(1), strict=True))
 
     def prepare_for_training_step(self) -> None:
-        """Clear gradients."""
+        """Clear the gradients; called before the first part of a step."""
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -184,10 +185,10 @@ class MegatronGPTMCPOModel(ModelPT):
         *,
         share_prompts: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward of a part; loss ``[b]`` in nats and metrics ``[b]``, still on the GPU if there is one.
+        """Run a part forward and backward, adding to the gradients; return loss ``[b]`` (nats) and metrics ``[b]``.
 
-        ``scored`` is what the batch was drawn from, if anything was scored: what it recorded is not computed again.
-        ``share_prompts=False``, for comparisons, computes every completion as a plain sequence with its prompt.
+        ``scored`` holds the scores that the batch was drawn from, if any; what was recorded with them is replayed.
+        With ``share_prompts=False``, for comparisons, every completion is a plain sequence after its own prompt.
         """
         budget = self.cfg.micro_batch_tokens
         table, names = train_trees(self.wrapped, batch, objective, budget, scored=scored, share_prompts=share_prompts)
@@ -196,9 +197,9 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("the update")
     def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
-        """Update the weights by the gradient's mean over the ``num_prompts`` of all replicas.
+        """Update the weights with the mean gradient over the ``num_prompts`` prompts of all replicas.
 
-        Returns the learning rate used and the gradient norm before clipping.
+        Return the learning rate and the gradient norm before clipping.
         """
         finish_gradients(self.wrapped, num_prompts)
         self.schedule.step(increment=1)
@@ -207,32 +208,32 @@ class MegatronGPTMCPOModel(ModelPT):
         return float(lr), float(grad_norm)
 
     def schedule_state(self) -> dict[str, object]:
-        """State of the learning-rate schedule, plain numbers."""
+        """Return the state of the learning-rate schedule as plain numbers."""
         return self.schedule.state_dict()
 
     def load_schedule_state(self, state: dict[str, object]) -> None:
-        """Continue the learning-rate schedule."""
+        """Restore the state of the learning-rate schedule."""
         self.schedule.load_state_dict(state)
 
     def prepare_for_validation_step(self) -> None:
-        """Switch to evaluation."""
+        """Switch to evaluation mode."""
         for chunk in self.wrapped:
             chunk.eval()
 
     def finish_validation_step(self) -> None:
-        """Switch back to training."""
+        """Switch back to training mode."""
         for chunk in self.wrapped:
             chunk.train()
 
     def save_to(self, save_path: str | Path) -> None:
-        """Write a ``.nemo`` file; every rank must call it."""
+        """Write a ``.nemo`` file. Every rank must call this."""
         from nemo_mcpo.models.nemo_archive import HuggingFaceInNemoConnector
 
         HuggingFaceInNemoConnector().save_to(self, str(save_path))
 
     @classmethod
     def restore_from(cls, restore_path: str, **kwargs) -> MegatronGPTMCPOModel:
-        """Read a ``.nemo`` file under the current parallel state; every rank must call it."""
+        """Read a ``.nemo`` file under the current parallel state. Every rank must call this."""
         from nemo_mcpo.models.nemo_archive import HuggingFaceInNemoConnector
 
         return super().restore_from(restore_path, save_restore_connector=HuggingFaceInNemoConnector(), **kwargs)
@@ -245,5 +246,5 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @classmethod
     def list_available_models(cls) -> list:
-        """No models are offered for download."""
+        """Return an empty list: no models are offered for download."""
         return []

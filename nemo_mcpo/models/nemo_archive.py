@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.nemo`` files: NeMo's archive with ``model_config.yaml``, and the weights as a Hugging Face directory inside.
+"""``.nemo`` files: NeMo's archive with ``model_config.yaml``, and the weights as a Hugging Face directory.
 
-Safetensors in place of a pickled state dict: any layout can write and read it, and no code is ever unpickled.
+Safetensors replace the pickled state dict, so that any layout can write and read the file, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nemo_mcpo.platform.distributed import any_rank, is_rank_zero, on_rank_zero
 
 
 class HuggingFaceInNemoConnector(SaveRestoreConnector):
-    """NeMo's connector for ``MegatronGPTMCPOModel``; every rank calls it."""
+    """NeMo's connector for ``MegatronGPTMCPOModel``. Every rank calls its methods."""
 
     def save_to(self, model, save_path: str) -> None:
-        """Write the archive beside its final name, then rename it."""
+        """Write the archive under a temporary name, then rename it."""
         target = Path(save_path).expanduser().resolve()
         folder = Path(on_rank_zero(lambda: tempfile.mkdtemp(dir=target.parent)))
         export_model(folder / NEMO_FOLDER, model.chunks, model.architecture, source_dir=model.source_files)
@@ -50,9 +50,9 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
         trainer=None,
         validate_access_integrity: bool = True,
     ):
-        """Build the model from the archive's configuration, with ``override_config_path`` merged over it.
+        """Build the model from the archive's configuration, overridden by ``override_config_path``.
 
-        Rank 0 keeps a copy of the tokenizer files until the process ends, for a later ``save_to``.
+        Rank 0 keeps a copy of the tokenizer files until the process exits, for a later ``save_to``.
         """
         folder = Path(on_rank_zero(partial(self._unpack_beside, restore_path)))
         try:
@@ -68,12 +68,12 @@ class HuggingFaceInNemoConnector(SaveRestoreConnector):
             model.source_files = Path(on_rank_zero(partial(_keep_small_files, folder / NEMO_FOLDER)))
             return model
         finally:
-            any_rank(False)  # everybody has read what they need
+            any_rank(False)  # a barrier: every rank has finished reading
             if is_rank_zero():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _unpack_beside(self, archive: str) -> str:
-        """Beside the archive, where every node can read it."""
+        """Unpack into a directory beside the archive, which every node can read."""
         folder = tempfile.mkdtemp(dir=Path(archive).resolve().parent)
         return self._unpack_nemo_file(path2file=archive, out_folder=folder)
 

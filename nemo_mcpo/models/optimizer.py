@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with states sharded over data-parallel ranks, and the learning-rate schedule, both megatron-core's own."""
+"""AdamW with states sharded over data-parallel ranks, and the learning-rate schedule, both from megatron-core."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, clip_grads, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import local_multi_tensor_l2_norm
+from torch import Tensor
 
 from nemo_mcpo.config import Optim
 from nemo_mcpo.models.adam import CompactAdamW
-from nemo_mcpo.models.gradient_norm import install_exact_norm
 from nemo_mcpo.models.state_exchange import exchange_in_pieces
 
 DECAY_STYLES = {
@@ -22,11 +23,11 @@ DECAY_STYLES = {
     "LinearAnnealing": "linear",
     "InverseSquareRootAnnealing": "inverse-square-root",
 }
-"""NeMo's names of ``model.optim.sched.name`` and megatron-core's."""
+"""NeMo's name (``model.optim.sched.name``) -> megatron-core's name."""
 
 
 def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParallel]:
-    """Model chunks with gradient buffers; in bf16 their inputs and outputs are cast as megatron-core expects."""
+    """Give model chunks gradient buffers; in bf16, also cast inputs and outputs as megatron-core expects."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     wrapped = [
@@ -39,9 +40,9 @@ def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParall
 
 
 def finish_gradients(wrapped: list, num_prompts: int) -> None:
-    """Add up the gradients over ranks and divide by the prompts of the whole step; every rank calls it, once a step.
+    """Sum the gradients over ranks and divide by the step's number of prompts. Every rank calls this once per step.
 
-    A call of its own instead of the schedule's last act, because a step may run several schedules.
+    megatron-core's schedule would do this at its end, but a step may run several schedules.
     """
     finalize_model_grads(wrapped)
     for chunk in wrapped:
@@ -49,7 +50,7 @@ def finish_gradients(wrapped: list, num_prompts: int) -> None:
 
 
 def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> MegatronOptimizer:
-    """``clip`` is the largest gradient norm, 0 for no clipping."""
+    """Build the optimizer; ``clip`` is the largest gradient norm, 0 for no clipping."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=optim.lr,
@@ -64,8 +65,8 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=True,
     )
-    # What megatron-core derives from use_precision_aware_optimizer, for which it demands Transformer Engine: the
-    # optimizer owns the float32 weights.
+    # Lets the optimizer own the float32 weights. megatron-core derives this from use_precision_aware_optimizer, but
+    # accepts that only with Transformer Engine.
     config.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = optim.is_compact
     install_exact_norm()
     optimizer = get_megatron_optimizer(config, wrapped)
@@ -80,9 +81,28 @@ def build_optimizer(optim: Optim, wrapped: list, *, bf16: bool, clip: float) -> 
     return optimizer
 
 
+def install_exact_norm() -> None:
+    """Make megatron-core clip gradients by ``exact_norm``, unless Transformer Engine or Apex provides the norm."""
+    if clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
+        clip_grads.l2_norm_impl = exact_norm
+
+
+def exact_norm(chunk_size: int, noop_flag: Tensor, tensor_lists: list[list[Tensor]], *args) -> tuple[Tensor, None]:
+    """Return the norm of all tensors together, float32 ``[1]`` on their device; the signature is Apex's.
+
+    megatron-core's own norm adds up in float32, which over millions of numbers is off by 1e-4, and by a different
+    amount for every way to split the tensors between ranks. It also copies the norm of every tensor to the host, which
+    waits for the GPU each time.
+    """
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensors in tensor_lists for tensor in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms)).float().reshape(1), None
+
+
 def fuse_torch_adam(optimizer: MegatronOptimizer) -> None:
-    """Where neither Transformer Engine's Adam nor Apex's is there: torch's own in one kernel, which megatron-core does
-    not ask for. Before the first update, which makes the states."""
+    """Make torch's Adam, the fallback without Transformer Engine and Apex, run as one GPU kernel.
+
+    megatron-core does not request this. Call it before the first update, which creates the states.
+    """
     for part in optimizer_parts(optimizer):
         if isinstance(part.optimizer, torch.optim.Adam | torch.optim.AdamW):
             for group in part.optimizer.param_groups:
@@ -90,12 +110,15 @@ def fuse_torch_adam(optimizer: MegatronOptimizer) -> None:
 
 
 def optimizer_parts(optimizer: Any) -> list:
-    """megatron-core's optimizers: one, or several in a chain."""
+    """Return megatron-core's optimizers: one, or the several of a chain."""
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
 def build_schedule(optim: Optim, optimizer: MegatronOptimizer, num_steps: int) -> OptimizerParamScheduler:
-    """Learning rate over ``num_steps`` updates; call ``step(1)`` before each one, so that warm-up never has rate 0."""
+    """Build the learning-rate schedule of ``num_steps`` updates.
+
+    Call ``step(1)`` before each update, so that warm-up does not start with a rate of 0.
+    """
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,

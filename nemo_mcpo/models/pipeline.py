@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's pipeline schedules for micro-batches of different lengths, forward only and with backward.
+"""megatron-core's pipeline schedules for micro-batches of different lengths, with or without a backward pass.
 
-Stages tell each other the shape of every tensor before they send it (``variable_seq_lengths``), so that no row is
-padded to the longest.
+Stages send the shape of every tensor before the tensor (``variable_seq_lengths``), so that no row is padded to the
+longest.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _GROUPS = ["tp", "pp", "cp", "embd", "pos_embd", "dp_cp"]
 def run_schedule(
     chunks: list, micro_batches: Sequence, forward_step: Callable, *, seq_length: int, forward_only: bool
 ) -> None:
-    """Run every micro-batch through all stages; gradients are left in the model.
+    """Run every micro-batch through all stages, accumulating gradients in the model.
 
     Args:
         chunks: this rank's model chunks.
-        micro_batches: the same on every rank of a replica.
+        micro_batches: micro-batches, the same on every rank of a replica.
         forward_step: megatron-core's ``forward_step_func``.
-        seq_length: any row's tokens; only checked to be there.
-        forward_only: no backward pass.
+        seq_length: length of any row; megatron-core only checks that it is given.
+        forward_only: skip the backward pass.
     """
     config = chunks[0].config
     groups: dict[str, object] = {}
@@ -52,13 +52,14 @@ def run_schedule(
 
 
 class RowCommunicator(P2PCommunicator):
-    """megatron-core's, with shapes exchanged in an order that also fits a pipeline of two stages.
+    """megatron-core's communicator, with an order of shape messages that also works for a pipeline of two stages.
 
-    There the next stage is the previous one too, and messages between two ranks arrive in the order in which they
-    were sent: what was sent forward must be received from behind, and so be first on both sides or second on both.
-    megatron-core sends backward first and receives from behind first, which swaps the two shapes.
+    With two stages, the next stage is also the previous one, and messages between two ranks arrive in the order they
+    were sent. So the shape that goes forward must come first, or second, on both sides. megatron-core sends the
+    backward one first but receives the forward one first, which swaps the two shapes.
 
-    Shapes go from host to host (by gloo): on a GPU, reading one would wait for all that was launched before it.
+    Shapes travel from host to host (with gloo), because reading one from a GPU would wait for all work launched before
+    it.
     """
 
     def _communicate_shapes(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the initial policy comes from: a Hugging Face directory, a ``.nemo`` file, or an earlier run.
+"""The source of the initial policy: a Hugging Face directory, a ``.nemo`` file, or an earlier run.
 
-Opening one reads only small files, so that the configuration can be checked against the architecture before a model is
-built; weights are read by ``load_pretrained``.
+Opening it reads only small files, so that the configuration can be checked against the architecture before a model is
+built. ``load_pretrained`` reads the weights.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Pretrained:
 
     Attributes:
         files: directory with config.json, tokenizer and chat template.
-        weights: the same directory, or that of a distributed checkpoint.
-        is_distributed: ``weights`` is a distributed checkpoint.
+        weights: the same directory, or a distributed checkpoint.
+        is_distributed: whether ``weights`` is a distributed checkpoint.
     """
 
     files: Path
@@ -40,10 +40,10 @@ class Pretrained:
 
 
 def open_pretrained(path: str, cache_dir: str) -> Pretrained:
-    """Find out what ``path`` is; a ``.nemo`` file is unpacked under ``cache_dir``, once.
+    """Find out what kind of model ``path`` is; a ``.nemo`` file is unpacked under ``cache_dir`` once.
 
     Raises:
-        CheckpointError: nothing there, or none of the three.
+        CheckpointError: ``path`` does not exist or is none of the three kinds.
     """
     root = Path(path).expanduser().resolve()
     if root.is_file() and root.suffix == ".nemo":
@@ -54,7 +54,7 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
         return Pretrained(files, root, True, read_architecture(files))
     if not root.is_dir():
         raise CheckpointError(
-            "there is no model",
+            "no checkpoint found",
             where="pretrained_checkpoint.restore_from_path",
             got=path,
             expected="a Hugging Face directory, a .nemo file, or the log directory or a checkpoint of an earlier run",
@@ -64,9 +64,9 @@ def open_pretrained(path: str, cache_dir: str) -> Pretrained:
 
 
 def hash_pretrained(pretrained: Pretrained) -> str:
-    """Hexadecimal content hash of the weights."""
+    """Return a hexadecimal content hash of the weights."""
     if not pretrained.is_distributed:
-        from nemo_mcpo.models.huggingface.hashing import hash_weights
+        from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 
         return hash_weights(pretrained.weights)
     digest = hashlib.blake2b(digest_size=32)
@@ -78,7 +78,7 @@ def hash_pretrained(pretrained: Pretrained) -> str:
 
 
 def load_pretrained(pretrained: Pretrained, model) -> None:
-    """Fill a ``MegatronGPTMCPOModel`` whose optimizer is not built yet; every rank calls it."""
+    """Load the weights into a ``MegatronGPTMCPOModel`` without an optimizer. Every rank calls this."""
     if pretrained.is_distributed:
         from nemo_mcpo.models.sharded_state import load_sharded_state
 
@@ -90,12 +90,12 @@ def load_pretrained(pretrained: Pretrained, model) -> None:
 
 
 def _unpack(archive: Path, cache_dir: Path) -> Path:
-    """The Hugging Face folder inside a ``.nemo`` file, unpacked under a name made of its path, size and time."""
+    """Return the Hugging Face folder of a ``.nemo`` file, unpacked under a hash of the file's path, size and time."""
     facts = archive.stat()
     name = hashlib.blake2b(f"{archive}{facts.st_size}{facts.st_mtime_ns}".encode(), digest_size=16).hexdigest()
     target = cache_dir / "nemo" / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_suffix(".lock")):  # every rank comes here, before they can talk to each other
+    with locked(target.with_suffix(".lock")):  # ranks come here before process groups exist
         if not target.exists():
             _extract(archive, target)
     folder = target / NEMO_FOLDER
@@ -103,7 +103,7 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
         raise CheckpointError(
             "the .nemo file was not written by nemo_mcpo",
             where=str(archive),
-            expected=f"a folder {NEMO_FOLDER}/ with safetensors inside",
+            expected=f"a folder {NEMO_FOLDER}/ with safetensors files",
             fix="convert the model to a Hugging Face directory with the tool that made the file",
         )
     return folder
@@ -117,21 +117,21 @@ def _extract(archive: Path, target: Path) -> None:
     except (tarfile.TarError, OSError) as problem:
         shutil.rmtree(partial_path(target), ignore_errors=True)
         raise CheckpointError(
-            "the .nemo file cannot be unpacked",
+            "cannot unpack the .nemo file",
             where=str(archive),
             got=problem,
-            fix="copy it again, or make room",
+            fix="copy the file again, or free disk space",
         ) from None
 
 
 def _extract_files(tar: tarfile.TarFile, directory: Path) -> None:
-    """Regular files, none of them outside of ``directory``; Python before 3.11.4 has no ``filter="data"``."""
+    """Extract regular files, none of them outside ``directory``; Python before 3.11.4 has no ``filter="data"``."""
     root = directory.resolve()
     for member in tar:
         path = (root / member.name).resolve()
         content = tar.extractfile(member) if member.isfile() else None
         if not path.is_relative_to(root) or (content is None and not member.isdir()):
-            raise tarfile.ReadError(f"{member.name} is outside of the archive, or a link or a device")
+            raise tarfile.ReadError(f"{member.name} leads outside the archive, or is a link or a device")
         if content is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with content, open(path, "wb") as file:

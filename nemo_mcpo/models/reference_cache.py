@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference log-probs: every completion scored once by the initial policy, kept on disk beside the prepared data.
+"""Reference log-probs: every completion scored once by the initial policy and cached beside the prepared data.
 
-The file is a log of checksummed chunks, appended and synced one at a time under a lock: an interrupted pass continues
-where it stopped, a torn last chunk is dropped, what another run has added stays. Chunks are cut greedily from the
-sorted list of what is missing, so that a continued pass scores the same chunks, to the same bits, as an uninterrupted
-one. Rank 0 reads and writes; the others get its view.
+The file is a log of checksummed chunks, each appended and synced under a lock. An interrupted pass continues where it
+stopped, an incomplete last chunk is dropped, and chunks that another run appended are kept. Chunks are cut greedily
+from the sorted list of missing prompts, so that a continued pass scores the same chunks as an uninterrupted one, and
+gets the same bits. Rank 0 reads and writes the file; the other ranks receive its contents.
 
     chunk = magic | number of prompts | number of log-probs | crc32 | prompt indices, int64 | log-probs, float32
 """
@@ -37,8 +37,8 @@ class ReferenceCache:
 
     Args:
         directory: the prepared dataset's directory.
-        key: names the weights and the precision (see ``reference_key``); another key is another file.
-        completion_offsets: ``[prompts + 1]``, numbers of the completions of each prompt.
+        key: file name, which identifies weights and numerics (see ``reference_key``).
+        completion_offsets: ``[prompts + 1]``; prompt i has the completions from offset i up to offset i + 1.
     """
 
     def __init__(self, directory: Path, key: str, completion_offsets: np.ndarray) -> None:
@@ -48,13 +48,13 @@ class ReferenceCache:
         self._values, self._known = on_rank_zero(self._read)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """float32 ``[K]``, the log-probs of prompt ``index`` in nats; KeyError when they were not computed."""
+        """Return the log-probs of prompt ``index``: float32 ``[K]``, nats; raise KeyError if they are missing."""
         if not self._known[index]:
             raise KeyError(f"reference log-probs of prompt {index} were not computed")
         return self._values[self.offsets[index] : self.offsets[index + 1]]
 
     def missing(self, indices: Sequence[int]) -> list[int]:
-        """Those of ``indices`` that are not in the cache, sorted, each once."""
+        """Return the ``indices`` that are not in the cache, sorted and without duplicates."""
         return [int(index) for index in np.unique(np.asarray(indices, dtype=np.int64)) if not self._known[index]]
 
     def fill(
@@ -65,7 +65,7 @@ class ReferenceCache:
         tokens_per_chunk: int,
         on_chunk: Callable[[int], None] = lambda num_prompts: None,
     ) -> int:
-        """Score what is missing and store it; every rank calls it with the same arguments. Returns prompts scored."""
+        """Score and store missing prompts; return their number. Every rank calls this with the same arguments."""
         missing = self.missing(indices)
         for chunk in _chunks(missing, tree_of, tokens_per_chunk):
             table_BK = score(chunk).cpu().numpy()
@@ -86,7 +86,7 @@ class ReferenceCache:
             start += last - first
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probs ``[completions]`` and which prompts ``[prompts]`` have them, from the whole chunks of the file."""
+        """Read the file's complete chunks: log-probs ``[completions]``, and which prompts have them, ``[prompts]``."""
         values = np.full(int(self.offsets[-1]), np.nan, dtype=np.float32)
         known = np.zeros(len(self.offsets) - 1, dtype=bool)
         if self.path.exists():
@@ -95,14 +95,14 @@ class ReferenceCache:
         return values, known
 
     def _append(self, indices: np.ndarray, values: np.ndarray) -> None:
-        """Add a chunk after the last whole one, whoever wrote that."""
+        """Append a chunk after the last complete one, including chunks that other runs appended."""
         payload = indices.tobytes() + values.tobytes()
         chunk = _HEADER.pack(_MAGIC, len(indices), len(values), zlib.crc32(payload)) + payload
         append_after_whole(self.path, chunk, lambda log: max((end for _, _, end in _whole_chunks(log)), default=0))
 
 
 def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Indices, values and end of every chunk up to the first that is torn or damaged."""
+    """Yield prompt indices, log-probs and end offset of every chunk before the first incomplete or damaged one."""
     end = 0
     while end + _HEADER.size <= len(content):
         magic, num_prompts, num_values, checksum = _HEADER.unpack_from(content, end)
@@ -120,14 +120,15 @@ def _check_finite(values: np.ndarray, trees: Sequence[PromptTree]) -> None:
         raise CheckpointError(
             "a reference log-prob is not finite",
             where=f"rows {trees[0].index} to {trees[-1].index} of the prepared data",
-            fix="the initial weights are broken, or trainer.precision is too narrow for them",
+            fix="check the initial weights, or set trainer.precision=32",
         )
 
 
 def reference_key(weights_hash: str, architecture: ModelArchitecture, numerics: str) -> str:
-    """The cache's file name: content of the weights, architecture (rotary base, norms), precision and layers.
+    """Return the cache's file name: hashes of the weights and the architecture, and the numerics.
 
-    The tokens are named by the prepared dataset's directory.
+    ``numerics`` names the precision and the layers' implementation. The architecture has what the weights do not show,
+    such as the rotary base. The tokens need no part in the key: the cache lies in the prepared dataset's directory.
     """
     shape = hashlib.blake2b(repr(architecture).encode(), digest_size=4).hexdigest()
     return f"{weights_hash[:32]}-{shape}-{numerics}"

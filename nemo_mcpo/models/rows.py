@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows a replica runs: its share of the trees, packed, and rounded to what the layout asks for."""
+"""The rows that a replica runs: its share of the trees, packed, and padded as the layout requires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron.core.fp8_utils import get_fp8_align_size
 from torch import Tensor
 
 from nemo_mcpo.models.budgets import MICRO_BATCHES_PER_STAGE
-from nemo_mcpo.models.tape import Recording, kept_positions
+from nemo_mcpo.models.replay import Recording, kept_positions
 from nemo_mcpo.platform.distributed import local_device
 from nemo_mcpo.platform.transfer import on_device
 from nemo_mcpo.records import PromptTree, TreeBatch
@@ -30,7 +30,7 @@ from nemo_mcpo.trees.params import Tape
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One micro-batch: a packed row, the trees in it, and what its layers ask before they compute."""
+    """One micro-batch: a packed row, its trees, and the tape that records or replays its layers."""
 
     batch: TreeBatch
     placed: tuple[PlacedTree, ...]
@@ -39,11 +39,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the scoring pass found for some trees.
+    """Result of the scoring pass.
 
     Attributes:
-        logps_bK: summed log-probs, nats, float32, 0 in columns that were left out or do not exist.
-        rows: those that it recorded; training on the same trees, pruned, replays them.
+        logps_bK: summed log-probs, nats, float32; 0 in columns that were skipped or do not exist.
+        rows: the rows with their recordings, which training on the pruned trees replays; empty without recordings.
     """
 
     logps_bK: Tensor
@@ -51,7 +51,7 @@ class Scored:
 
 
 def share_of_replica(trees: Sequence[PromptTree]) -> list[int]:
-    """Indices of this data-parallel replica's share: all replicas get about the same number of tokens."""
+    """Return the indices of this data-parallel replica's share; shares have about the same number of tokens."""
     shares = share_between_ranks([tree.num_tokens for tree in trees], parallel_state.get_data_parallel_world_size())
     return shares[parallel_state.get_data_parallel_rank()]
 
@@ -65,15 +65,15 @@ def packed_rows(
     recording: Callable[[], Recording] | None = None,
     share_prompts: bool = True,
 ) -> list[Row]:
-    """The rows of a replica's trees; all its tensor and pipeline ranks build the same ones.
+    """Pack a replica's trees into rows, the same on all of its tensor- and pipeline-parallel ranks.
 
     Args:
-        placed: the trees of this replica.
-        budget: tokens a row; a larger tree gets a row of its own.
+        placed: this replica's trees.
+        budget: tokens per row; a larger tree gets its own row.
         config: megatron-core's configuration.
         first_column: see ``build_row``.
-        recording: makes the tape of every row, for ``replay_rows``.
-        share_prompts: False makes every completion a plain sequence with its prompt, as a program without trees would.
+        recording: makes a tape per row, for ``replay_rows``.
+        share_prompts: if False, every completion becomes a plain sequence after its own prompt, as without trees.
     """
     groups = [(item,) if share_prompts else tuple(separate(item)) for item in placed]
     packed = pack_into_rows([_num_tokens(group) for group in groups], budget, at_least=_micro_batches(config))
@@ -88,26 +88,26 @@ def packed_rows(
 def replay_rows(
     scored: Sequence[Row], pruned: Sequence[PlacedTree], columns: Sequence[Sequence[int]], budget: int, config
 ) -> list[Row]:
-    """Rows of the pruned trees that read from the recordings of ``scored``.
+    """Pack pruned trees into rows that replay the recordings of ``scored``.
 
-    A training row holds trees of one scored row only.
+    All trees of a training row come from the same scored row.
 
     Args:
-        scored: ``packed_rows(…, recording=…)`` after they were run.
+        scored: rows from ``packed_rows(…, recording=…)`` that have been run.
         pruned: the pruned trees, in the order in which the whole trees were scored.
-        columns: of each prompt, the columns of the scored tree that its pruned tree has.
-        budget: tokens a row.
+        columns: for each prompt, the columns of the scored tree that the pruned tree keeps.
+        budget: tokens per row.
         config: megatron-core's configuration.
 
     Raises:
-        ValueError: the pruned trees are of other prompts than the scored ones.
+        ValueError: the pruned trees and the scored trees have different prompts.
     """
     rows = []
     for whole in scored:
         spans = {item.prompt: span for item, span in zip(whole.placed, whole.batch.spans, strict=False)}
         mine = [pruned[prompt] for prompt in spans]
         if [item.tree.prompt_id for item in mine] != [item.tree.prompt_id for item in whole.placed]:
-            raise ValueError("the trees to train are not those that were scored last, pruned")
+            raise ValueError("the trees to train were not pruned from the scored trees")
         at_least = -(-_micro_batches(config) // len(scored))
         for items in pack_into_rows([item.tree.num_tokens for item in mine], budget, at_least=at_least):
             row = tuple(mine[item] for item in items)
@@ -118,9 +118,9 @@ def replay_rows(
 
 
 def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], config) -> Row:
-    """A training row whose tokens stand at the positions ``kept`` in the scored row ``whole``; padding, at any."""
+    """Build a training row that replays ``whole``, where its tokens have the positions ``kept``."""
     batch = _build(row, config)
-    source_S = np.zeros(len(batch.tokens_S), np.int64)
+    source_S = np.zeros(len(batch.tokens_S), np.int64)  # padding reads any position
     source_S[: sum(map(len, kept))] = np.concatenate(kept) if kept else 0
     [source] = on_device([torch.from_numpy(source_S)], local_device())
     tape = whole.tape.replay(source, sequence_parallel=config.sequence_parallel)  # type: ignore[union-attr]
@@ -129,7 +129,7 @@ def _replayed(whole: Row, row: tuple[PlacedTree, ...], kept: list[np.ndarray], c
 
 def _build(placed: Sequence[PlacedTree], config, first_column: int = 0) -> TreeBatch:
     multiple = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    if config.fp8:  # products of FP8 tensors take numbers of tokens that this divides
+    if config.fp8:  # FP8 products require a multiple of this many tokens
         multiple *= get_fp8_align_size(config.fp8_recipe)
     length = -(-max(_num_tokens(placed), 1) // multiple) * multiple
     return build_row(placed, length, local_device(), first_column=first_column)
@@ -140,10 +140,10 @@ def _num_tokens(placed: Sequence[PlacedTree]) -> int:
 
 
 def _missing(num_rows: int, config) -> int:
-    """Rows of padding to add: a rank without trees takes part too.
+    """Return the number of padding rows to add; a rank without trees still takes part.
 
-    The interleaved schedule takes micro-batches in groups of the pipeline's size, and waits for ever for the shapes of
-    a single group that goes backward.
+    The interleaved schedule runs micro-batches in groups of the pipeline's size. It needs at least two groups: with
+    one, the backward pass waits forever for tensor shapes.
     """
     if config.virtual_pipeline_model_parallel_size:
         return max(-num_rows % _stages(config), 2 * _stages(config) - num_rows)

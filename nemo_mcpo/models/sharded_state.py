@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's weights and optimizer as megatron-core's sharded state, which another layout can load.
+"""Saves and loads weights and optimizer as megatron-core's sharded state, which any other layout can load.
 
-With torch's Adam (no Apex, no Transformer Engine) two things need care: its states must exist before loading, and the
-step counters that loading shares between parameters must be separated again.
+torch's Adam (without Apex and Transformer Engine) needs two workarounds: its states must exist before loading, and
+the step counters, which loading shares between parameters, must be separated again.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ OPTIMIZER_FORMAT = {
     "distrib_optim_sharding_type": "fully_reshardable",
     "distrib_optim_fully_reshardable_mem_efficient": True,
 }
-"""The one sharding of states that can change tensor, pipeline and data parallelism; one replica writes."""
+"""The only format that can be loaded under any tensor, pipeline and data parallelism; one replica writes it."""
 
 
 def sharded_state(model, *, is_loading: bool = False) -> dict:
-    """megatron-core's sharded state of the weights and, once there is one, the optimizer."""
+    """Return megatron-core's sharded state of the weights and of the optimizer, if there is one."""
     state: dict = {}
     for number, chunk in enumerate(model.chunks):
-        # The unwrapped chunk: the wrapper would prefix every name.
+        # The unwrapped chunk, because the wrapper would prefix every name.
         state[f"model{number}"] = chunk.sharded_state_dict()
     if model.optimizer is not None:
         weights = state["model0"] if len(model.chunks) == 1 else state.copy()
         state["optimizer"] = model.optimizer.sharded_state_dict(
             weights, is_loading=is_loading, metadata=OPTIMIZER_FORMAT
         )
-        if state["optimizer"]["param_state"] is None:  # else megatron-core warns that replicas differ
+        if state["optimizer"]["param_state"] is None:  # avoids a warning that replicas differ
             del state["optimizer"]["param_state"]
         if not is_loading:
             dict_list_map_inplace(_built, state["optimizer"])
@@ -48,7 +48,7 @@ def sharded_state(model, *, is_loading: bool = False) -> dict:
 
 
 def _built(value: object) -> object:
-    """Parts of a tensor with memory of their own; of views megatron-core would make copies of all before it writes."""
+    """Build a factory's tensors with their own memory; megatron-core would copy all views at once before writing."""
     if not isinstance(value, ShardedTensorFactory):
         return value
     parts = value.build()
@@ -58,14 +58,14 @@ def _built(value: object) -> object:
 
 
 def save_sharded_state(model, directory: Path) -> None:
-    """Write weights and optimizer into an empty directory; every rank calls it.
+    """Write weights and optimizer into an empty directory. Every rank calls this.
 
     Raises:
-        OSError: the disk is full or not writable, on this or on another rank.
+        OSError: the disk is full or not writable, on this rank or another.
         MemoryExhaustedError: the states do not fit into memory.
     """
-    # Results cross processes only in asynchronous saves, for which megatron-core spawns a server process: seconds to
-    # start, and left behind when this process is killed. Ours are synchronous.
+    # For its results queue megatron-core spawns a server process, which takes seconds to start and survives when this
+    # process is killed. Only asynchronous saves need it.
     filesystem_async._results_queue = filesystem_async._results_queue or queue.SimpleQueue()
     try:
         with memory_of("writing a checkpoint"), shielded_forks():
@@ -75,16 +75,16 @@ def save_sharded_state(model, directory: Path) -> None:
 
 
 def _reason(problem: BaseException) -> str:
-    """The errors of the ranks that failed, where torch tells (on rank 0), else the error itself."""
+    """Return the errors of the ranks that failed, which torch reports on rank 0; elsewhere the error itself."""
     failures = getattr(problem, "failures", None)
     if failures is None:
         return str(problem)
-    # torch's archive writer reports a full disk by where it stopped writing.
+    # torch's archive writer does not name a full disk, only the position where writing stopped.
     return "; ".join(f"{error} (is the disk full?)" for error, _ in failures.values())
 
 
 def load_sharded_state(model, path: Path) -> None:
-    """Fill the model's weights and, when it has one, the optimizer from a checkpoint."""
+    """Load the model's weights and its optimizer, if it has one, from a checkpoint."""
     if model.optimizer is not None:
         _allocate_states(model.optimizer)
     try:
@@ -92,37 +92,39 @@ def load_sharded_state(model, path: Path) -> None:
             loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
     except (CheckpointException, dist_checkpointing.core.CheckpointingException, OSError, RuntimeError) as problem:
         raise CheckpointError(
-            "the checkpoint cannot be loaded",
+            "cannot load the checkpoint",
             where=str(path),
             got=_reason(problem),
-            fix="remove this directory to continue from the checkpoint before it",
+            fix="delete this directory to continue from the previous checkpoint",
         ) from problem
     for number, chunk in enumerate(model.chunks):
         chunk.load_state_dict(loaded[f"model{number}"], strict=True)
     if model.optimizer is not None:
-        loaded["optimizer"].setdefault("param_state", None)  # only the first replica has read any
-        _keep_kernels(model.optimizer, loaded["optimizer"]["optimizer"]["param_groups"])
+        loaded["optimizer"].setdefault("param_state", None)  # only the first replica reads it
+        _keep_implementation(model.optimizer, loaded["optimizer"]["optimizer"]["param_groups"])
         model.optimizer.load_state_dict(loaded["optimizer"])
         _separate_adam_steps(model.optimizer)
 
 
 def _allocate_states(optimizer) -> None:
-    """Loading fills them."""
+    """Create the states that loading fills."""
     for part in optimizer_parts(optimizer):
         if not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
 
 
-def _keep_kernels(optimizer, param_groups: list[dict]) -> None:
-    """torch's Adam takes its implementation from a checkpoint, which another machine, or another Adam, has written."""
+def _keep_implementation(optimizer, param_groups: list[dict]) -> None:
+    """Keep this run's implementation of Adam; torch would take that of the run that wrote the checkpoint."""
     now = optimizer_parts(optimizer)[0].optimizer.param_groups[0]
     for group in param_groups:
         group |= {key: now[key] for key in ("fused", "foreach") if key in now}
 
 
 def _separate_adam_steps(optimizer) -> None:
-    """torch's Adam keeps a step tensor a parameter; loading makes them one shared tensor, which would then advance
-    once for every parameter at each update."""
+    """Give every parameter its own step tensor again.
+
+    Loading makes them one shared tensor, which each update would advance once per parameter.
+    """
     for part in optimizer_parts(optimizer):
         for state in part.optimizer.state.values():
             if torch.is_tensor(state.get("step")):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer's states, between the replicas that share them and the first one, which writes and reads checkpoints.
+"""Moves optimizer states between the replicas that share them and the first one, which handles checkpoints.
 
-Takes the place of megatron-core's ``fully_reshardable`` exchange; the files are the same. Some million elements are on
-a GPU at a time, and only the first replica has states on its host, 12 bytes a parameter. megatron-core's own needs 8
-to 20 more there and copies 12 again to write them, or, by NCCL, has a whole state on every GPU.
+It replaces megatron-core's ``fully_reshardable`` exchange and leaves the files as they are. A few million elements are
+on a GPU at a time, and only the first replica holds states in host memory, 12 bytes per parameter. megatron-core's
+exchange needs 8 to 20 bytes more there, plus 12 for a copy while writing; or, over NCCL, a whole state on every GPU.
 
-A parameter is where the buffer's map has it. megatron-core leaves the padding between buckets out of what it gathers,
-and then reads beside a parameter's place, as it warns itself ("which can lead to data corruption"): where two pipeline
-stages share an embedding there are two buckets.
+Each parameter is read at its position in the buffer's map. megatron-core drops the padding between buckets when it
+gathers, and then reads next to a parameter's position; it warns of this itself ("which can lead to data corruption").
+There are two buckets when two pipeline stages share an embedding.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch import Tensor
 from nemo_mcpo.models.budgets import ELEMENTS_PER_EXCHANGE
 
 STATES = ("param", "exp_avg", "exp_avg_sq")
-"""As megatron-core calls them; ``param`` are the float32 weights."""
+"""megatron-core's names; ``param`` is the float32 weights."""
 
 Piece = tuple[int, Tensor]
-"""Where a flat tensor begins in a larger one, and the tensor."""
+"""The offset of a flat tensor in a larger one, and the tensor."""
 
 
 def exchange_in_pieces(part: Any) -> None:
-    """Let a ``DistributedOptimizer`` gather and scatter its states by this module."""
+    """Make a ``DistributedOptimizer`` gather and scatter its states with this module."""
     part.get_parameter_state_dp_zero = partial(gather_states, part)
     part.load_parameter_state_from_fully_reshardable = partial(scatter_states, part)
 
 
 class Pieces:
-    """A flat tensor in pieces; megatron-core asks for one at a time, and copies those that are part of a storage."""
+    """A flat tensor in separate pieces: megatron-core slices one at a time, and copies views of larger tensors."""
 
     def __init__(self, places: Sequence[tuple[int, int]]) -> None:
         self.tensors = {start: torch.zeros(stop - start, dtype=torch.float32) for start, stop in places}
@@ -49,12 +49,12 @@ class Pieces:
 
 @torch.no_grad()
 def gather_states(part: Any, *, empty_data: bool, **ignored: bool) -> dict[object, Any] | None:
-    """Every buffer's states, float32 on the host of the first replica; None on the others.
+    """Gather every buffer's states, float32, in the host memory of the first replica; return None on the others.
 
     Args:
         part: a ``DistributedOptimizer``; all of its replicas call this.
-        empty_data: tensors to read a checkpoint into, without what is in the states.
-        ignored: which replicas megatron-core would have the states on, and how they would come there.
+        empty_data: return zeros to read a checkpoint into, instead of the states.
+        ignored: megatron-core's options for its own exchange.
     """
     group = part.data_parallel_group
     found: dict[object, Any] = {}
@@ -70,7 +70,7 @@ def gather_states(part: Any, *, empty_data: bool, **ignored: bool) -> dict[objec
 
 @torch.no_grad()
 def scatter_states(part: Any, loaded: Mapping[int, Mapping[str, Tensor]] | None) -> None:
-    """Fill every replica's states from ``loaded``, parameter for parameter, which the first one has."""
+    """Fill every replica's states from the parameters' states in ``loaded``, which only the first replica has."""
     group, tensors = part.data_parallel_group, (tensors for _, tensors in sorted((loaded or {}).items()))
     for number, buffer in enumerate(part.buffers):
         states: dict[str, dict[int, Tensor]] = {name: {} for name in STATES}
@@ -82,7 +82,7 @@ def scatter_states(part: Any, loaded: Mapping[int, Mapping[str, Tensor]] | None)
 
 
 def _shares(part: Any, number: int) -> Iterator[tuple[str, Any, list[Piece]]]:
-    """Of a buffer, every state of every bucket: what this replica has of it."""
+    """Yield this replica's pieces of each state of each bucket of a buffer."""
     [of_buckets] = part.gbuf_ranges[number].values()
     for bucket, of_bucket in zip(part.buffers[number].buckets, of_buckets, strict=True):
         for name in STATES:
@@ -94,12 +94,12 @@ def _shares(part: Any, number: int) -> Iterator[tuple[str, Any, list[Piece]]]:
 
 
 def _of_bucket(bucket: Any, tensors: Mapping[int, Tensor]) -> list[Piece]:
-    """The pieces of a whole buffer, by their places in a bucket."""
+    """Return a buffer's pieces with their offsets in a bucket."""
     return [(start - bucket.offset, tensor) for start, tensor in sorted(tensors.items(), key=itemgetter(0))]
 
 
 def _gather(group: dist.ProcessGroup, size: int, mine: list[Piece], whole: list[Piece] | None) -> None:
-    """Fill ``whole``, of ``size`` elements, on the first replica from the equal shares that all replicas have."""
+    """Fill ``whole``, ``size`` elements on the first replica, from the equal shares of all replicas."""
     for places, sent, received in _windows(group, size):
         for piece, values in _overlaps(mine, places[0], sent):
             values.copy_(piece)
@@ -111,7 +111,7 @@ def _gather(group: dist.ProcessGroup, size: int, mine: list[Piece], whole: list[
 
 
 def _scatter(group: dist.ProcessGroup, size: int, mine: list[Piece], whole: list[Piece] | None) -> None:
-    """Fill the equal shares of all replicas from ``whole``, of ``size`` elements, which the first one has."""
+    """Fill the equal shares of all replicas from ``whole``, ``size`` elements on the first replica."""
     for places, received, sent in _windows(group, size):
         for place, window in zip(places, sent or (), strict=False):
             for piece, values in _overlaps(whole or [], place, window):
@@ -123,10 +123,10 @@ def _scatter(group: dist.ProcessGroup, size: int, mine: list[Piece], whole: list
 
 
 def _windows(group: dist.ProcessGroup, size: int) -> Iterator[tuple[list[int], Tensor, list[Tensor] | None]]:
-    """For some elements of a share at a time: where they are in all shares, room for them, and on the first replica
-    for those of all.
+    """Step through a share, a window of elements at a time.
 
-    Alone, a replica has nothing to send: states in host memory need not come to the GPU.
+    Yield the window's offset in every replica's share, a buffer for this replica's window and, on the first replica,
+    one for each replica's. A single replica has nothing to send, so its buffer is in host memory.
     """
     replicas = group.size()
     share = size // replicas
@@ -143,7 +143,7 @@ def _windows(group: dist.ProcessGroup, size: int) -> Iterator[tuple[list[int], T
 
 
 def _overlaps(pieces: list[Piece], start: int, window: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What pieces, in their order, and a window that begins at ``start`` have in common, as parts of both."""
+    """Yield the overlaps of sorted pieces with a window that begins at ``start``, as slices of both."""
     stop = start + len(window)
     first = max(0, bisect_right(pieces, start, key=itemgetter(0)) - 1)
     for index in range(first, len(pieces)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimizes: one file per objective, each a pure function from log-probs to one loss per prompt.
+"""Training objectives: one file per objective, each a pure function from log-probs to one loss per prompt.
 
-An objective is ``objective(inputs: ObjectiveInputs, *, parameters) -> ObjectiveOutputs``, with what it needs of a run.
-A new one is such a function in a file of its own, and a line in ``OBJECTIVES``.
+An objective is ``objective(inputs: ObjectiveInputs, *, parameters) -> ObjectiveOutputs``; its decorator lists what it
+needs from a run. To add one, write such a function in its own file and add a line to ``OBJECTIVES``.
 
 >>> import math, torch
 >>> zeros, valid = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
@@ -37,15 +37,20 @@ OBJECTIVES: dict[str, Variant] = {
 
 
 def find_objective(name: str) -> Variant:
-    """The objective of this name; ConfigError where there is none."""
+    """Return the objective with this name; raise ConfigError if there is none."""
     return entry(OBJECTIVES, name, "objective", KEY)
 
 
 def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objective:
-    """The objective ``name`` with parameters; one that has a beta and no value of its own for it takes the kernel's.
+    """Return the objective ``name`` with its parameters bound.
+
+    Args:
+        name: a key of ``OBJECTIVES``.
+        given: parameters set for this objective, by name.
+        beta: the kernel's; an objective that has a ``beta`` uses it unless ``given`` sets one.
 
     Raises:
-        ConfigError: an unknown name; a parameter that is unknown, missing, or not a valid value.
+        ConfigError: the name is unknown, or a parameter is unknown, missing, or invalid.
     """
     objective = find_objective(name)
     shared = {"beta": beta} if "beta" in objective.required else {}
@@ -53,6 +58,6 @@ def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objec
 
 
 def run_needs(mcpo: MCPO) -> frozenset[Need]:
-    """What a run with this objective and this sampler needs; an objective without negatives draws none."""
+    """Return what a run with these settings needs; the sampler counts only if the objective uses negatives."""
     needs = find_objective(mcpo.objective.name).needs
     return needs | find_sampler(mcpo.sampler.name).needs if Need.NEGATIVES in needs else needs

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The implicit reward, and what every objective that has one reports about it.
+r"""The implicit reward, and the metrics that objectives report about it.
 
 .. math:: r_i = \log \pi_\theta(y_i \mid x) - \log \pi_\mathrm{ref}(y_i \mid x)
 
-Paper: arXiv 2502.04567, Eq. (3). Rewards are reported in nats as defined, **not** multiplied by beta (many programs,
-TRL among them, report beta times this), so that runs with different beta can be compared.
+Paper: arXiv 2502.04567, Eq. (3). Rewards are reported in nats as defined, **not** multiplied by beta (TRL and other
+programs report beta times this), so that runs with different beta can be compared.
 
-A metric without a value is NaN: a prompt without a valid negative has no margin, an objective without a reference no
-reward. An average is a ``nanmean``, over the prompts that have a value. All four ``rewards/*`` are NaN together: then
-the average margin is the average of chosen minus the average of rejected.
+An undefined metric is NaN: a prompt without a valid negative has no margin, an objective without a reference no
+reward. Averages are ``nanmean``, that is, over the prompts that have a value. All four ``rewards/*`` are NaN together,
+so that the average margin is the average of chosen minus the average of rejected.
 
 >>> rewards = torch.tensor([[1.0, 0.0, 3.0], [2.0, 0.0, 0.0]])
 >>> valid = torch.tensor([[True, True, True], [True, False, False]])
@@ -28,29 +28,29 @@ REWARD_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margin", "rewar
 
 
 def implicit_rewards(inputs: ObjectiveInputs) -> torch.Tensor:
-    """Rewards ``[B, K]`` in nats, with gradient; meaningless in columns that are not valid."""
+    """Return rewards ``[B, K]`` in nats, with gradient; meaningless in invalid columns."""
     return inputs.policy_logps - inputs.ref_logps
 
 
 def mean_over_valid(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean of ``[B, M]`` over each row's valid columns, ``[B]``; 0, attached to the graph, in a row without any."""
+    """Return the mean of ``[B, M]`` over each row's valid columns, ``[B]``; a 0 with gradient if there are none."""
     return values.masked_fill(~valid, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)
 
 
 def reward_metrics(rewards: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Metrics of rewards ``[B, K]``, each float32 ``[B]`` and detached.
+    """Return metrics of rewards ``[B, K]``, each float32 ``[B]`` and detached.
 
-    - ``rewards/chosen``: the preferred completion's reward, in nats.
-    - ``rewards/rejected``: mean reward of the valid negatives.
+    - ``rewards/chosen``: reward of the preferred completion, in nats.
+    - ``rewards/rejected``: mean reward of the valid negatives, in nats.
     - ``rewards/margin``: chosen minus rejected.
     - ``rewards/accuracy``: share of the valid negatives that the preferred completion beats; a tie counts one half.
-    - ``negatives/count``: valid negatives.
-    - ``negatives/none``: 1 where there are none, so that its average is the share of prompts that train nothing.
+    - ``negatives/count``: number of valid negatives.
+    - ``negatives/none``: 1 if there are none, else 0; its average is the share of prompts without a loss.
     """
     rewards_BK = rewards.detach()
     chosen_B, negatives_BM, valid_BM = rewards_BK[:, 0], rewards_BK[:, 1:], valid[:, 1:]
     rejected_B = mean_over_valid(negatives_BM, valid_BM)
-    # heaviside is 1, 1/2 or 0 where its argument is positive, zero or negative.
+    # heaviside is 1, 1/2, or 0 for a positive, zero, or negative argument.
     wins_BM = torch.heaviside(chosen_B[:, None] - negatives_BM, chosen_B.new_full((), 0.5))
     values = (chosen_B, rejected_B, chosen_B - rejected_B, mean_over_valid(wins_BM, valid_BM))
     count_B = valid_BM.sum(dim=-1)
@@ -63,5 +63,5 @@ def reward_metrics(rewards: torch.Tensor, valid: torch.Tensor) -> dict[str, torc
 
 
 def undefined_reward_metrics(like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The ``rewards/*`` of an objective that has no reward: NaN for each row of ``like``, ``[B]``."""
+    """Return the ``rewards/*`` of an objective without rewards: NaN for each row of ``like``, ``[B]``."""
     return {name: torch.full_like(like, math.nan, dtype=torch.float32).detach() for name in REWARD_METRICS}

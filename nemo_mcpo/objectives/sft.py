@@ -3,8 +3,8 @@ r"""Objective ``sft``: supervised fine-tuning on the preferred completion.
 
 .. math:: L = -\frac{1}{T_0} \log \pi_\theta(y_0 \mid x), \qquad T_0 = \text{tokens of } y_0
 
-Paper: none of its own; it makes the initial policy of arXiv 2502.04567, section 5.1. Tokens are averaged within a
-prompt and prompts have equal weight, as in the other objectives; the average is not over all tokens of a batch.
+It trains the initial policy of arXiv 2502.04567, section 5.1. The loss is averaged over the tokens of each completion,
+and prompts have equal weight as in the other objectives; it is not averaged over all tokens of a batch.
 
 >>> import torch
 >>> policy = torch.tensor([[-10.0, -12.0]])
@@ -24,9 +24,9 @@ from nemo_mcpo.variant import variant
 
 @variant()
 def sft(inputs: ObjectiveInputs) -> ObjectiveOutputs:
-    """Loss ``[B]`` in nats per token, 0 in a padding row; neither the negatives nor ``ref_logps`` are read."""
+    """Return the loss ``[B]`` in nats per token, 0 in a padding row; negatives and ``ref_logps`` are not used."""
     padding_B = ~inputs.valid[:, 0]
-    # A completion has a token, but a padding row may have none: 0 / 0 would reach the gradient as NaN.
+    # Completions have at least one token, but a padding row may have none: 0 / 0 would reach the gradient as NaN.
     loss_B = -inputs.policy_logps[:, 0].masked_fill(padding_B, 0.0) / inputs.lengths[:, 0].clamp_min(1)
     nll_per_token_B = loss_B.detach().float().masked_fill(padding_B, math.nan)
     metrics = {"sft/nll_per_token": nll_per_token_B, **undefined_reward_metrics(loss_B)}

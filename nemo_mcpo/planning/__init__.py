@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will need, before it is queued: parameters, memory per GPU, time, checkpoints."""
+"""Estimates, before a run is queued, of what it needs: parameters, memory per GPU, time, checkpoints."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations of a step, as if every program did exactly the work there is.
+"""Floating-point operations of a step, counted without overhead such as padding.
 
     layers(tree)   = 2 · weights of the layers · tokens + 4 · heads · head_dim · (query, key) pairs that attend
     head(tree)     = 2 · vocabulary · hidden · completion tokens
@@ -26,13 +26,13 @@ from nemo_mcpo.records import PromptTree
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Operations of steps on one model.
+    """Operations of the steps of one model.
 
     Attributes:
-        recompute: ``none``, ``selective`` (attention runs again) or ``full`` (layers do).
-        reuse: the scoring pass is the forward pass.
-        replays_attention: of which attention is recorded too: by ``cascade`` on a CPU, not by the kernels of a GPU.
-        repeats_head: its logits are too many to keep, and are computed again for the backward pass.
+        recompute: ``none``, ``selective`` (attention runs again) or ``full`` (layers run again).
+        reuse: whether training replays the scoring pass.
+        replays_attention: whether attention is replayed too: with ``cascade`` on a CPU, not with GPU kernels.
+        repeats_head: whether the head's logits are too many to keep, so that the backward pass recomputes them.
     """
 
     architecture: ModelArchitecture
@@ -42,7 +42,7 @@ class StepCost:
     repeats_head: bool = False
 
     def plain_dpo(self, trees: Sequence[PromptTree]) -> float:
-        """The preferred and one other completion of every tree, each with a prompt of its own."""
+        """Return the cost of training the first two completions of every tree, each with its own prompt."""
         pairs = [first_completions(tree, 2) for tree in trees]
         return sum(
             self.trained(dataclasses.replace(pair, completions=(completion,)))
@@ -51,32 +51,35 @@ class StepCost:
         )
 
     def mcpo(self, trees: Sequence[PromptTree], num_negatives: int) -> float:
-        """Every candidate scored; the preferred completion and ``num_negatives`` trained. The first stand for all."""
+        """Return the cost of scoring all candidates and training the preferred completion with ``num_negatives``.
+
+        The first candidates stand for the drawn ones.
+        """
         return sum(self.step(tree, first_completions(tree, 1 + num_negatives)) for tree in trees)
 
     def step(self, tree: PromptTree, pruned: PromptTree) -> float:
-        """Every candidate of a tree scored, and the pruned one trained."""
+        """Return the cost of scoring a tree's candidates and training the pruned tree."""
         candidates = dataclasses.replace(tree, completions=tree.completions[1:])
         cost = self._head(candidates) + self.trained(pruned)
         if not self.reuse:
             return cost + self._layers(candidates)
-        # The head of what is kept runs a second time, its layers do not.
+        # For kept tokens the head runs a second time, but the layers do not.
         cost += self._layers(tree) - self._layers(pruned)
         if self.replays_attention:
             return cost - (self._attention(pruned) if self.recompute != "none" else 0.0)
         return cost + (self._attention(pruned) if self.recompute != "full" else 0.0)
 
     def trained(self, tree: PromptTree) -> float:
-        """Forward, backward, and what recompute runs again."""
+        """Return the cost of the forward pass, the backward pass and recompute."""
         again = {"none": 0.0, "selective": self._attention(tree), "full": self._layers(tree)}[self.recompute]
         return 3 * self.forward(tree) + again + (self._head(tree) if self.repeats_head else 0.0)
 
     def useful(self) -> StepCost:
-        """Without what runs again."""
+        """Return the same model without repeated work."""
         return dataclasses.replace(self, recompute="none", replays_attention=True, repeats_head=False)
 
     def forward(self, tree: PromptTree) -> float:
-        """The layers on the whole tree, the head at its completion tokens."""
+        """Return the cost of the layers on all tokens and of the head on completion tokens."""
         return self._layers(tree) + self._head(tree)
 
     def _layers(self, tree: PromptTree) -> float:
@@ -97,5 +100,5 @@ class StepCost:
 
 
 def first_completions(tree: PromptTree, count: int) -> PromptTree:
-    """The tree with its first ``count`` completions."""
+    """Return the tree with its first ``count`` completions only."""
     return dataclasses.replace(tree, completions=tree.completions[:count])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained, by its means: how many prompts, how long they and their answers are; refuses what training refuses.
+"""Shape of the training data: number of prompts and mean lengths; rejects data that training would reject.
 
 >>> DataShape(prompts=10, prompt_length=100, completion_length=50, candidates=3).tokens(2)
 200
@@ -24,14 +24,14 @@ from nemo_mcpo.variant import Need
 class DataShape:
     """Means of the training data; lengths in tokens.
 
-    The defaults are of the size of Nectar (183,000 prompts, seven answers of which one is dropped); the lengths are
-    assumed: the shorter shape of docs/performance.md.
+    The default numbers are Nectar's (183,000 prompts with seven responses, one of which is dropped). The default
+    lengths are assumed; they are one of the shapes in docs/performance.md.
 
     Attributes:
-        candidates: answers beside the preferred one.
-        most_candidates: of the prompt that has most, where it is known.
-        longest: tokens of the longest prompt with all its answers, where it is known.
-        longest_trained: the same with the preferred answer and the longest negatives.
+        candidates: completions per prompt, without the preferred one.
+        most_candidates: candidates of the prompt with the most; 0 if unknown.
+        longest: tokens of the longest prompt with all its completions; 0 if unknown.
+        longest_trained: the same with only the preferred completion and the longest negatives.
     """
 
     prompts: int = 183_000
@@ -44,9 +44,9 @@ class DataShape:
 
     @classmethod
     def from_prepared(cls, directory: Path, config: RunConfig) -> DataShape:
-        """The means of a prepared dataset, and its longest prompts."""
+        """Return the means of a prepared dataset, and its longest prompts."""
         if not (directory / "meta.json").is_file():
-            fix = "check the path: the directory that scripts/prepare_data.py names, with meta.json in it"
+            fix = "give the directory that scripts/prepare_data.py prints, with meta.json in it"
             raise ConfigError("not a prepared dataset", where="--prepared", got=directory, fix=fix)
         dataset, mcpo = PreparedDataset(directory), config.model.mcpo
         trained, whole = dataset.trained_lengths(mcpo.num_negatives), dataset.tree_lengths
@@ -70,7 +70,7 @@ class DataShape:
         completion_length: float | None,
         candidates: int | None,
     ) -> DataShape:
-        """The given means; of None the default, or what the configuration's limits leave of it."""
+        """Return the given means; for None, the default within the configuration's limits."""
         data, default = config.model.data, cls()
         if candidates is None:
             candidates = config.num_samples - 1 if isinstance(config, OnlineRunConfig) else int(default.candidates)
@@ -84,25 +84,25 @@ class DataShape:
         return cls(prompts, prompt_length, completion_length, candidates)
 
     def tree(self, num_completions: float) -> PromptTree:
-        """A prompt of mean length with completions of mean length."""
+        """Return a prompt of mean length with completions of mean length."""
         completion = np.zeros(round(self.completion_length), np.int8)
         return PromptTree(0, 0, np.zeros(round(self.prompt_length), np.int8), (completion,) * round(num_completions))
 
     def tokens(self, num_completions: float) -> float:
-        """Of a prompt with so many completions."""
+        """Return the mean number of tokens of a prompt with ``num_completions`` completions."""
         return self.prompt_length + num_completions * self.completion_length
 
 
 def needs_of(config: RunConfig) -> frozenset[Need]:
-    """What the chosen objective and sampler need."""
-    # Their tables import torch, which takes seconds that a wrong flag need not wait for.
+    """Return what the configured objective and sampler need."""
+    # Imported late because the tables import torch, which takes seconds: errors in flags come first.
     from nemo_mcpo.objectives import run_needs
 
     return run_needs(config.model.mcpo)
 
 
 def check_data(data: DataShape, config: RunConfig) -> None:
-    """Raise ConfigError for data that training would refuse or could not have."""
+    """Raise ConfigError for data that training would reject or that cannot exist."""
     model, mcpo = config.model, config.model.mcpo
     length, limit = data.prompt_length + data.completion_length, model.data.max_length
     most = data.most_candidates or data.candidates
@@ -110,17 +110,17 @@ def check_data(data: DataShape, config: RunConfig) -> None:
     smallest = min(model.micro_batch_tokens, mcpo.scoring_tokens)
     rules = (
         (data.prompts >= model.global_batch_size, "--prompts", "fewer prompts than one global batch", data.prompts,
-         f"at least model.global_batch_size={model.global_batch_size}", "give more, or lower model.global_batch_size"),
+         f"at least model.global_batch_size={model.global_batch_size}", "raise it, or lower model.global_batch_size"),
         (data.prompt_length > 0 and data.completion_length > 0 and math.isfinite(length), "--prompt-length",
-         "lengths that no data have", f"{data.prompt_length} and {data.completion_length}", "above 0",
-         "give means in tokens"),
-        (length <= limit, "--completion-length", "longer than training lets a prompt and an answer be", f"{length:g}",
-         f"at most model.data.max_length={limit}", "give shorter means, or raise model.data.max_length"),
+         "impossible lengths", f"{data.prompt_length} and {data.completion_length}", "above 0",
+         "give mean lengths in tokens"),
+        (length <= limit, "--completion-length", "a prompt and a completion are too long to train on", f"{length:g}",
+         f"at most model.data.max_length={limit}", "lower the mean lengths, or raise model.data.max_length"),
         (data.prompt_length <= smallest, "model.micro_batch_tokens", "a row's budget is smaller than one prompt",
          smallest, f"at least {data.prompt_length:g}", "raise model.micro_batch_tokens and model.mcpo.scoring_tokens"),
-        (most >= needed, "--candidates", "no candidates", data.candidates, f"at least {needed}", "give more"),
+        (most >= needed, "--candidates", "no candidates", data.candidates, f"at least {needed}", "raise it"),
         (mcpo.replacement or mcpo.num_negatives <= most, "model.mcpo.num_negatives", "more negatives than candidates",
-         mcpo.num_negatives, f"at most {most:g}", "lower it, or say how many candidates there are with --candidates"),
+         mcpo.num_negatives, f"at most {most:g}", "lower it, or give the number of candidates with --candidates"),
     )  # fmt: skip
     for holds, where, what, got, expected, fix in rules:
         if not holds:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPUs that are known: memory and speed, by NVIDIA's data sheets."""
+"""Known GPUs: memory and speed, from NVIDIA's data sheets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 GPUS_PER_NODE = 8
-"""Of the machines that are planned for (DGX, HGX): tensor parallelism stays inside of one."""
+"""GPUs of a node (DGX, HGX); plans keep tensor parallelism within one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,10 @@ class Gpu:
     """One kind of GPU.
 
     Attributes:
-        gibibytes: memory that a process sees (``torch.cuda.get_device_properties``), in GiB; a little less than sold.
-        bf16_flops, fp32_flops: dense operations a second.
-        capability: of CUDA; FP8 needs 8.9.
-        host_gbs: bandwidth to host memory, each way, 10^9 bytes a second; assumed: 80 % of its PCIe's.
+        gibibytes: memory that a process sees (``torch.cuda.get_device_properties``), in GiB; slightly below nominal.
+        bf16_flops, fp32_flops: dense operations per second.
+        capability: CUDA compute capability; FP8 needs 8.9.
+        host_gbs: bandwidth to host memory in each direction, 10^9 bytes per second; assumed to be 80 % of PCIe's.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Gpu:
     host_gbs: float
 
     def peak_flops(self, precision: str) -> float:
-        """Dense operations a second in ``trainer.precision``."""
+        """Return dense operations per second in ``trainer.precision``."""
         return {"bf16": self.bf16_flops, "32": self.fp32_flops}[precision]
 
 
@@ -42,11 +42,11 @@ GPUS = {
         Gpu("B200", 178.3, 2250e12, 75e12, 10.0, 50),
     )
 }
-"""SXM modules, by the name that ``scripts/plan.py --gpu`` takes; before ``-`` it is a part of CUDA's device name."""
+"""SXM modules by their name in ``scripts/plan.py --gpu``; CUDA's device name contains the part before ``-``."""
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 operations a second of a GPU by CUDA's name of it, or None.
+    """Return dense bf16 operations per second of a GPU with this CUDA device name, or None if it is unknown.
 
     >>> peak_flops("NVIDIA H100 80GB HBM3")
     989000000000000.0

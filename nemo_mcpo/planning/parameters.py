@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of every rank, exactly, and the buffers that megatron-core puts them in.
+"""Exact parameter counts of every rank, and the sizes of megatron-core's buffers for them.
 
-With tensor parallelism t, H hidden, F feed-forward, Q = heads · head_dim, K = groups · head_dim, V padded vocabulary:
+With tensor parallelism t, hidden size H, feed-forward size F, Q = heads · head_dim, K = groups · head_dim and padded
+vocabulary V:
 
     layer   = H (Q + 2 K) / t + Q H / t + 3 H F / t + 2 H   (+ (Q + 2 K) / t biases, + 2 head_dim query and key norms)
     first   = V H / t                                           embedding
     last    = H + V H / t                                       final norm and output layer
 
-A tied output layer is the embedding itself; where the two are on different stages, each has a copy.
+A tied output layer is the embedding itself; if the two are on different stages, each has a copy.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.planning.workload import Layout
 
 PARAMETER_ALIGNMENT = 64
-"""Every parameter starts at a multiple of so many elements of a buffer (megatron-core, distributed optimizer)."""
+"""Every parameter starts at a multiple of this many elements (megatron-core's distributed optimizer)."""
 BUCKET_ALIGNMENT = 128
-"""Every bucket ends at a multiple of this and of the replicas."""
+"""Every bucket ends at a multiple of this and of the number of replicas."""
 
 
 def layer_parameters(architecture: ModelArchitecture, tensor: int) -> list[int]:
-    """Elements of each parameter of a layer on one rank."""
+    """Return the elements of each parameter of a layer on one rank."""
     a = architecture
     query, key = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
     projected = (query + 2 * key) // tensor
@@ -34,9 +35,9 @@ def layer_parameters(architecture: ModelArchitecture, tensor: int) -> list[int]:
 
 
 def chunk_buckets(architecture: ModelArchitecture, layout: Layout, *, first: bool, last: bool) -> list[list[int]]:
-    """Elements of each parameter of a model chunk on one rank, by bucket.
+    """Return the elements of each parameter of a model chunk on one rank, by bucket.
 
-    A chunk has one bucket; an embedding that two stages share has one of its own.
+    A chunk has one bucket, and a second one for an embedding that two stages share.
     """
     a = architecture
     vocabulary = a.padded_vocab_size // layout.tensor * a.hidden_size
@@ -49,7 +50,7 @@ def chunk_buckets(architecture: ModelArchitecture, layout: Layout, *, first: boo
 
 
 def stage_chunks(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[list[list[int]]]:
-    """The buckets of every chunk of a pipeline stage."""
+    """Return the buckets of every chunk of a pipeline stage."""
     chunks = range(layout.virtual)
     return [
         chunk_buckets(
@@ -63,23 +64,23 @@ def stage_chunks(architecture: ModelArchitecture, layout: Layout, stage: int) ->
 
 
 def stage_parameters(architecture: ModelArchitecture, layout: Layout, stage: int) -> int:
-    """Learned numbers of one rank of a stage, with the padding of the vocabulary."""
+    """Return the number of parameters of one rank of a stage, with vocabulary padding."""
     return sum(sum(bucket) for chunk in stage_chunks(architecture, layout, stage) for bucket in chunk)
 
 
 def bucket_elements(sizes: list[int], replicas: int) -> int:
-    """Elements of a bucket with its padding."""
+    """Return the elements of a bucket with its padding."""
     return _up(sum(_up(size, PARAMETER_ALIGNMENT) for size in sizes), math.lcm(replicas, BUCKET_ALIGNMENT))
 
 
 def stage_elements(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[int]:
-    """Elements of every bucket of a rank's buffers."""
+    """Return the elements of every bucket of a rank's buffers."""
     chunks = stage_chunks(architecture, layout, stage)
     return [bucket_elements(bucket, layout.data) for chunk in chunks for bucket in chunk]
 
 
 def checkpoint_bytes(num_parameters: int, itemsize: int) -> int:
-    """Weights, their float32 copy and Adam's two moments: (itemsize + 12) bytes a parameter."""
+    """Return the size of weights, their float32 copy and Adam's two moments: itemsize + 12 bytes per parameter."""
     return num_parameters * (itemsize + 12)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan: what one configuration on so many GPUs of a kind needs and takes."""
+"""A plan: the memory and time that one configuration needs on a number of GPUs of one kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nemo_mcpo.planning.workload import Layout, Question
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An answer; ``memory`` is that of the GPU that needs most."""
+    """The answer to a ``Question``; ``memory`` is that of the GPU that needs the most."""
 
     question: Question
     layout: Layout
@@ -23,29 +23,29 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory is there."""
+        """Whether the GPU has enough memory."""
         return self.memory.peak <= self.question.gpu.gibibytes * GIB
 
     @property
     def hopeless(self) -> bool:
-        """Whether no smaller rows would make it fit."""
+        """Whether the run does not fit even with the smallest rows."""
         return self.memory.fixed + max(self.memory.saving, self.memory.update) > self.question.gpu.gibibytes * GIB
 
     @property
     def gpu_hours(self) -> float:
-        """Of all GPUs."""
+        """Hours of the run times the number of GPUs."""
         return self.time.hours * self.layout.num_gpus
 
     @property
     def host_bytes(self) -> float:
-        """Host memory of a node, at most: what is offloaded, and what checkpoints need where they are written."""
+        """Upper bound of a node's host memory: offloaded states, and checkpoints where they are written."""
         processes = min(GPUS_PER_NODE, self.layout.num_gpus)
         writers = min(processes, self.layout.tensor * self.layout.pipeline)
         offloaded = offloaded_bytes(self.question.architecture, self.layout)
         return processes * offloaded * PINNED + writers * checkpoint_host_bytes(self.memory)
 
     def as_dict(self) -> dict[str, object]:
-        """For programs: every number, in bytes, seconds, tokens and operations."""
+        """Return every number for JSON, in bytes, seconds, tokens and operations."""
         return {
             "fits": self.fits,
             "gpu": asdict(self.question.gpu),
@@ -62,7 +62,7 @@ class Plan:
 
 
 def make_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan:
-    """The plan of a checked configuration; see ``config.rules.check_processes`` and ``check_architecture``."""
+    """Plan a configuration that has passed ``config.rules.check_processes`` and ``check_architecture``."""
     layout = Layout.from_config(config, num_gpus)
     memory = worst_rank(question.architecture, layout, question.data)
     return Plan(question, layout, memory, run_time(config, question, layout))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan for people: one table of parts."""
+"""Formats a plan as a table for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from nemo_mcpo.planning.plan import Plan
 
 
 def describe(plan: Plan) -> str:
-    """The whole plan: layout, memory by part, time, checkpoints."""
-    stage = f"pipeline stage {plan.memory.stage + 1} of {plan.layout.pipeline}, which needs most"
+    """Return the plan as text: layout, memory by part, time, checkpoints."""
+    stage = f"pipeline stage {plan.memory.stage + 1} of {plan.layout.pipeline}, which needs the most"
     sections = {
         "": _run(plan),
         f"GPU memory, GiB ({stage})": _memory(plan),
-        f"Time, estimated: GPUs at work reach {plan.question.hfu:.0%} of their peak (not measured)": _time(plan),
+        f"Time, estimated for busy GPUs at {plan.question.hfu:.0%} of their peak (assumed, not measured)": _time(plan),
         "Checkpoints": _checkpoints(plan),
     }
     rows = [row for table in sections.values() for row in table]
@@ -26,7 +26,7 @@ def describe(plan: Plan) -> str:
 
 
 def layout_name(plan: Plan) -> str:
-    """Such as ``TP4 PP1 DP2``."""
+    """Return a name such as ``TP4 PP1 DP2``."""
     layout = plan.layout
     interleaved = f" VP{layout.virtual}" if layout.virtual > 1 else ""
     return f"TP{layout.tensor} PP{layout.pipeline}{interleaved} DP{layout.data}"
@@ -35,15 +35,15 @@ def layout_name(plan: Plan) -> str:
 def _run(plan: Plan) -> list[tuple[str, str, str]]:
     data, layout = plan.question.data, plan.layout
     lengths = f"{data.prompt_length:.0f} + {1 + data.candidates:.0f} x {data.completion_length:.0f} tokens"
-    reuse = f"training reads the {layout.reuse} of the scoring pass" if layout.reuse else ""
+    reuse = f"training replays the {layout.reuse} of scoring" if layout.reuse else ""
     return [
         ("GPUs", f"{layout.num_gpus} x {plan.question.gpu.name}", ""),
         ("parameters", f"{plan.question.architecture.num_parameters:,}", "of the model"),
-        ("parameters a GPU", f"{plan.memory.parameters:,}", "with the vocabulary's padding"),
+        ("parameters per GPU", f"{plan.memory.parameters:,}", "with vocabulary padding"),
         ("layout", layout_name(plan), "sequence parallel" if layout.sequence_parallel else ""),
         ("recompute", layout.recompute, reuse),
-        ("rows", f"{layout.micro_batch_tokens:,} tokens", f"{layout.scoring_tokens:,} where they are scored"),
-        ("prompts", f"{data.prompts:,}", f"of {lengths}; {layout.global_batch_size} a step"),
+        ("rows", f"{layout.micro_batch_tokens:,} tokens", f"{layout.scoring_tokens:,} for scoring"),
+        ("prompts", f"{data.prompts:,}", f"of {lengths}; {layout.global_batch_size} per step"),
     ]
 
 
@@ -54,10 +54,10 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     head, layer, recorded = _gib(memory.head), _gib(memory.backward), _gib(memory.recorded)
     last = f"a layer's backward pass {layer}" if memory.backward > memory.head else f"the head's backward pass {head}"
     phases = {
-        "training": f"rows in flight {_gib(memory.activations)} + kept by scoring {recorded} + {last}",
-        "scoring": f"kept for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
-        "update": "some of Adam's states, in float32",
-        "saving": "some of the optimizer's states, from all replicas",
+        "training": f"rows in flight {_gib(memory.activations)} + recorded by scoring {recorded} + {last}",
+        "scoring": f"recorded for training {recorded} + a layer, or logits {_gib(memory.scoring)}",
+        "update": "a chunk of Adam's states, in float32",
+        "saving": "a chunk of the optimizer's states, from all replicas",
     }
     parts = [
         ("weights", memory.weights, ""),
@@ -79,9 +79,9 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _whereabouts(plan: Plan) -> str:
     if not plan.layout.offload:
-        return f"split over {plan.layout.data} replicas"
+        return f"split over {plan.layout.data} replica{'s' * (plan.layout.data > 1)}"
     size = offloaded_bytes(plan.question.architecture, plan.layout)
-    return f"in host memory, {_gib(size)} of a process; {plan.time.offload_seconds:.1f} s a step there and back"
+    return f"in host memory, {_gib(size)} per process; {plan.time.offload_seconds:.1f} s of transfer per step"
 
 
 def _time(plan: Plan) -> list[tuple[str, str, str]]:
@@ -90,13 +90,13 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
     scored = f"trained, and {time.scored_tokens:,.0f} scored" if time.scored_tokens else "trained"
     # fmt: off
     rows = [
-        ("a step", f"{time.step_seconds:.2f} s", waiting),
-        ("MFU", f"{time.mfu:.0%}", "with all waiting; recompute does not count"),
-        ("tokens a step", f"{time.step_tokens:,.0f}", scored),
+        ("step", f"{time.step_seconds:.2f} s", waiting),
+        ("MFU", f"{time.mfu:.0%}", "with all idle time; recompute does not count"),
+        ("tokens per step", f"{time.step_tokens:,.0f}", scored),
         ("tokens", f"{time.steps * time.step_tokens / 1e6:,.0f} million", f"trained in {time.steps:,} steps"),
-        ("reference", f"{time.reference_seconds / 3600:.2f} h", "once, every answer scored"),
+        ("reference", f"{time.reference_seconds / 3600:.2f} h", "once, every completion scored"),
         ("run", f"{time.hours:.1f} h",
-         "with reference and checkpoints; without validation, and an online run's answers"),
+         "with reference and checkpoints; without validation and an online run's answers"),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}", ""),
     ]
     # fmt: on
@@ -105,14 +105,14 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _checkpoints(plan: Plan) -> list[tuple[str, str, str]]:
     time = plan.time
-    speed = f"{time.checkpoints} of them, at {plan.question.write_gbs:g} GB/s for the whole run (assumed)"
+    speed = f"{time.checkpoints} checkpoints, at {plan.question.write_gbs:g} GB/s in total (assumed)"
     return [
-        ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"{time.kept_bytes / 1e9:,.0f} GB on disk at most"),
+        ("size", f"{time.checkpoint_bytes / 1e9:,.1f} GB", f"at most {time.kept_bytes / 1e9:,.0f} GB on disk"),
         ("writing", f"{time.checkpoint_seconds:,.0f} s", speed),
         (
             "host memory",
             f"{plan.host_bytes / 1e9:,.0f} GB",
-            "of a node while one is written or read, at most",
+            "at most, per node, while one is written or read",
         ),
     ]
 

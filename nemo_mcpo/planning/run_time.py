@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a run takes, estimated: the operations of its steps at a stated share of the GPUs' peak.
+"""Estimated run time: the operations of all steps at an assumed share of the GPUs' peak.
 
     step = B · operations of a prompt · imbalance · bubble / (GPUs · peak · HFU) + offload
-    MFU  = operations that nothing runs twice / (step · GPUs · peak)
+    MFU  = operations without repeated ones / (step · GPUs · peak)
 
-    imbalance   ⌈B / DP⌉ DP / B              replicas that have a prompt less wait
-    bubble      (m + (p − 1) / v) / m        stages that wait at the beginning and the end of m rows
-    offload     states there and back        Adam's, where they are in host memory, at the GPU's bandwidth to it
+    imbalance   ⌈B / DP⌉ DP / B              replicas with one prompt less wait
+    bubble      (m + (p − 1) / v) / m        stages are idle at the beginning and the end of m rows
+    offload     both transfers of states     Adam's states in host memory, at the GPU's bandwidth to the host
 
-The HFU is that of a GPU at work, counted over everything that it computes, recompute included; what tensor parallelism
-and reductions of gradients cost is a part of it. The MFU is what comes out, as PaLM (arXiv:2204.02311) defines it: the
-scoring pass is work, recompute and waiting are not. In FP8 the peak is that of bf16.
+The HFU is that of a busy GPU and counts everything it computes, recompute included. It also absorbs the cost of tensor
+parallelism and gradient reduction. The MFU is a result, defined as in PaLM (arXiv:2204.02311): scoring counts as work,
+recompute and idle time do not. For FP8 the peak is that of bf16.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class RunTime:
     """Seconds, operations, tokens and bytes of a run.
 
     Attributes:
-        step_flops: operations of a step, on all GPUs.
-        offload_seconds: of a step, for states that come from host memory and go back.
-        mfu: share of the peak, by what nothing runs twice and with all waiting.
-        step_tokens: packed tokens that a step trains; ``scored_tokens`` those that it scores.
-        reference_seconds: every answer scored once before the first step.
-        checkpoint_bytes: of one checkpoint; ``kept_bytes`` of all that are on disk at once.
+        step_flops: operations per step, on all GPUs.
+        offload_seconds: time per step for transfers of states from host memory and back.
+        mfu: share of the peak, without repeated operations and with all idle time.
+        step_tokens: packed tokens trained per step; ``scored_tokens`` is the number scored.
+        reference_seconds: time to score every completion once before the first step.
+        checkpoint_bytes: size of one checkpoint; ``kept_bytes`` is the size of all that are on disk at once.
     """
 
     steps: int
@@ -57,13 +57,13 @@ class RunTime:
 
     @property
     def hours(self) -> float:
-        """Of the whole run, without validation and without an online run's answers and judge."""
+        """Duration of the whole run, without validation and without an online run's answers and judge."""
         seconds = self.reference_seconds + self.steps * self.step_seconds + self.checkpoints * self.checkpoint_seconds
         return seconds / 3600
 
 
 def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
-    """See the top of the file."""
+    """Estimate the run time; see the top of the file for the formulas."""
     a, data, trainer, mcpo = question.architecture, question.data, config.trainer.mcpo, config.model.mcpo
     batch, rows = layout.global_batch_size, rows_of(layout, data)
     cost = StepCost(

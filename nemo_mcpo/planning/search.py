@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layouts of a configuration fit, and the one to propose.
+"""Finds layouts of a configuration that fit, and proposes one.
 
-Tried: tensor parallelism inside of a node (with sequence parallelism), pipelines, every recompute, and rows of the
-configured budgets, of a half, a quarter … down to one mean prompt with its answers. Proposed: of those within a
-twentieth of the fastest the one that splits the model least, with the larger rows.
+The search covers tensor parallelism within a node (with sequence parallelism), pipelines, every kind of recompute, and
+rows of the configured budgets, half of them, a quarter, … down to one mean prompt with its completions. Among layouts
+at most 5 % slower than the fastest, it proposes the one that splits the model least, then the one with larger rows.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from nemo_mcpo.planning.workload import Question
 
 NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
-NO_LAYOUT_CURES = ("trainer.devices", "model.data.max_length")
-"""Keys whose mistakes are none of the layout."""
+NOT_ABOUT_LAYOUT = ("trainer.devices", "model.data.max_length")
+"""Keys whose errors no other layout would fix."""
 OFFLOADED: Mapping[str, object] = {"cpu_offload": True}
-"""Keys of ``model.optim`` with which the optimizer takes nothing of a GPU."""
+"""Keys of ``model.optim`` with which the optimizer takes no GPU memory."""
 
 
 class DoesNotFitError(NemoMcpoError):
-    """A run that needs more memory than its GPUs have."""
+    """The run needs more memory than its GPUs have."""
 
 
 def best_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan | None:
-    """The plan to propose on so many GPUs, or None where no layout fits."""
+    """Return the proposed plan for ``num_gpus`` GPUs, or None if no layout fits."""
     fitting = list(_fitting(config, question, num_gpus))
     if not fitting:
         return None
@@ -43,9 +43,9 @@ def best_plan(config: RunConfig, question: Question, num_gpus: int) -> Plan | No
 
 
 def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | None:
-    """The plan to propose on these GPUs; else on the most whole nodes with fewer, else on the fewest with more.
+    """Return the proposed plan for ``num_gpus`` GPUs, else for fewer, else for more, in whole nodes.
 
-    The layers of some models divide better into fewer pipelines than there are GPUs for.
+    Fewer GPUs can fit when more do not: the number of layers of some models divides better.
     """
     node = GPUS_PER_NODE
     fewer = range((num_gpus - 1) // node * node, 0, -node)
@@ -55,13 +55,13 @@ def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | Non
 
 
 def with_optimizer(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
-    """The configuration with keys of ``model.optim`` changed."""
+    """Return the configuration with keys of ``model.optim`` changed."""
     optim = config.model.optim.model_copy(update=dict(changes))
     return config.model_copy(update={"model": config.model.model_copy(update={"optim": optim})})
 
 
 def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
-    """Raise ConfigError for a layout that training refuses, or that crosses nodes; with one that does not."""
+    """Raise ConfigError, with a better layout, for one that training rejects or that crosses nodes."""
     gpu, tensor = question.gpu, config.model.tensor_model_parallel_size
     check_capability(config.model, gpu.name, gpu.capability)
     try:
@@ -69,14 +69,14 @@ def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
         check_architecture(config, question.architecture)
         if GPUS_PER_NODE % tensor:
             raise ConfigError(
-                "tensor parallelism that crosses nodes",
+                "tensor parallelism crosses nodes",
                 where="model.tensor_model_parallel_size",
                 got=tensor,
                 expected=f"a divisor of the {GPUS_PER_NODE} GPUs of a node",
-                fix="use a pipeline between nodes",
+                fix="use pipeline parallelism between nodes",
             )
     except ConfigError as error:
-        better = None if error.where in NO_LAYOUT_CURES else proposal(config, question, num_gpus)
+        better = None if error.where in NOT_ABOUT_LAYOUT else proposal(config, question, num_gpus)
         if better is None:
             raise
         fix = f"{error.fix.rstrip('.')}; for {better.layout.num_gpus} GPUs: {overrides_of(better)}"
@@ -84,7 +84,7 @@ def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
 
 
 def check_fits(plan: Plan, config: RunConfig) -> None:
-    """Raise DoesNotFitError with a layout that fits, or with the number of GPUs that would do."""
+    """Raise DoesNotFitError if the plan does not fit, with a layout or a number of GPUs that does."""
     if plan.fits:
         return
     question, num_gpus = plan.question, plan.layout.num_gpus
@@ -98,8 +98,8 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
         fix = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
         offloaded = best_plan(with_optimizer(config, OFFLOADED), question, num_gpus)
         if offloaded:
-            fix += f"; or on {num_gpus} model.optim.cpu_offload=true {overrides_of(offloaded)}"
-            fix += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory on a node"
+            fix += f"; or, on {num_gpus} GPUs, model.optim.cpu_offload=true {overrides_of(offloaded)}"
+            fix += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory per node"
     raise DoesNotFitError(
         "the run does not fit",
         where=f"{num_gpus} x {question.gpu.name}",
@@ -110,7 +110,7 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
 
 
 def overrides_of(plan: Plan) -> str:
-    """The layout as keys on the command line."""
+    """Return the layout as command-line overrides."""
     layout = plan.layout
     recompute = "null" if layout.recompute == "none" else layout.recompute
     return (
@@ -129,7 +129,7 @@ def _preference(plan: Plan) -> tuple:
 
 
 def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[Plan]:
-    """Every layout that the rules allow and that fits; rows below ``max_length`` only where no larger ones fit."""
+    """Yield every allowed layout that fits, with rows below ``max_length`` only if no larger ones fit."""
     layers, mcpo = question.architecture.num_layers, config.model.mcpo
     reuse = "auto" if mcpo.reuse_scoring is True else mcpo.reuse_scoring
     rows = list(budgets(config, question))
@@ -161,7 +161,7 @@ def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[P
 
 
 def budgets(config: RunConfig, question: Question) -> Iterator[tuple[int, int]]:
-    """Rows that are trained and scored: as configured, then halved together while a prompt has room."""
+    """Yield token budgets of training and scoring: as configured, then halved together while a prompt fits."""
     data, model = question.data, config.model
     whole = max(data.tokens(1 + data.candidates), data.longest, model.data.max_prompt_length)
     trained = max(data.tokens(1 + model.mcpo.num_negatives), data.longest_trained, model.data.max_prompt_length)
@@ -183,6 +183,6 @@ def _allowed(config: RunConfig, question: Question, num_gpus: int) -> bool:
 
 
 def _changed(config: RunConfig, changes: dict[str, object]) -> RunConfig:
-    """Of the model; whatever the number of processes."""
+    """Return the configuration with keys of ``model`` changed, for any number of processes."""
     trainer = config.trainer.model_copy(update={"devices": "auto"})
     return config.model_copy(update={"trainer": trainer, "model": config.model.model_copy(update=changes)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of public models by name, so that a run can be planned before anything is downloaded."""
+"""Shapes of public models by name, to plan a run without downloading anything."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ SHAPES: dict[str, ModelArchitecture] = {
     "llama-3.1-70b": _shape("llama", 80, 8192, 28672, 64, 8, 128256),
     "llama-3.1-405b": _shape("llama", 126, 16384, 53248, 128, 8, 128256),
 }
-"""What decides sizes, as in the models' own config.json; the rotary embedding is not that of each model."""
+"""Values that determine sizes, from the models' config.json; the rotary embeddings are not the models' own."""

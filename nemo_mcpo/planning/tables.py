@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of what models need on one GPU and on up to 1,024, as docs/planning.md has them."""
+"""The tables in docs/planning.md: memory and time of several models on 1 to 1,024 GPUs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MODELS = ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b")
 KINDS = ("A100-80", "H100")
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 USED = 7 / 8
-"""Share of the GPUs that a plan must use: the layers of some models divide into few pipelines."""
+"""Smallest share of the GPUs to use; less than 1, because some models' layers divide into few pipelines."""
 
 HEADER = (
     "| GPUs | used | layout | recompute | row, tokens | batch "
-    "| GiB a GPU | most while | step, s | run, h | GPU-hours |\n"
+    "| GiB per GPU | peak phase | step, s | run, h | GPU-hours |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -33,15 +33,15 @@ HEADER = (
 SMALL_MODELS = ("llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3", "llama-3.1-8b")
 SINGLE_KINDS = ("A100-80", "H100", "H200")
 OPTIMIZERS: dict[str, Mapping[str, object]] = {
-    "as it is": {},
+    "default": {},
     "`moments_dtype=bfloat16`": {"moments_dtype": "bfloat16"},
     "`cpu_offload=true`": OFFLOADED,
 }
-"""What the table of one GPU calls some keys of ``model.optim``."""
+"""Names of the optimizers in the one-GPU table, with their keys of ``model.optim``."""
 
 
 def markdown(config: RunConfig) -> str:
-    """One table for one GPU, then one for each model and kind, by a configuration for one node of eight."""
+    """Return a table for one GPU, then one per model and kind of GPU; ``config`` is made for a node of eight."""
     tables = [_table(config, model, kind) for model in MODELS for kind in KINDS]
     return "\n\n".join([_on_one_gpu(config), *tables])
 
@@ -60,7 +60,7 @@ def _cell(plan: Plan | None) -> str:
     if plan is None:
         return "does not fit"
     rows = f"rows of {plan.layout.micro_batch_tokens:,}"
-    step = f"a step {plan.time.step_seconds:.1f} s"
+    step = f"{plan.time.step_seconds:.1f} s per step"
     return f"{plan.memory.peak / GIB:.0f} GiB: recompute {plan.layout.recompute}, {rows}; {step}"
 
 
@@ -72,7 +72,7 @@ def _table(config: RunConfig, model: str, kind: str) -> str:
 
 
 def _line(config: RunConfig, question: Question, count: int) -> str:
-    # One prompt a GPU at least: a replica needs one, and some GPUs are a replica of their own.
+    # At least one prompt per GPU: every replica needs one, and a replica may be a single GPU.
     batch = max(config.model.global_batch_size, count)
     config = config.model_copy(update={"model": config.model.model_copy(update={"global_batch_size": batch})})
     plan = _best_of_nearly_all(config, question, count)
@@ -98,7 +98,7 @@ def _line(config: RunConfig, question: Question, count: int) -> str:
 
 
 def _best_of_nearly_all(config: RunConfig, question: Question, count: int) -> Plan | None:
-    """The fastest plan on whole nodes, with at least ``USED`` of the GPUs."""
+    """Return the fastest plan that uses whole nodes and at least a share ``USED`` of the GPUs."""
     numbers = range(count, math.ceil(count * USED) - 1, -GPUS_PER_NODE)
     plans = [plan for number in numbers if (plan := best_plan(config, question, number))]
     return min(plans, key=lambda plan: plan.time.step_seconds, default=None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is laid out on its GPUs, and the rows that the replica of largest load makes of the data.
+"""The layout of a run on its GPUs, and the rows of the replica with the largest load.
 
-The replica of largest load has ⌈B / DP⌉ prompts a step. They are scored and trained in parts where the scoring pass is
-reused, else in one; a part is packed into rows, of which a pipeline gets at least ``MICRO_BATCHES_PER_STAGE`` a stage.
+That replica has ⌈B / DP⌉ prompts per step. They are scored and trained in parts if scoring is reused, otherwise all at
+once. Each part is packed into rows; a pipeline gets at least ``MICRO_BATCHES_PER_STAGE`` rows per stage.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from nemo_mcpo.planning.gpus import Gpu
 from nemo_mcpo.variant import Need
 
 BYTES = {"32": 4, "bf16": 2}
-"""Of a weight or an activation, by ``trainer.precision``."""
+"""``trainer.precision`` -> bytes of a weight or an activation."""
 MOMENT_BYTES = {"float32": 4, "bfloat16": 2}
-"""By ``model.optim.moments_dtype``."""
-
-
+"""``model.optim.moments_dtype`` -> bytes of a moment."""
 HFU = 0.4
-"""Assumed share of the peak that a GPU at work reaches: what it recomputes is work, waiting for a pipeline is not."""
+"""Assumed share of the peak that a busy GPU reaches; recompute counts as work, and idle time does not count."""
 WRITE_GBS = 2.0
-"""Assumed bandwidth of the file system for the whole run, 10^9 bytes a second."""
+"""Assumed write bandwidth of the file system in total, 10^9 bytes per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is planned for, whatever the layout; see ``HFU`` and ``WRITE_GBS``."""
+    """What a plan is for, apart from the layout; see ``HFU`` and ``WRITE_GBS``."""
 
     architecture: ModelArchitecture
     data: DataShape
@@ -43,15 +41,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a run uses its GPUs, and what it keeps.
+    """How a run uses its GPUs, and what it keeps in memory.
 
     Attributes:
-        data: replicas.
+        data: number of replicas.
         recompute: ``none``, ``selective`` or ``full``.
-        reuse: what training reads from the scoring pass: ``layers``, ``products`` or None.
-        scores: there is a scoring pass.
-        itemsize: bytes of a weight; ``moment_itemsize`` of one of Adam's moments.
-        offload: Adam's states are in host memory between updates.
+        reuse: what training replays of the scoring pass: ``layers``, ``products`` or None.
+        scores: whether there is a scoring pass.
+        itemsize: bytes of a weight; ``moment_itemsize`` is the size of one of Adam's moments.
+        offload: whether Adam's states are in host memory between updates.
     """
 
     tensor: int
@@ -73,7 +71,7 @@ class Layout:
 
     @classmethod
     def from_config(cls, config: RunConfig, num_gpus: int) -> Layout:
-        """The layout of a checked configuration on so many GPUs; they have Transformer Engine unless it says no."""
+        """Return the layout of a checked configuration; ``transformer_impl=auto`` means Transformer Engine."""
         model, mcpo = config.model, config.model.mcpo
         recompute = model.activations_checkpoint_granularity or "none"
         local = model.transformer_impl == "local"
@@ -102,7 +100,7 @@ class Layout:
 
     @property
     def num_gpus(self) -> int:
-        """All of them."""
+        """Number of GPUs."""
         return self.tensor * self.pipeline * self.data
 
     @property
@@ -112,23 +110,23 @@ class Layout:
 
     @property
     def split(self) -> int:
-        """Parts into which a row is cut between the tensor-parallel regions."""
+        """Number of parts into which rows are split outside the tensor-parallel regions."""
         return self.tensor if self.sequence_parallel else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of the replica that has most to do, in tokens.
+    """The rows of the replica with the largest load, in tokens.
 
     Attributes:
-        prompts: of the replica, a step.
-        count: training rows of a part.
+        prompts: prompts per step.
+        count: training rows per part.
         even: tokens of a mean training row.
-        largest: tokens of the largest row that memory must hold.
+        largest: tokens of the largest row that must fit into memory.
         targets: share of a training row's tokens that are predicted.
-        gathered: keys that variable-length attention gathers for a token: a prompt's once for each completion too.
-        recorded: scored tokens of a part.
-        scored: tokens of the largest row that is scored.
+        gathered: keys that variable-length attention gathers per token; it repeats a prompt's keys per completion.
+        recorded: scored tokens per part whose computation is recorded.
+        scored: tokens of the largest scored row.
     """
 
     prompts: int
@@ -142,7 +140,7 @@ class Rows:
 
 
 def rows_of(layout: Layout, data: DataShape) -> Rows:
-    """See ``Rows``; a row may be as large as its budget, or as one prompt with its answers."""
+    """Return the rows; the largest one has its budget's size, or that of one prompt with its completions."""
     prompts = math.ceil(layout.global_batch_size / layout.data)
     trained, whole = data.tokens(1 + layout.num_negatives), data.tokens(1 + data.candidates)
     part = prompts

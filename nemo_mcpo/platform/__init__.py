@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only room that knows whether this machine has a GPU."""
+"""What depends on the machine; the only room that knows whether there is a GPU."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``trainer.accelerator``: which device a run uses."""
+"""Selects the device of a run by ``trainer.accelerator``, and checks that its GPUs have FP8 if the run uses it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nemo_mcpo.platform.doctor import query_gpus
 
 
 def select_accelerator(name: str) -> None:
-    """``cpu`` hides the GPUs from this process, ``gpu`` insists on one, ``auto`` takes what is there.
+    """Apply ``trainer.accelerator``: ``cpu`` hides the GPUs, ``gpu`` requires one, ``auto`` uses what is there.
 
-    Call it before anything asks torch for CUDA.
+    Call this before anything asks torch for CUDA.
 
     Raises:
-        ConfigError: there is no GPU that torch can use and one was asked for; or, with ``auto``, there are GPUs and a
-            torch built for them, which cannot use them: a run must not end up on a cluster's CPUs unnoticed.
+        ConfigError: torch cannot use a GPU, and ``gpu`` was requested; or, with ``auto``, torch is built for CUDA but
+            cannot use the GPUs of this machine: a run should not end up on a cluster's CPUs unnoticed.
     """
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -31,17 +31,20 @@ def select_accelerator(name: str) -> None:
                 "torch cannot use a GPU here",
                 where="trainer.accelerator",
                 got=f"{name}; {reason}",
-                fix="run scripts/doctor.py, and update the driver or use the NeMo container whose CUDA it has; "
+                fix="run scripts/doctor.py; update the driver, or use a NeMo container whose CUDA it supports; "
                 "or set trainer.accelerator=cpu",
             )
 
 
 def _reason_cuda_is_unusable() -> tuple[str, bool]:
-    """Why torch has no GPU, in its own words (a driver too old, for one), or nothing; and whether it never could."""
+    """Return why torch has no GPU, in its own words (such as an old driver), and whether it is built without CUDA.
+
+    The reason is empty if torch has a GPU.
+    """
     import torch
 
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built for CPUs only", True
+        return f"torch {torch.__version__} is built for CPU only", True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
@@ -51,9 +54,9 @@ def _reason_cuda_is_unusable() -> tuple[str, bool]:
 
 
 def check_fp8_here(model: Model) -> None:
-    """Raise ConfigError where FP8 is asked for and this process's GPUs have none; asks the driver, not torch.
+    """Raise ConfigError if the model uses FP8 and a GPU of this process does not have it; ask the driver, not torch.
 
-    A driver that does not say what its GPUs can (none of its programs is here, or no number) is taken at its word.
+    GPUs whose capability is unknown pass: ``nvidia-smi`` may be missing, or may not print a number.
     """
     if not asks_for_fp8(model)[0]:
         return
@@ -69,7 +72,7 @@ def check_fp8_here(model: Model) -> None:
 
 
 def count_gpus() -> int:
-    """GPUs that this process may use, without importing torch."""
+    """Return the number of GPUs that this process may use, without importing torch."""
     visible = _visible_gpus()
     if visible is not None:
         return len(visible)
@@ -77,7 +80,7 @@ def count_gpus() -> int:
 
 
 def _visible_gpus() -> list[str] | None:
-    """Numbers or names in CUDA_VISIBLE_DEVICES (none in Slurm's ``NoDevFiles``); None where it is not set."""
+    """Return the indices or names in CUDA_VISIBLE_DEVICES (none in Slurm's ``NoDevFiles``); None if it is not set."""
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     if variable is None:
         return None

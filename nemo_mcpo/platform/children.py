@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that do not outlive this one, even when it is killed."""
+"""Child processes that do not outlive this one, even if it is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functools import partial
 from typing import IO, Protocol
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Looked up here: after a fork another thread's locks may be held for ever.
+# Looked up at import: after a fork, a lock that another thread held is never released.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _STOP_SECONDS = 20.0
 
@@ -37,9 +37,9 @@ def start_child(
     output: IO | None = None,
     parent_died: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen:
-    """Start a program that gets ``parent_died`` when the thread that called this ends, however it ends (Linux).
+    """Start a program that receives ``parent_died`` when the calling thread ends, however it ends (on Linux).
 
-    It leads a process group of its own, so that ``stop_child`` reaches what it has started in turn.
+    The program leads its own process group, so that ``stop_child`` also reaches the processes that it starts.
     """
     parent = os.getpid()
     return subprocess.Popen(
@@ -49,20 +49,20 @@ def start_child(
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=partial(die_with_parent, parent, parent_died),  # it takes no lock that another thread could hold
+        preexec_fn=partial(die_with_parent, parent, parent_died),  # takes no lock that another thread could hold
     )
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """In a child: get this signal when the thread that forked it ends (Linux; elsewhere nothing happens)."""
+    """In a child, request this signal for when the thread that forked it ends (on Linux; a no-op elsewhere)."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it ended before the call above
+        if os.getppid() != parent:  # the parent ended before the call above
             os._exit(1)
 
 
 def stop_child(process: Child) -> None:
-    """End a child and what it has started: politely, then by force."""
+    """Stop a child and the processes in its group with SIGTERM, and with SIGKILL after at most 20 seconds."""
     _signal_group(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions that become one kernel on a GPU, where every operator would read and write its tensors again."""
+"""Functions compiled into one GPU kernel, instead of one per operator that reads and writes its tensors again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
-    """``function`` of tensors, compiled by torch where the first of them is on a GPU; sizes may differ every time.
+    """Return ``function`` of tensors, compiled by torch if the first is on a GPU; sizes may differ between calls.
 
-    Without Triton, which torch compiles with, it runs as it is.
+    Without Triton, which torch needs for compiling, the function runs uncompiled.
     """
 
     @cache
@@ -39,7 +39,10 @@ def compiled_on_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """A tape that listens to products has nothing to hear in compiled code, and would be one more variant of it."""
+    """Suspend torch function modes.
+
+    A mode that records products finds none in compiled code, and torch would compile the code once more for it.
+    """
     with ExitStack() as without_modes:
         while _len_torch_function_stack():
             without_modes.enter_context(_pop_mode_temporarily())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets megatron-core run without a GPU: the few places where it takes CUDA for granted answer for the CPU instead.
+"""Lets megatron-core run without a GPU: patches the few places where it takes CUDA for granted.
 
-``install_cpu_adapter()`` does nothing when CUDA is available. It is called once, by ``platform.distributed``.
+``install_cpu_adapter()`` does nothing if CUDA is available. It is called once, by ``platform.distributed``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _installed = False
 
 
 def install_cpu_adapter() -> None:
-    """Patch torch and megatron-core so that ``cuda`` means this CPU; a no-op with CUDA, and when called again."""
+    """Patch torch and megatron-core so that ``cuda`` means the CPU; a no-op with CUDA, and when called again."""
     global _installed
     if _installed or torch.cuda.is_available():
         return
@@ -38,8 +38,9 @@ def install_cpu_adapter() -> None:
     _installed = True
     cpu = torch.device("cpu")
     with cpu:
-        # The first tensor made under "with torch.device(…)" has torch note which functions make tensors: it must note
-        # its own, since these are what the wrappers below call. Else "with torch.device("meta")" would do nothing.
+        # The first time that a tensor is made under "with torch.device(…)", torch caches the functions that make
+        # tensors. It has to cache its own, which the wrappers below call; otherwise, "with torch.device("meta")" would
+        # have no effect.
         torch.empty(0)
     _replace(
         torch.cuda,
@@ -58,7 +59,7 @@ def install_cpu_adapter() -> None:
     )
     _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_report_cuda_type(torch.Tensor.type))
     _replace(torch, **{name: _cuda_literal_means_cpu(getattr(torch, name)) for name in _FACTORIES})
-    # The tracker warns that the CPU generator moved inside a CUDA context, which is the intention here.
+    # The tracker warns if the state of the CPU generator changes in a CUDA context, which is intended here.
     logging.getLogger(megatron_random.__name__).addFilter(
         lambda record: "CPU RNG state changed within GPU RNG context" not in record.msg
     )
@@ -81,14 +82,14 @@ def _cuda_literal_means_cpu(factory: Callable) -> Callable:
 
 
 def _report_cuda_type(original: Callable) -> Callable:
-    """Megatron's optimizers compare ``tensor.type()`` with literals such as ``torch.cuda.FloatTensor``."""
+    """Report CUDA types, since Megatron's optimizers compare ``tensor.type()`` with ``torch.cuda.FloatTensor`` etc."""
 
     @wraps(original)
     def tensor_type(self, dtype=None, non_blocking=False, **kwargs):
         if dtype is not None or kwargs:
             return original(self, _of_the_cpu(dtype), non_blocking, **kwargs)
         name = original(self)
-        # Function modes and tensor subclasses call the method by its name: then this one has already answered.
+        # Function modes and tensor subclasses call the method by name, so the name may be translated already.
         already = name.startswith(_CUDA) or self.device.type != "cpu"
         return name if already else name.replace("torch.", _CUDA, 1)
 
@@ -96,6 +97,6 @@ def _report_cuda_type(original: Callable) -> Callable:
 
 
 def _of_the_cpu(dtype: object) -> object:
-    """A type to convert to: a torch.dtype, a tensor type or its name, which ``a.type(b.type())`` gives."""
+    """Return the CPU's counterpart of a torch.dtype, a tensor type or its name, as in ``a.type(b.type())``."""
     name = f"{dtype.__module__}.{dtype.__name__}" if isinstance(dtype, type) else dtype
     return name.replace(_CUDA, "torch.", 1) if isinstance(name, str) and name.startswith(_CUDA) else dtype

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes and their groups: one call sets up torch.distributed and megatron-core's parallel state, on CPU or GPU."""
+"""Process groups: one call sets up torch.distributed and megatron-core's parallel state, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nemo_mcpo.platform.stopping import StoppedEarly, StopRequest
 
 Value = TypeVar("Value")
 _TIME_TO_REPORT = timedelta(minutes=2)
-"""NCCL ends a process that waits for too long; the hang watch, which knows more, speaks before."""
+"""Added to the timeout after which NCCL ends a process: the hang watch, which knows more, reports before that."""
 _watches: list[HangWatch] = []
 
 
 def local_device() -> torch.device:
-    """The device of this process: its GPU when CUDA is there, else the CPU."""
+    """Return the device of this process: its GPU if CUDA is available, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -37,7 +37,7 @@ def initialize_parallel(
     seed: int,
     timeout: timedelta = timedelta(minutes=30),
 ) -> None:
-    """Set up the CPU adapter, the process group (nccl or gloo) and megatron-core's groups; once a process.
+    """Set up the CPU adapter, the process group (nccl or gloo) and megatron-core's groups; call it once per process.
 
     Args:
         timeout: how long a rank may wait for others before the launch ends.
@@ -77,14 +77,14 @@ def shut_down() -> None:
 
 
 def is_rank_zero() -> bool:
-    """True on the one process that writes files and talks to the user."""
+    """Return True on the one process that writes files and talks to the user."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def on_rank_zero(call: Callable[[], Value]) -> Value:
-    """Decide on rank 0 what all ranks must agree on: its value on every rank; its error ends every rank.
+    """Call on rank 0 and return its value on every rank; if the call fails, every rank exits.
 
-    The others end silently (``FailedElsewhere``): rank 0 reports the error.
+    The other ranks exit silently (``FailedElsewhere``), since rank 0 reports the error.
     """
     outcome: list = [None, None]
     problem: Exception | None = None
@@ -104,20 +104,20 @@ def on_rank_zero(call: Callable[[], Value]) -> Value:
 
 
 def agreed_reason(stop: StopRequest, needed_seconds: float = 0.0) -> str | None:
-    """Why all processes stop here, or None: one that was asked is enough; all processes must call it."""
+    """Return why all processes stop here, or None; a request to one of them is enough. Call it on all processes."""
     own = stop.reason(needed_seconds)
-    return (own or "another process was asked") if any_rank(own is not None) else None
+    return (own or "another process was asked to stop") if any_rank(own is not None) else None
 
 
 def leave_together(reason: str) -> NoReturn:
-    """Raise StoppedEarly on every process once all of them are here: the first to exit may take the others with it."""
+    """Raise StoppedEarly once all processes have called this, since the first to exit may take the others down."""
     if dist.is_initialized():
         dist.barrier()
     raise StoppedEarly(reason)
 
 
 def any_rank(flag: bool) -> bool:
-    """True on every process when ``flag`` is true on at least one; all processes must call it."""
+    """Return True on every process if ``flag`` is true on at least one. Call it on all processes."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return flag
     flags = torch.full((1,), float(flag), device=local_device())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``doctor``: what this machine has, what it enables, and what is missing with its fix.
+"""``doctor``: reports what this machine has, what that enables, and how to add what is missing.
 
-Needs no GPU and loads nothing heavy. Exit code 0 when the base stack works, else 1. Try ``python scripts/doctor.py``.
+Needs no GPU and imports nothing heavy. Exit code 0 if the base stack works, else 1. Try ``python scripts/doctor.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nemo_mcpo.config.fp8 import FP8_CAPABILITY
-from nemo_mcpo.platform.kernels import kernel_rows
+from nemo_mcpo.platform.gpu_kernels import gpu_kernel_rows
 from nemo_mcpo.platform.packages import package_rows
 from nemo_mcpo.platform.report import Row, failures, render
 from nemo_mcpo.platform.requirements import requirement_rows
@@ -25,24 +25,24 @@ from nemo_mcpo.platform.requirements import requirement_rows
 BF16_CAPABILITY = 8.0
 MIB_PER_GIB = 1024
 SERVERS = {
-    "trtllm-serve": "servers of TensorRT-LLM, the default of rollouts and judges",
-    "vllm": "servers of vLLM (server@rollouts.server=vllm)",
-    "transformers": "servers of transformers, on CPUs too (server@judge.server=transformers)",
+    "trtllm-serve": "TensorRT-LLM servers, the default for rollouts and judges",
+    "vllm": "vLLM servers (server@rollouts.server=vllm)",
+    "transformers": "transformers servers, also on CPU (server@judge.server=transformers)",
 }
-"""Programs that examples/conf/server names, looked for in PATH, and what they are for."""
+"""Programs named in examples/conf/server, which are looked for in PATH, and what they are for."""
 RUN = "run"
-"""The name of the row about a run."""
+"""Name of the row about a run."""
 
 
 def python_row(version: tuple[int, int]) -> Row:
-    """Python itself, which must be 3.10, 3.11 or 3.12."""
+    """Return the row about Python, which must be 3.10, 3.11 or 3.12."""
     good = (3, 10) <= version < (3, 13)
     fix = "" if good else "use Python 3.11"
     return Row("Python", "ok" if good else "broken", "{}.{}".format(*version), "everything", fix=fix, required=True)
 
 
 def query_gpus() -> tuple[str, str]:
-    """``nvidia-smi``'s lines (one a GPU), and why it failed; both are empty without a driver."""
+    """Return the output of ``nvidia-smi`` (one line per GPU) and why it failed; both are empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return "", ""
     fields = "index,name,memory.total,memory.free,compute_cap,driver_version"
@@ -57,16 +57,16 @@ def query_gpus() -> tuple[str, str]:
 
 
 def gpu_rows(lines: str, reason: str = "") -> tuple[Row, ...]:
-    """A row for every line of ``query_gpus``, or one row that says that there is none.
+    """Return a row for every line of ``query_gpus``, or one row that says that there is no GPU.
 
     >>> gpu_rows("0, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 570.86")[0].enables
     'bf16, FP8'
     """
-    enables = "bf16 and FP8 training, models of billions of parameters"
+    enables = "bf16 and FP8 training, models with billions of parameters"
     if reason:
         return (Row("GPU", "broken", "", enables, reason, "repair the NVIDIA driver: nvidia-smi must work"),)
     rows = tuple(_gpu_row(*line.split(", ")) for line in lines.splitlines() if line.strip())
-    return rows or (Row("GPU", "missing", "", enables, fix="an NVIDIA A100 or newer; small models train on CPU too"),)
+    return rows or (Row("GPU", "missing", "", enables, fix="an NVIDIA A100 or newer; small models also train on CPU"),)
 
 
 def _gpu_row(index: str, name: str, total: str, free: str, capability: str, driver: str) -> Row:
@@ -81,39 +81,39 @@ def _gpu_row(index: str, name: str, total: str, free: str, capability: str, driv
 
 
 def _gib(mebibytes: str) -> str:
-    """GPUs that share the host's memory report ``[N/A]``, which is passed on."""
+    """Return MiB as GiB; ``[N/A]``, which GPUs that share the host's memory report, is passed on."""
     return f"{float(mebibytes) / MIB_PER_GIB:.0f}" if mebibytes.replace(".", "").isdigit() else mebibytes
 
 
 def torch_sees_gpus_row(packages: Sequence[Row], gpus: Sequence[Row]) -> tuple[Row, ...]:
-    """A row only when there are GPUs and a torch that cannot use them."""
+    """Return a row only if there are GPUs and a torch that cannot use them."""
     cpu_build = any(row.name == "torch" and "CPU build" in row.found for row in packages)
     if not cpu_build or not any(row.name.startswith("GPU ") for row in gpus):
         return ()
-    fix = "use the NeMo container: requirements/cpu.lock is for machines without GPU"
+    fix = "use the NeMo container: requirements/cpu.lock is for machines without a GPU"
     return (Row("torch on GPU", "broken", "", "the GPUs above", "this torch is built for CPU only", fix),)
 
 
 def host_rows(folder: Path) -> tuple[Row, ...]:
-    """Cores, free memory, and free disk where runs are written."""
+    """Return rows about cores, free memory, and free disk space in the folder where runs are written."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
     per_process = f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set: torch decides"
     disk = shutil.disk_usage(folder)
     return (
-        Row("CPU", "ok", f"{affinity} of {os.cpu_count()} cores, {per_process}", "one process a core at most"),
+        Row("CPU", "ok", f"{affinity} of {os.cpu_count()} cores, {per_process}", "at most one process per core"),
         _memory_row(),
         Row(
             "Disk",
             "ok",
             f"{disk.free / 2**30:.0f} of {disk.total / 2**30:.0f} GiB free at {folder}",
-            "checkpoints, at about 14 bytes a parameter each",
+            "checkpoints, about 14 bytes per parameter each",
         ),
     )
 
 
 def _memory_row() -> Row:
-    enables = "weights and optimizer, at about 16 bytes a trained parameter"
+    enables = "weights and optimizer, about 16 bytes per trained parameter"
     try:
         import psutil
     except ImportError:
@@ -127,7 +127,7 @@ def _memory_row() -> Row:
 
 
 def server_rows() -> tuple[Row, ...]:
-    """A row for each kind of server that can be started; none of them is needed to train."""
+    """Return a row for each kind of server that can be started; training needs none of them."""
     fix = "needed only for rollouts.engine=openai or judge.kind=openai; it may be in another environment or image"
     found = {program: shutil.which(program) or "" for program in SERVERS}
     return tuple(
@@ -143,24 +143,25 @@ def server_rows() -> tuple[Row, ...]:
 
 
 def examine(folder: Path) -> tuple[Row, ...]:
-    """Every row of the table."""
+    """Return all rows of the table."""
     packages, gpus = package_rows(), gpu_rows(*query_gpus())
     python = python_row(sys.version_info[:2])
     unusable = torch_sees_gpus_row(packages, gpus)
-    kernels = kernel_rows(on_gpu=gpus[0].status == "ok" and not unusable)
+    kernels = gpu_kernel_rows(on_gpu=gpus[0].status == "ok" and not unusable)
     return (python, *packages, *requirement_rows(), *gpus, *unusable, *kernels, *server_rows(), *host_rows(folder))
 
 
 def main(
     arguments: Sequence[str] | None = None, run_rows: Callable[[Sequence[str]], tuple[Row, ...]] = lambda words: ()
 ) -> int:
-    """Print the table; 0 when the base stack, and a run that is named, work, else 1.
+    """Print the table; return 0 if the base stack works, and the given run if any, else 1.
 
-    ``run_rows``: from a configuration's name and overrides to rows about that run.
+    Args:
+        run_rows: returns rows about a run, given its configuration name and overrides.
     """
-    parser = argparse.ArgumentParser(description="What this machine has, what it enables, what is missing.")
-    parser.add_argument("--json", action="store_true", help="rows as JSON, for programs")
-    parser.add_argument("run", nargs="*", help="a file of examples/conf and key=value …: what that run needs, too")
+    parser = argparse.ArgumentParser(description="Report what this machine has, what that enables, what is missing.")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("run", nargs="*", help="a file in examples/conf and key=value …: also check that run's needs")
     options = parser.parse_args(arguments)
     rows = examine(Path.cwd())
     rows += run_rows(options.run) if options.run and not failures(rows) else ()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python programs as forks of this process, which has imported torch, NeMo and megatron-core for all of them.
+"""Runs Python programs as forks of this process, which has imported torch, NeMo and megatron-core for all of them.
 
-Importing takes about ten seconds of a core, more than most stages of a small run need for their work. Only for
-programs that run on a CPU: a fork cannot use a CUDA context of its parent. The parent must run no other threads.
+Importing takes about ten seconds of CPU time, more than the work in most stages of a small run. Only for programs that
+run on a CPU: a fork cannot use its parent's CUDA context. The parent must not run other threads.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from importlib import import_module
 from typing import IO, NoReturn
 
 from nemo_mcpo.platform.children import die_with_parent
-from nemo_mcpo.platform.quiet import quiet_dependencies
+from nemo_mcpo.platform.command import quiet_dependencies
 
 _POLL_SECONDS = 0.01
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import what the programs will import."""
+    """Import modules that the programs will import."""
     quiet_dependencies()
     for module in modules:
         import_module(module)
@@ -41,7 +41,7 @@ class Fork:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal that ended it), or None while it runs."""
+        """Return the exit code (negative: the signal that killed it), or None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -49,10 +49,10 @@ class Fork:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its exit code.
+        """Wait for the fork to end, and return its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs after ``timeout`` seconds.
+            subprocess.TimeoutExpired: the fork still runs after ``timeout`` seconds.
         """
         started = time.monotonic()
         while (code := self.poll()) is None:
@@ -62,7 +62,7 @@ class Fork:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the fork has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -74,11 +74,11 @@ def start_fork(
     output: IO | None = None,
     parent_died: signal.Signals = signal.SIGTERM,
 ) -> Fork:
-    """``children.start_child`` for ``[python, script, *arguments]``: the script runs in a fork of this process."""
+    """Run ``[python, script, *arguments]`` as ``children.start_child`` does, but in a fork of this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
-    # A signal that arrives before the fork has dropped this process's handlers must not reach them.
+    # Blocked until the fork has dropped this process's handlers, which must not handle its signals.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()
@@ -97,10 +97,10 @@ def _run(
     parent_died: signal.Signals,
     mask: set[int | signal.Signals],
 ) -> NoReturn:
-    """The child: becomes the program, and never returns into the parent's code."""
+    """In the child, become the program; never return to the parent's code."""
     code = 1
     try:
-        atexit._clear()  # the parent's
+        atexit._clear()  # drop the parent's functions
         os.setsid()
         die_with_parent(parent, parent_died)
         for number in _SIGNALS:
@@ -124,7 +124,7 @@ def _run(
 
 
 def _run_script(script: str, argv: Sequence[str]) -> int:
-    """Run a script as ``python script`` would; its exit code."""
+    """Run a script as ``python script`` would, and return its exit code."""
     sys.argv = list(argv)
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     try:
@@ -146,6 +146,6 @@ def _redirect(output: IO | None) -> None:
 
 
 def _set_num_threads() -> None:
-    """OpenMP read OMP_NUM_THREADS when the parent imported torch; the fork's own may differ."""
+    """Apply the fork's OMP_NUM_THREADS, since OpenMP read the parent's when the parent imported torch."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a launch that hangs, and names the rank: a thread beside every rank's work looks at where the work stands.
+"""Detects a launch that hangs and names the culprit: a thread on every rank watches the progress of the main thread.
 
-A rank whose main thread has not moved for the time-out asks what the others wrote of themselves. The culprit is not
-heard of (killed, stopped, its node gone), or still at work, or stands outside every collective while the others wait
-inside one. (A rank that waits for its GPU stands where it asked for a value.)
+If the main thread of a rank has not moved for the timeout, the rank reads what all ranks reported. The culprit sends
+no heartbeat (killed, stopped, or its node is gone), or is still at work, or is outside of any collective while the
+others wait inside one. (A rank that waits for its GPU is at the line that asked for a value.)
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _PACKAGE, _CHECKPOINTS = f"{os.sep}nemo_mcpo{os.sep}", os.path.join(COLLECTIVES,
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a rank says of itself.
+    """A heartbeat: what a rank reports about itself.
 
     Attributes:
-        at: when it said so, Unix seconds.
+        at: when the rank reported, Unix seconds.
         moved: when its main thread was last seen to move, Unix seconds.
-        place: the innermost line of this package that it is in.
-        waits: it is inside a collective.
+        place: the innermost line of this package on its stack.
+        waits: whether it is inside a collective.
     """
 
     rank: int
@@ -48,10 +48,10 @@ class Beat:
 
 
 class HangWatch:
-    """A daemon thread of this rank; ends the process with exit code 1 when the launch hangs.
+    """A daemon thread on this rank that ends the process with exit code 1 if the launch hangs.
 
     Args:
-        store: a connection of its own to the launch's key-value store, since the main thread may block in another.
+        store: its own connection to the launch's key-value store, since the main thread may block in another one.
         timeout_seconds: how long the main thread may stand still.
     """
 
@@ -62,7 +62,7 @@ class HangWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Before the process group ends: from here on others may leave."""
+        """Stop watching; call it before the process group ends, after which other ranks may exit."""
         self._ended.set()
         self._thread.join()
 
@@ -78,17 +78,17 @@ class HangWatch:
                 self._store.set(f"hang_watch/{self._rank}", json.dumps(asdict(beat)))
                 if now - moved >= self._timeout:
                     self._report(now)
-            except RuntimeError as problem:  # also where rank 0, which keeps the store, is the one that stands still
+            except RuntimeError as problem:  # also if rank 0, which hosts the store, is the one that hangs
                 if now - moved >= self._timeout:
                     _leave(f"rank 0's node does not answer: {' '.join(str(problem).split())[:200]}")
             if self._ended.wait(min(BEAT_SECONDS, self._timeout / 4)):
                 return
 
     def _report(self, now: float) -> None:
-        """Let one rank speak; who is outside a collective shows where."""
+        """Let one rank report; a rank that is outside of any collective also prints its stacks."""
         if not _waits(sys._current_frames().get(self._main or 0)):
             faulthandler.dump_traceback(sys.stderr)
-        # Where rank 0, which keeps the store, is the one that stands still, asking it may take for ever.
+        # If rank 0, which hosts the store, is the one that hangs, reading the store may never return.
         silence = threading.Timer(2 * BEAT_SECONDS, _leave, ["rank 0's node does not answer"])
         silence.daemon = True
         silence.start()
@@ -99,12 +99,12 @@ class HangWatch:
             known = [Beat(**json.loads(self._store.get(key))) if self._store.check([key]) else None for key in keys]
             message = find_culprits(known, now, self._timeout / 2)
         else:
-            time.sleep(BEAT_SECONDS)  # the launcher ends everybody when the first one goes
+            time.sleep(BEAT_SECONDS)  # the launcher kills all ranks when the first one exits
         _leave(message)
 
 
 def watch_for_hangs(timeout: timedelta) -> HangWatch | None:
-    """Start watching this rank of an initialized launch; None when it is alone."""
+    """Start watching this rank of an initialized launch; return None if it is the only one."""
     if dist.get_world_size() == 1:
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -113,27 +113,33 @@ def watch_for_hangs(timeout: timedelta) -> HangWatch | None:
 
 
 def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: float) -> str:
-    """One line that names who keeps the others waiting; ``beats`` by rank, None of a rank that never spoke."""
+    """Return one line that names who keeps the others waiting.
+
+    Args:
+        beats: the last heartbeat of each rank, None for a rank that never sent one.
+        silence_seconds: how old a heartbeat may be.
+    """
     silent = [rank for rank, beat in enumerate(beats) if beat is None or now - beat.at > silence_seconds]
     heard = [beat for rank, beat in enumerate(beats) if beat is not None and rank not in silent]
     if silent:
         found = [(rank, beats[rank]) for rank in silent[:8]]
-        last = [f"{_name(beat)}, last at {beat.place}" if beat else f"rank {rank}, at all" for rank, beat in found]
-        return f"not heard of: {'; '.join(last)}. Fix: look at that node (dmesg, nvidia-smi), or leave it out"
+        last = [f"{_name(beat)}, last at {beat.place}" if beat else f"rank {rank}, ever" for rank, beat in found]
+        return f"no heartbeat from {'; '.join(last)}. Fix: check that node (dmesg, nvidia-smi), or exclude it"
     busy = [beat for beat in heard if now - beat.moved < silence_seconds] or [beat for beat in heard if not beat.waits]
     if busy and len(busy) < len(heard):
         named = "; ".join(f"{_name(beat)} at {beat.place}" for beat in busy[:8])
-        return f"the others wait for {named}. Fix: look at what it does there; if it is only slow, raise the time-out"
+        fix = "check what it does there; if it is only slow, raise trainer.distributed_timeout_minutes"
+        return f"the others wait for {named}. Fix: {fix}"
     places: dict[str, list[int]] = {}
     for beat in heard:
         places.setdefault(beat.place, []).append(beat.rank)
     fewest_first = sorted(places.items(), key=lambda item: len(item[1]))
     where = "; ".join(f"ranks {ranks[:8]} at {place}" for place, ranks in fewest_first[:8])
-    return f"every rank stands still: {where}. Fix: look at the network between the nodes (NCCL_DEBUG=INFO)"
+    return f"no rank makes progress: {where}. Fix: check the network between the nodes (NCCL_DEBUG=INFO)"
 
 
 def place_of(frame: FrameType | None) -> str:
-    """The innermost line of this package on a stack, else the innermost of all."""
+    """Return the innermost line of this package on a stack, or else the innermost line of all."""
     found = frame
     while found is not None and _PACKAGE not in found.f_code.co_filename:
         found = found.f_back
@@ -142,7 +148,7 @@ def place_of(frame: FrameType | None) -> str:
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
-    """Where every call on a stack stands; a thread that works stands elsewhere before long."""
+    """Return the position of every call on a stack; in a thread that works, it soon changes."""
     found = []
     while frame is not None:
         found.append((id(frame), frame.f_lasti))
@@ -151,7 +157,7 @@ def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
 
 
 def _waits(frame: FrameType | None) -> bool:
-    """Inside a collective; writing a checkpoint, which torch also does under ``distributed``, is work."""
+    """Return whether a stack is inside a collective; writing a checkpoint, also under ``distributed``, is work."""
     files = []
     while frame is not None:
         files.append(frame.f_code.co_filename)

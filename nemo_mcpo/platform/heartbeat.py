@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``<log_dir>/heartbeat.json``: what a run is doing and when it last moved, for whoever watches it from outside.
+"""``<log_dir>/heartbeat.json``: what a run is doing and when it last made progress, for external monitoring.
 
 {"time": 1795290000.0, "doing": "train", "done": 120, "of": 2800, "host": "node07", "job": "4711", "restart": "1"}
 """
@@ -18,18 +18,18 @@ from nemo_mcpo.platform.distributed import is_rank_zero
 from nemo_mcpo.storage.atomic import write_whole
 
 SECONDS = 1.0
-"""A file is written no more often."""
+"""Minimum time between two writes."""
 
 
 class Heartbeat:
-    """Rank 0 writes; a disk that is full or away stops the run elsewhere, where it matters."""
+    """Writes the file on rank 0; ignores a full or missing disk, which stops the run where it matters."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "heartbeat.json"
         self._doing, self._at = "", 0.0
 
     def beat(self, doing: str, done: int, of: int) -> None:
-        """``done`` of ``of`` prompts (reference) or steps (train) are there."""
+        """Report that ``done`` of ``of`` prompts (reference) or steps (train) are finished."""
         now = time.time()
         if not is_rank_zero() or (doing == self._doing and done < of and now - self._at < SECONDS):
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same work for many items on all cores of a CPU: in forks of this process, which share what it has loaded."""
+"""Maps a function over items on all CPU cores, in forks of this process that share what it has loaded."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST = 8
-_work: Callable[[Any], Any] | None = None  # in a fork: what it does
+_work: Callable[[Any], Any] | None = None  # in a fork: the function that it calls
 
 
 def in_forks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """``map(work, items)``, in the order of the items; the results are the same however many processes there are.
+    """Yield ``map(work, items)`` in the order of the items; results do not depend on the number of processes.
 
-    Several processes only on a CPU and where each has one thread (``OMP_NUM_THREADS=1``): a fork can use neither a GPU
-    nor a pool of threads of its parent.
+    Uses several processes only on a CPU, and only if each has one thread (``OMP_NUM_THREADS=1``): a fork can use
+    neither a GPU nor its parent's thread pool.
 
     Args:
-        work: of one item; items and results must be picklable, ``work`` need not be.
+        work: a function of one item; items and results must be picklable, ``work`` need not be.
 
     Raises:
         MemoryExhaustedError: a process was killed.
@@ -45,17 +45,16 @@ def in_forks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
         yield from pool.map(_call, items)
     except BrokenProcessPool as error:
         raise MemoryExhaustedError(
-            "one of several processes was killed",
+            "a worker process was killed",
             got=f"{processes} processes",
-            expected="that all of them live",
-            fix="most likely memory was short: use smaller batches, or OMP_NUM_THREADS=2 for one process",
+            fix="memory probably ran out: use smaller batches, or OMP_NUM_THREADS=2 for a single process",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def num_forks(num_items: int) -> int:
-    """Processes for so many items: 1 where this process has a GPU, or more than one thread."""
+    """Return the number of processes for this many items: 1 if this process has a GPU or more than one thread."""
     if torch.cuda.is_available() or torch.get_num_threads() > 1:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

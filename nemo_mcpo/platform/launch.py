@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the processes of a program on this machine and wait for them, as torchrun does, but keep their exit code."""
+"""Starts the processes of a program on this machine and waits for them, like torchrun, but keeps their exit code."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def run_processes(
     start: Callable[..., Child] = start_child,
     tick: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run ``count`` processes of a command to their end; 0, or the exit code of one that failed.
+    """Run ``count`` processes of a command until they end; return 0, or the exit code of one that failed.
 
-    A negative code is the number of the signal that ended a process. When one fails the others are ended; none
-    outlives this process. A request to stop is passed on, once: they save, and end by themselves.
+    A negative code is the number of the signal that killed a process. If one process fails, the others are stopped;
+    none outlives this process. A request to stop is passed on once, so that the processes save and exit by themselves.
 
     Args:
         command, count: what to run, and in how many processes.
-        stop: is asked a few times per second.
+        stop: polled a few times per second.
         start: ``children.start_child``, or ``forks.start_fork``.
-        tick: is called a few times per second.
+        tick: called a few times per second.
     """
     environment = os.environ | (_rendezvous(count) if count > 1 else {})
     processes: list[Child] = []
@@ -50,7 +50,7 @@ def run_processes(
             time.sleep(_POLL_SECONDS)
             codes = _codes(processes)
         if any(codes):
-            time.sleep(_GRACE_SECONDS)  # a process that was killed takes others with it: find the cause
+            time.sleep(_GRACE_SECONDS)  # a killed process takes others down with it: wait for all exit codes
         return min((code for code in _codes(processes) if code), default=0)
     finally:
         for process in processes:
@@ -58,12 +58,12 @@ def run_processes(
 
 
 def _codes(processes: Sequence[Child]) -> list[int | None]:
-    """Exit codes, None of those that still run."""
+    """Return the exit codes, None for processes that still run."""
     return [process.poll() for process in processes]
 
 
 def _rendezvous(count: int) -> dict[str, str]:
-    """Where the processes meet, and their share of the cores."""
+    """Return variables that say where the processes meet, and how many threads each may use."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     return {
         "MASTER_ADDR": "127.0.0.1",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Out of memory: an error that names the part of the work that did not fit, and three remedies for that part.
+"""Out-of-memory errors that name the part of the work that did not fit, and three remedies for it.
 
 >>> with memory_of("training"):
 ...     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
@@ -27,7 +27,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "set model.optim.cpu_offload=true",
     ),
     "the optimizer in host memory": (
-        "ask for more host memory (sbatch --mem)",
+        "request more host memory (sbatch --mem)",
         "set model.optim.moments_dtype=bfloat16",
         "run on more GPUs: the states are split over the replicas",
     ),
@@ -67,19 +67,19 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "set judge.kind=openai, with servers that split the model",
     ),
 }
-"""A part of the work, and what makes it fit."""
+"""Part of the work -> what makes it fit."""
 
 _SIGNS = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""In the messages of torch's allocators, of CUDA and of its libraries."""
+"""Parts of the messages of torch's allocators, CUDA and its libraries."""
 
 
 @contextmanager
 def memory_of(part: str) -> Iterator[None]:
-    """Raise MemoryExhaustedError where ``part``, a key of ``REMEDIES``, runs out of memory; also a decorator."""
+    """Raise MemoryExhaustedError if ``part``, a key of ``REMEDIES``, runs out of memory; also a decorator."""
     remedies = REMEDIES[part]
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises this very class
+    except RuntimeError as error:  # torch.OutOfMemoryError is a subclass; the CPU allocator raises RuntimeError
         start = min((at for sign in _SIGNS if (at := str(error).find(sign)) >= 0), default=-1)
         if start < 0:
             raise
@@ -88,7 +88,7 @@ def memory_of(part: str) -> Iterator[None]:
 
 
 def _facts(message: str) -> str:
-    """What was asked for and what there is, without torch's own advice."""
+    """Return what was requested and what there is, without torch's own advice."""
     for advice in (" If reserved but unallocated", " See documentation", " Compile with", " Error code"):
         message = message.partition(advice)[0]
     return " ".join(message.split()).rstrip(".")

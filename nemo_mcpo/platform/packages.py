@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packages are installed and work: one row each.
+"""Reports which packages are installed and work, one row per package.
 
-Every package is imported in a child process, so that one that is broken, or kills the interpreter, becomes a row with
-its reason. Nothing heavy is loaded into the calling process.
+Packages are imported in a child process, so that one that is broken, or kills the interpreter, becomes a row with the
+reason. Nothing heavy is loaded into the calling process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Package:
     """A package to look for.
 
     Attributes:
-        module: what must be findable for the package to count as installed.
+        module: the package counts as installed if this module can be found.
         distributions: names under which its version may be recorded.
-        check: statements that must run, in a child process; ``detail`` set there is shown.
-        install: the fix when it is missing.
-        repair: the fix when it is there but ``check`` fails.
-        required: the base stack does not work without it.
+        check: statements that must run in a child process; if they set ``detail``, it is shown.
+        install: the fix if the package is missing.
+        repair: the fix if the package is there, but ``check`` fails.
+        required: whether the base stack needs it.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a check ended: ``reason`` is empty when it passed."""
+    """Result of a check: ``reason`` is empty if it passed."""
 
     reason: str = ""
     detail: str = ""
 
 
-_BASE_INSTALL = "without GPU: bash scripts/test.sh or scripts/quickstart.sh; with GPU: use the NeMo container"
+_BASE_INSTALL = "without a GPU: bash scripts/test.sh or scripts/quickstart.sh; with a GPU: use the NeMo container"
 _GPU_INSTALL = "use the NeMo container; on CPU nothing needs it"
 
 PACKAGES = (
@@ -73,7 +73,7 @@ PACKAGES = (
         check="import transformer_engine.pytorch",
         enables="fused bf16 and FP8 layers, attention backend transformer_engine",
         install=_GPU_INSTALL,
-        repair="without GPU: pip uninstall transformer-engine (megatron-core cannot be imported beside a broken one)",
+        repair="without a GPU: pip uninstall transformer-engine (a broken one also breaks importing megatron-core)",
     ),
     Package(
         name="Apex",
@@ -82,7 +82,7 @@ PACKAGES = (
         check="from apex.optimizers import FusedAdam; import amp_C",
         enables="fused Adam and gradient-accumulation kernels",
         install=_GPU_INSTALL,
-        repair="pip uninstall apex: the package index has another program of that name; NVIDIA's is built from source",
+        repair="pip uninstall apex: PyPI has an unrelated package of that name; NVIDIA's is built from source",
     ),
     Package(
         name="FlashAttention",
@@ -119,7 +119,7 @@ PACKAGES = (
         module="transformers",
         distributions=("transformers",),
         check="from transformers import AutoConfig, AutoTokenizer; import transformers.modeling_utils",
-        enables="tokenizers, Hugging Face models in and out",
+        enables="tokenizers, reading and writing Hugging Face models",
         install=_BASE_INSTALL,
         repair="reinstall the pinned version of requirements/cpu.lock",
         required=True,
@@ -146,7 +146,7 @@ PACKAGES = (
     ),
 )
 
-# Runs each check in turn; one JSON line a check, on a descriptor that the packages' own printing cannot reach.
+# Runs each check in turn and prints one JSON line per check, on a descriptor that packages do not print to.
 _IMPORTER = """
 import json, os, sys
 results = os.fdopen(os.dup(1), "w")
@@ -164,7 +164,7 @@ os._exit(0)
 
 
 def is_installed(module: str) -> bool:
-    """Whether ``module`` can be found, without importing it (its parent packages are)."""
+    """Return whether ``module`` can be found, without importing it (its parent packages are imported)."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -172,7 +172,7 @@ def is_installed(module: str) -> bool:
 
 
 def installed_version(distributions: Sequence[str]) -> str:
-    """The recorded version under the first of these names that has one."""
+    """Return the recorded version of the first of these distributions that has one."""
     for name in distributions:
         try:
             return importlib.metadata.version(name)
@@ -182,7 +182,7 @@ def installed_version(distributions: Sequence[str]) -> str:
 
 
 def run_checks(checks: Mapping[str, str], timeout_seconds: float = IMPORT_TIMEOUT_SECONDS) -> dict[str, Outcome]:
-    """Run the statements of every check in a child process; one that kills it is named, and the rest start again."""
+    """Run all checks in a child process; if one kills it, record that and run the rest in another process."""
     outcomes: dict[str, Outcome] = {}
     while waiting := {name: check for name, check in checks.items() if name not in outcomes}:
         finished, ending = _run_importer(waiting, timeout_seconds)
@@ -213,7 +213,7 @@ def _ending(returncode: int) -> str:
 
 
 def package_row(package: Package, installed: bool, version: str, outcome: Outcome) -> Row:
-    """The row of one package, from what was found."""
+    """Return the row about one package."""
     name, enables, required = package.name, package.enables, package.required
     if not installed:
         return Row(name, "missing", "", enables, fix=package.install, required=required)
@@ -224,7 +224,7 @@ def package_row(package: Package, installed: bool, version: str, outcome: Outcom
 
 
 def package_rows(packages: Sequence[Package] = PACKAGES) -> tuple[Row, ...]:
-    """A row for every package of the table."""
+    """Return a row for every package in the table."""
     installed = {package.name: is_installed(package.module) for package in packages}
     outcomes = run_checks({p.name: p.check for p in packages if installed[p.name]})
     return tuple(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of this machine: a free one, whether one is taken, and who listens on it."""
+"""Ports of this machine: finds a free one, and tells whether one is taken and who listens on it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """Return a port that no process listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Return whether some process listens on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are being closed do not count
         try:
@@ -29,7 +29,7 @@ def is_taken(port: int) -> bool:
 
 
 def listens(port: int, session: int) -> bool:
-    """Whether a process of a session listens on a port; those of other users are never seen."""
+    """Return whether a process in a session listens on a port; processes of other users are invisible."""
     import psutil
 
     listeners = {

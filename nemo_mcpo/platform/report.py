@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table about this machine: what was found, what it enables, and the fix where something is wrong.
+"""A table about this machine: what was found, what it enables, and the fix if something is wrong.
 
 >>> print(render((Row("psutil", "ok", "7.2.2", "distributed checkpoints"),)))
 ok       psutil  7.2.2  distributed checkpoints
@@ -20,8 +20,8 @@ class Row:
     Attributes:
         status: ``ok``, ``missing`` or ``broken``.
         reason: why it is broken.
-        fix: what to do; empty when there is nothing to do.
-        required: the base stack does not work without it.
+        fix: what to do; empty if there is nothing to do.
+        required: whether the base stack needs it.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Row:
 
 
 def render_facts(facts: Mapping[str, object]) -> str:
-    """Names and values in two columns.
+    """Return names and values in two columns.
 
     >>> print(render_facts({"prompts": 3, "tokens": 120}))
     prompts  3
@@ -45,12 +45,12 @@ def render_facts(facts: Mapping[str, object]) -> str:
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """Names of the required rows that are not ok."""
+    """Return the names of the required rows that are not ok."""
     return [row.name for row in rows if row.required and row.status != "ok"]
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table as text; reason and fix stand under their row."""
+    """Return the table as text, with reason and fix under their row."""
     name_width = max(len(row.name) for row in rows)
     found_width = min(FOUND_WIDTH, max(len(row.found) for row in rows))
     indent = " " * (len("missing") + 2 + name_width + 2)

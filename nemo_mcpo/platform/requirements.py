@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package requires, and what of it is missing: in a container it is installed without its dependencies."""
+"""Checks what this package requires, since it is installed without its dependencies in a container."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 MODULES = {"hydra-core": "hydra", "megatron-core": "megatron.core", "nemo-toolkit": "nemo"}
-"""What is imported of a distribution, where it is not named after it."""
+"""Distribution -> the module to import, if it has another name."""
 
-_CURE = "in a container: python scripts/complete_container.py; elsewhere: install requirements/cpu.lock"
+_FIX = "in a container: python scripts/complete_container.py; elsewhere: install requirements/cpu.lock"
 
 
 def requirements() -> list[Requirement]:
-    """What setup.py names for every machine; empty where this package is not installed."""
-    # Not above: a Python that lacks it should still see the other rows of doctor's table.
+    """Return what setup.py requires on every machine; empty if this package is not installed."""
+    # Imported late: without it, doctor can still show the other rows of its table.
     from packaging.requirements import Requirement
 
     try:
@@ -33,43 +33,43 @@ def requirements() -> list[Requirement]:
 
 
 def module_of(requirement: Requirement) -> str:
-    """What to import of it."""
+    """Return the module to import."""
     return MODULES.get(requirement.name, requirement.name.replace("-", "_"))
 
 
 def missing(wanted: Sequence[Requirement]) -> list[Requirement]:
-    """Those that cannot be found."""
+    """Return the requirements that cannot be found."""
     return [one for one in wanted if not is_installed(module_of(one))]
 
 
 def of_other_versions(wanted: Sequence[Requirement]) -> list[str]:
-    """Those that are recorded with a version that setup.py does not allow."""
+    """Return a line for each requirement that is installed in a version that setup.py does not allow."""
     found = []
     for one in wanted:
         try:
             version = importlib.metadata.version(one.name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # missing, or a source tree on the path, as the container has some
+            continue  # missing, or a source tree on the path, as for some packages in the container
         if not one.specifier.contains(version, prereleases=True):
             found.append(f"{one.name} is {version}, not {one.specifier}")
     return found
 
 
 def broken(wanted: Sequence[Requirement]) -> list[str]:
-    """Those that are found and cannot be imported; packages with a row of their own are left to it."""
+    """Return a line for each requirement that is found but cannot be imported, if it has no row of its own."""
     own_rows = {name for package in PACKAGES for name in package.distributions}
     checks = {one.name: f"import {module_of(one)}" for one in wanted if one.name not in own_rows}
     return [f"{name}: {outcome.reason}" for name, outcome in run_checks(checks).items() if outcome.reason]
 
 
 def requirement_rows() -> tuple[Row, ...]:
-    """One row about all of them; none where this package is not installed."""
+    """Return one row about all requirements; none if this package is not installed."""
     wanted = requirements()
     return (requirement_row(wanted),) if wanted else ()
 
 
 def requirement_row(wanted: Sequence[Requirement]) -> Row:
-    """A missing or broken package ends in failure. One of another version may still work, so it is only shown."""
+    """Return the row: a failure if a package is missing or broken; another version may work, and is only shown."""
     lacking = missing(wanted)
     present = [one for one in wanted if one not in lacking]
     bad, other = broken(present), of_other_versions(present)
@@ -77,4 +77,4 @@ def requirement_row(wanted: Sequence[Requirement]) -> Row:
     status = "missing" if lacking else "broken" if bad or other else "ok"
     found = f"{len(wanted) - len(lacking) - len(bad)} of {len(wanted)}"
     required = bool(lacking or bad)
-    return Row("requirements", status, found, "what setup.py names", reason, _CURE if reason else "", required)
+    return Row("requirements", status, found, "what setup.py names", reason, _FIX if reason else "", required)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers of local directories, as transformers 4 or 5 saves them.
+"""Loads tokenizers from local directories, as saved by transformers 4 or 5.
 
     transformers 5                                         transformers 4
     tokenizer_class: TokenizersBackend                     PreTrainedTokenizerFast
-    extra_special_tokens: [<|user|>, …]                    additional_special_tokens, and the former a mapping
+    extra_special_tokens: [<|user|>, …]                    additional_special_tokens; extra_special_tokens: a mapping
 
-The older version, which is the installed one, loads neither of the left; the newer one loads both.
+transformers 4, the installed version, cannot load the left column; transformers 5 loads both.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from nemo_mcpo.errors import DataError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 RENAMED = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-"""Class that transformers 5 writes -> the older name, which both know."""
+"""Class name that transformers 5 writes -> the older name, which both versions know."""
 
 
 class TokenizersBackend(PreTrainedTokenizerFast):
-    """Under the newer name, since transformers warns of a file that names another class than the one that loads it."""
+    """The newer name: transformers warns if a file names a different class than the one that loads it."""
 
 
 def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory.
+    """Return the tokenizer in a local directory.
 
     Args:
-        directory: with a tokenizer's files.
-        where: the key that names it, for the error.
+        directory: contains the tokenizer's files.
+        where: the configuration key that names the directory, for the error.
 
     Raises:
         DataError: transformers cannot load it.
@@ -47,17 +47,17 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
         renamed = changed.pop("tokenizer_class", None)
         cls = TokenizersBackend if renamed else AutoTokenizer
         return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **changed)
-    except Exception as error:  # transformers and tokenizers raise whatever they met, the latter bare Exceptions
+    except Exception as error:  # transformers and tokenizers raise errors of any class, even bare Exceptions
         raise DataError(
             "no usable tokenizer",
             where=where or str(directory),
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:150]}",
-            fix=f"give a model directory with tokenizer.json and {TOKENIZER_CONFIG} of a fast tokenizer",
+            fix=f"use a model directory with the tokenizer.json and {TOKENIZER_CONFIG} of a fast tokenizer",
         ) from error
 
 
 def older_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of a tokenizer_config.json that both versions load alike.
+    """Return the content of a tokenizer_config.json in a form that both versions load alike.
 
     >>> older_spelling({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<|user|>"]})
     {'tokenizer_class': 'PreTrainedTokenizerFast', 'additional_special_tokens': ['<|user|>']}
@@ -73,10 +73,10 @@ def older_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_mislabeled(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a byte-level BPE calls itself a Llama tokenizer, as DeepSeek's distilled models and some GGUF files do.
+    """Return whether a byte-level BPE is saved as a Llama tokenizer, as in DeepSeek's distilled and some GGUF models.
 
     Some releases of transformers 5 (5.19.0) then build the SentencePiece tokenizer of that name from its vocabulary,
-    which loses every blank.
+    which loses every space.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = backend is not None and "ByteLevel" in f"{backend.pre_tokenizer} {backend.decoder}"
@@ -84,14 +84,14 @@ def is_mislabeled(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
 
 
 def own_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a tokenizer_config.json says so that the plain class loads a tokenizer as its former class did."""
+    """Return a tokenizer_config.json with which the plain class loads a tokenizer as its original class did."""
     tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     cleaned = {"clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": tokenizer.padding_side, **cleaned, **tokens}
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Of a tokenizer_config.json, which old directories do not have; anything else is left to transformers."""
+    """Return the content of a tokenizer_config.json, which old directories lack; transformers reports invalid ones."""
     if not path.is_file():
         return {}
     settings = json.loads(path.read_text(encoding="utf-8"))

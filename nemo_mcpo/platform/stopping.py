@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asked to stop early: by a scheduler's signal, by Ctrl-C, or because the job's time is used up.
+"""Requests to stop early: a scheduler's signal, Ctrl-C, or the end of the job's time.
 
-A signal is only noted; who works looks where everything is saved, and leaves with exit code 75. This module imports
-nothing heavy, so that a process can listen from its first moment.
+A signal is only recorded; a run checks for it where everything is saved, and exits with code 75. This module imports
+nothing heavy, so that a process can listen from its start.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from types import FrameType
 STOPPED_EARLY = 75
 """The exit code of a process that stopped early with everything saved (EX_TEMPFAIL): the same command continues."""
 JOB_START = "NEMO_MCPO_JOB_START"
-"""Environment variable: when the job began, Unix seconds; Slurm has its own."""
+"""Environment variable: when the job started, Unix seconds; Slurm has its own."""
 PARENT_DIED = signal.SIGUSR2
-"""What the processes of a launch get when the one that started them was killed: nobody waits, so end at once."""
+"""Signal to the processes of a launch if their parent is killed: they exit at once, since no one waits for them."""
 
 _PROCESS_START = time.time()
 _SAME_PRESS_SECONDS = 2.0
-"""torchrun passes on a Ctrl-C that its processes got from the terminal already."""
+"""torchrun forwards a Ctrl-C that its processes have already received from the terminal."""
 
 
 class StoppedEarly(BaseException):
@@ -32,10 +32,10 @@ class StoppedEarly(BaseException):
 
 
 class StopRequest:
-    """Whether this process was asked to stop.
+    """Records whether this process was asked to stop.
 
     Attributes:
-        deadline: when to stop by the clock, Unix seconds.
+        deadline: time at which to stop, Unix seconds.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class StopRequest:
         self._owner = os.getpid()
 
     def listen(self) -> StopRequest:
-        """Note SIGUSR1, SIGTERM and Ctrl-C from now on; a second Ctrl-C interrupts."""
+        """Record SIGUSR1, SIGTERM and Ctrl-C from here on; a second Ctrl-C interrupts."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
         return self
 
     def leave_at_once(self) -> StopRequest:
-        """From now on the first signal raises StoppedEarly: for work of which every piece is saved when it is done."""
+        """Raise StoppedEarly at the first signal from here on: for work that saves every piece as it finishes it."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, PARENT_DIED):
             signal.signal(number, self._leave)
         if self._signal is not None:
@@ -59,7 +59,7 @@ class StopRequest:
         return self
 
     def reason(self, needed_seconds: float = 0.0) -> str | None:
-        """Why to stop, or None; ``needed_seconds``: how long the next piece of work will take."""
+        """Return why to stop, or None; ``needed_seconds`` is how long the next piece of work will take."""
         if self._signal is not None:
             return self._signal.name
         return "the job's time is used up" if time.time() + needed_seconds > self.deadline else None
@@ -75,13 +75,16 @@ class StopRequest:
         self._signal = signal.Signals(number)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        if self._is_fork(number) or self._signal is not None:  # the first signal is on its way through ``finally``
+        if self._is_fork(number) or self._signal is not None:  # the first one is unwinding the stack
             return
         self._signal = signal.Signals(number)
         raise StoppedEarly(self._signal.name)
 
     def _is_fork(self, number: int) -> bool:
-        """A worker of some library inherits the handlers: there the signal does what it would have done."""
+        """Return whether this is a fork, such as a library's worker, which inherits the handlers.
+
+        In a fork, first let the signal take its default action.
+        """
         if os.getpid() == self._owner:
             return False
         signal.signal(number, signal.SIG_DFL)
@@ -91,23 +94,23 @@ class StopRequest:
 
 @contextmanager
 def shielded_forks() -> Iterator[None]:
-    """Processes that are forked inside do not hear what asks this one to stop: they finish what they do.
+    """Block stop signals in processes that are forked inside the block, so that they finish their work.
 
-    A scheduler signals every process of a job, a terminal every process of its group; a fork that writes a part of a
-    checkpoint must not end for it.
+    A scheduler signals every process of a job, and a terminal every process in its group; these signals must not end a
+    fork that writes a part of a checkpoint.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what no other thread heard in between is heard now
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # pending signals arrive here
 
 
 def job_start(environment: Mapping[str, str] = os.environ) -> float:
-    """When the job began, Unix seconds: Slurm's, or this process, or the online driver that started it."""
+    """Return when the job started, Unix seconds: the online driver's job, else Slurm's, else this process."""
     return float(environment.get(JOB_START) or environment.get("SLURM_JOB_START_TIME") or _PROCESS_START)
 
 
 def job_deadline(budget_seconds: float | None, environment: Mapping[str, str] = os.environ) -> float:
-    """When a job that has ``budget_seconds`` from its start ends, Unix seconds; infinity without a budget."""
+    """Return when a job with ``budget_seconds`` from its start ends, Unix seconds; infinity without a budget."""
     return math.inf if budget_seconds is None else job_start(environment) + budget_seconds

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of the host on their way to a GPU, without the host waiting for it.
+"""Copies tensors from the host to a GPU without making the host wait.
 
-A copy from ordinary memory waits until the GPU has caught up with everything launched before; a copy from pinned
-memory is queued like a kernel. torch gives a pinned buffer to the next user only after the copies out of it are done:
+A copy from pageable memory waits until the GPU has finished everything launched before; a copy from pinned memory is
+queued like a GPU kernel. torch reuses a pinned buffer only after all copies from it are done:
 https://docs.pytorch.org/docs/stable/notes/cuda.html#use-pinned-memory-buffers
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16
-"""Bytes; where a tensor may begin in a buffer, for kernels that load this many at once."""
+"""Bytes; offsets of tensors in a buffer are multiples of this, for GPU kernels that load this many bytes at once."""
 
 
 def on_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """The tensors on ``device``; those that are not there yet travel in one buffer and one copy."""
+    """Return the tensors on ``device``; those that are not there yet are sent in one buffer with one copy."""
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     waiting = [tensor for tensor in tensors if not tensor.is_cuda]
@@ -27,14 +27,14 @@ def on_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def sent(pinned: Tensor, device: torch.device) -> Tensor:
-    """A tensor of pinned memory on ``device``, which is also where it may be already."""
+    """Return a tensor on ``device``: itself if it is there, else a queued copy from its pinned memory."""
     if pinned.device == device:
         return pinned
     return torch.empty(pinned.shape, dtype=pinned.dtype, device=device).copy_(pinned, non_blocking=True)
 
 
 def packed(tensors: Sequence[Tensor], *, pinned: bool) -> Tensor:
-    """One buffer of bytes with the contents of all tensors."""
+    """Return one buffer of bytes with the content of all tensors."""
     sizes = _sizes(tensors)
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned)
     for place, tensor in zip(unpacked(buffer, tensors), tensors, strict=True):
@@ -43,7 +43,7 @@ def packed(tensors: Sequence[Tensor], *, pinned: bool) -> Tensor:
 
 
 def unpacked(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Views of a buffer, with the types and shapes of the tensors that were packed."""
+    """Return views of a buffer, with the dtypes and shapes of the tensors that were packed."""
     pieces = buffer.split(_sizes(like))
     return [
         piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -52,5 +52,5 @@ def unpacked(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _sizes(tensors: Sequence[Tensor]) -> list[int]:
-    """Bytes of each tensor in a buffer."""
+    """Return the bytes that each tensor occupies in a buffer."""
     return [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]

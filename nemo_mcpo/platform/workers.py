@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many calls that mostly wait, in threads: results as they finish, the first error ends it."""
+"""Runs many calls that mostly wait, in threads: yields results as they finish, and raises the first error."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TICK_SECONDS = 1.0
 def in_threads(
     call: Callable[[Item], Result], items: Iterable[Item], num_threads: int, tick: Callable[[], None] = lambda: None
 ) -> Iterator[list[Result]]:
-    """Yield what has finished since the last yield.
+    """Yield the results that have arrived since the last yield.
 
-    The threads are daemons: an error, or an end of this process, does not wait for calls that are still running.
+    The threads are daemons: neither an error nor the end of this process waits for calls that are still running.
 
     Args:
-        call: of one item.
-        num_threads: calls at a time.
-        tick: called in the caller's thread about once a second.
+        call: a function of one item.
+        num_threads: how many calls run at once.
+        tick: called in the caller's thread about once per second.
     """
     waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
     finished: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
@@ -57,7 +57,7 @@ def in_threads(
 
 
 def _take(finished: queue.SimpleQueue) -> Iterator:
-    """Everything that is there, waiting a moment for the first."""
+    """Yield everything that has finished, waiting a moment for the first."""
     try:
         yield finished.get(timeout=_TICK_SECONDS)
         while True:

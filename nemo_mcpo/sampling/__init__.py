@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a prompt's completions become negatives: kernel weights and samplers, as pure functions.
+"""Choosing which of a prompt's completions become negatives: kernel weights and samplers, as pure functions.
 
 A sampler is ``draw(log_weights, valid, num_negatives, generator, **params) -> columns [B, M]``; slots that cannot be
-filled hold -1. A new one is a function with this signature in a file of its own, and a line in ``SAMPLERS``.
+filled hold -1. To add one, write a function with this signature in its own file and add a line to ``SAMPLERS``.
 
 >>> rewards, valid = torch.tensor([[5.0, 0.0, 100.0, 0.0]]), torch.tensor([[False, True, True, True]])
 >>> log_weights = kernel_log_weights(rewards, beta=1.0, valid=valid)
@@ -55,21 +55,21 @@ SAMPLERS: dict[str, Variant] = {
 
 
 def find_sampler(name: str) -> Variant:
-    """The sampler of this name; ConfigError where there is none."""
+    """Return the sampler with this name; raise ConfigError if there is none."""
     return entry(SAMPLERS, name, "sampler", KEY)
 
 
 def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, object]) -> Callable[..., torch.Tensor]:
-    """The sampler ``name`` with parameters.
+    """Return the sampler ``name`` with its parameters bound.
 
     Args:
-        given: its own, by name.
-        shared: keys of ``model.mcpo`` that are parameters of some samplers. One that this sampler does not have must
-            be switched off, that is, equal to its default in another: ``chain_steps=3`` with ``max`` would otherwise
-            be a setting without effect.
+        name: a key of ``SAMPLERS``.
+        given: parameters set for this sampler, by name.
+        shared: keys of ``model.mcpo`` that are parameters of some samplers. Each that this sampler lacks must have
+            the default that another sampler gives it; otherwise ``chain_steps=3`` with ``max`` would have no effect.
 
     Raises:
-        ConfigError: an unknown name; a parameter that is unknown, missing, or not a valid value.
+        ConfigError: the name is unknown, or a parameter is unknown, missing, or invalid.
     """
     sampler = find_sampler(name)
     own = sampler.parameters.model_fields

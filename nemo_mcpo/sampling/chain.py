@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Markov chains over a prompt's completions: k cheap steps that see c completions each, instead of all at once.
+r"""Markov chains over a prompt's completions: k cheap steps that each see c of them, instead of one that sees all.
 
-A chain starts at the preferred completion; in each step c fresh columns D join the current one s, and one is picked:
+A chain starts at the preferred completion. In each step, c fresh columns D join the current one s, and one is picked:
 
 .. math:: s' \sim \mathrm{Categorical}(w_j),\ j \in \{s\} \cup D, \qquad
           D \sim \mathrm{Uniform}(\text{subsets of c of the pool's other members})
 
-Paper: arXiv 2502.04567, Algorithm 1 and section 3.1, where D is c independent draws of the proposal. Ours is a fixed
-pool, so D is drawn without replacement and without s: an independent draw could repeat a column, and count its weight
-twice. The set {s} ∪ D is then as likely from s as from any other of its members, hence w_s P(s -> t) = w_t P(t -> s):
-the kernel's weights are exactly the stationary distribution, and c = the whole pool gives the exact draw in one step.
-A preferred completion that is not valid has weight 0, here as everywhere: the first step picks among D alone, and the
-chain never comes back. Several negatives are several chains; without replacement, what a chain returned leaves the
-pool of those after it.
+Paper: arXiv 2502.04567, Algorithm 1 and section 3.1, where D is c independent draws from the proposal. Our pool is
+finite, so D is drawn without replacement and excludes s: independent draws could repeat a column and count its weight
+twice. The set {s} ∪ D is then equally likely from each of its members, so w_s P(s -> t) = w_t P(t -> s): the kernel
+weights are exactly the stationary distribution, and with c = the whole pool one step is an exact draw. A preferred
+completion that is not valid has weight 0: the first step picks from D alone, and the chain never returns to it. Each
+negative has its own chain; without replacement, the column that a chain returns leaves the pool of later chains.
 
 >>> log_weights = torch.tensor([[-math.inf, 0.0, 0.0, -1e6]])
 >>> generator = torch.Generator().manual_seed(0)
@@ -28,8 +27,7 @@ import math
 import torch
 
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.sampling.columns import finite_log_weights
-from nemo_mcpo.sampling.noise import Generators, to_gumbel, uniform_noise
+from nemo_mcpo.sampling.draws import Generators, finite_log_weights, to_gumbel, uniform_noise
 
 
 def draw_chains(
@@ -42,7 +40,7 @@ def draw_chains(
     chain_steps: int,
     chain_candidates: int,
 ) -> torch.Tensor:
-    """The end points ``[B, M]`` of M chains of ``chain_steps`` steps; -1 where the pool is empty."""
+    """Return the end points of M chains of ``chain_steps`` steps, ``[B, M]``; -1 where the pool is empty."""
     log_weights_BL, pool_BL = finite_log_weights(log_weights), valid.cpu()
     num_rows, num_columns = pool_BL.shape
     uniform_BLD = uniform_noise(generator, num_rows, num_columns, num_negatives * chain_steps * 2)
@@ -59,7 +57,7 @@ def draw_chains(
 def _run_chain(
     log_weights_BL: torch.Tensor, pool_BL: torch.Tensor, uniform_BLK2: torch.Tensor, chain_candidates: int
 ) -> torch.Tensor:
-    """The end point ``[B]`` of one chain from column 0; meaningless in rows whose pool is empty."""
+    """Return the end point of one chain from column 0, ``[B]``; meaningless in rows with an empty pool."""
     columns_L = torch.arange(pool_BL.shape[-1])
     state_B = torch.zeros(pool_BL.shape[0], dtype=torch.long)
     gumbel_BLK = to_gumbel(uniform_BLK2[..., 1])
@@ -67,7 +65,7 @@ def _run_chain(
         others_BL = pool_BL & (columns_L != state_B[:, None])
         lots_BL = uniform_BLK2[:, :, step, 0].masked_fill(~others_BL, -1.0)
         last_B1 = lots_BL.topk(min(chain_candidates, pool_BL.shape[-1]), dim=-1).values[:, -1:]
-        # With fewer than c others, the last lot is -1 and every one of them joins.
+        # With fewer than c others, the last lot is -1 and all of them join.
         joined_BL = pool_BL & (~others_BL | (lots_BL >= last_B1))
         keys_BL = (log_weights_BL + gumbel_BLK[..., step]).masked_fill(~joined_BL, -math.inf)
         state_B = keys_BL.argmax(dim=-1)
@@ -75,17 +73,17 @@ def _run_chain(
 
 
 def check_chain(chain_steps: int, chain_candidates: int | None, num_candidates: int | None = None) -> None:
-    """Refuse chains that make no sense.
+    """Raise ConfigError for chain settings that are out of range or have no effect.
 
     Args:
         chain_steps: steps of a chain.
-        chain_candidates: fresh columns a step, or None for all.
-        num_candidates: candidates of the largest prompt, where it is known. A single table cannot tell: prompts that
-            have no more candidates than ``chain_candidates`` are fine beside larger ones, and are drawn exactly.
+        chain_candidates: fresh columns per step, or None for all.
+        num_candidates: the largest number of candidates that any prompt has, if known. Prompts with at most
+            ``chain_candidates`` candidates are drawn exactly, so a single batch cannot decide this.
     """
     if chain_steps < 1:
         raise ConfigError(
-            "a chain needs a step",
+            "a chain needs at least one step",
             where="model.mcpo.chain_steps",
             got=chain_steps,
             expected="1 or more",
@@ -97,14 +95,14 @@ def check_chain(chain_steps: int, chain_candidates: int | None, num_candidates: 
             where="model.mcpo.chain_candidates",
             got=chain_candidates,
             expected="1 or more, or null for all",
-            fix="set it to null, or to a number below the candidates of a prompt",
+            fix="set it to null, or to less than the number of candidates per prompt",
         )
     is_exact = chain_candidates is None or (num_candidates is not None and chain_candidates >= num_candidates)
     if chain_steps > 1 and is_exact:
         raise ConfigError(
-            "more steps change nothing when a step already sees every candidate",
+            "further steps have no effect if each step sees all candidates",
             where="model.mcpo.chain_candidates",
             got=chain_candidates if chain_candidates is not None else "null",
-            expected=f"1 to {num_candidates - 1}" if num_candidates else "fewer than the candidates of a prompt",
+            expected=f"1 to {num_candidates - 1}" if num_candidates else "less than the number of candidates",
             fix=f"set a smaller model.mcpo.chain_candidates, or model.mcpo.chain_steps=1 instead of {chain_steps}",
         )

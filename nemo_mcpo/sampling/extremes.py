@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Samplers ``max`` and ``min``: the M candidates of largest, or smallest, kernel weight.
+r"""Samplers ``max`` and ``min``: the M candidates with the largest or smallest kernel weights.
 
 .. math:: z_\mathrm{max} = \arg\max_i w_i, \qquad z_\mathrm{min} = \arg\min_i w_i
 
-Paper: arXiv 2502.04567, section 5.3, for M = 1 and without a word on ties. Ties are broken uniformly at random: before
-the first update all rewards are 0, and a fixed rule would return the same column, the data's second-best answer, for
-every prompt. Weights closer than ``TIE_NATS`` count as equal: rewards before the first update are 0 only up to
+Paper: arXiv 2502.04567, section 5.3, for M = 1; it does not mention ties. We break ties uniformly at random: before
+the first update all rewards are 0, and a fixed rule would return the same column, the data's second-best response, for
+every prompt. Weights closer than ``TIE_NATS`` count as equal, because rewards before the first update are 0 only up to
 float32 rounding, which differs between devices and layouts.
 
 >>> log_weights, valid = torch.tensor([[-1.0, -3.0, -2.0]]), torch.tensor([[True, True, True]])
@@ -21,8 +21,7 @@ import math
 
 import torch
 
-from nemo_mcpo.sampling.columns import check_num_negatives, finite_log_weights, first_columns
-from nemo_mcpo.sampling.noise import Generators, uniform_noise
+from nemo_mcpo.sampling.draws import Generators, check_num_negatives, finite_log_weights, first_columns, uniform_noise
 from nemo_mcpo.variant import Need, variant
 
 TIE_NATS = 1e-6
@@ -32,7 +31,7 @@ TIE_NATS = 1e-6
 def draw_max(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:
-    """The M valid columns of largest weight, largest first, ``[B, M]``; ties at random."""
+    """Return the M valid columns with the largest weights, largest first, ``[B, M]``; ties are broken at random."""
     columns_BM = _best_first(finite_log_weights(log_weights), valid.cpu(), num_negatives, generator)
     return columns_BM.to(log_weights.device)
 
@@ -41,7 +40,7 @@ def draw_max(
 def draw_min(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:
-    """The M valid columns of smallest weight, smallest first, ``[B, M]``; ties at random."""
+    """Return the M valid columns with the smallest weights, smallest first, ``[B, M]``; ties are broken at random."""
     columns_BM = _best_first(-finite_log_weights(log_weights), valid.cpu(), num_negatives, generator)
     return columns_BM.to(log_weights.device)
 

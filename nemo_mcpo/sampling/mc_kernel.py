@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Sampler ``mc_kernel``: hard negatives, drawn in proportion to the kernel's weights.
+r"""Sampler ``mc_kernel``: hard negatives, drawn in proportion to the kernel weights.
 
 .. math:: z \sim \mathrm{Categorical}(w), \qquad w_i \propto \exp(\beta r_i)
 
-Paper: arXiv 2502.04567, Algorithm 1 and section 3.1. One draw is exact: the argmax of log-weights plus Gumbel noise.
-For M > 1, which the paper leaves open, we take the M largest: the same categorical M times, each draw without those
-before it (Plackett-Luce), so that no completion appears twice in one loss. ``replacement=True`` gives M independent
-draws. ``chain_candidates`` runs the chain of ``sampling/chain.py`` instead of the exact draw.
+Paper: arXiv 2502.04567, Algorithm 1 and section 3.1. A single draw is exact: the argmax of log-weights plus Gumbel
+noise. The paper leaves M > 1 open; we take the M largest, that is, we draw from the same categorical M times without
+replacement (Plackett-Luce), so that no completion appears twice in one loss. ``replacement=True`` makes M independent
+draws. With ``chain_candidates``, the chain of ``sampling/chain.py`` replaces the exact draw.
 
 >>> log_weights = torch.tensor([[-math.inf, 0.25, 0.75]]).log()
 >>> valid = torch.tensor([[False, True, True]])
 >>> generator = torch.Generator().manual_seed(0)
 >>> draws = draw_kernel(log_weights.expand(100_000, 3), valid.expand(100_000, 3), 1, generator)
->>> (draws == 2).sum().item()  # of 100,000; exactly 3/4 in the mean
+>>> (draws == 2).sum().item()  # of 100,000; the expected share is 3/4
 75080
 >>> draw_kernel(log_weights, valid, 3, generator)
 tensor([[ 2,  1, -1]])
@@ -26,8 +26,14 @@ import torch
 from pydantic import PositiveInt
 
 from nemo_mcpo.sampling.chain import check_chain, draw_chains
-from nemo_mcpo.sampling.columns import check_num_negatives, finite_log_weights, first_columns
-from nemo_mcpo.sampling.noise import Generators, to_gumbel, uniform_noise
+from nemo_mcpo.sampling.draws import (
+    Generators,
+    check_num_negatives,
+    finite_log_weights,
+    first_columns,
+    to_gumbel,
+    uniform_noise,
+)
 from nemo_mcpo.variant import Need, variant
 
 
@@ -45,13 +51,13 @@ def draw_kernel(
     """Draw column numbers ``[B, M]`` by weight; -1 in slots that cannot be filled.
 
     Args:
-        log_weights: ``[B, L]``; they need not be normalized.
+        log_weights: ``[B, L]``, not necessarily normalized.
         valid: ``[B, L]`` bool, the columns that may be returned.
         num_negatives: M.
-        generator: one CPU generator for the table, or one for each row.
-        replacement: draw each slot from all valid columns, so that a column may come twice.
-        chain_steps: steps of the chain that starts at the preferred completion.
-        chain_candidates: fresh columns a step; None weighs all of them, which is exact in one step.
+        generator: one CPU generator for the table, or one per row.
+        replacement: draw each slot from all valid columns, so that a column may be drawn more than once.
+        chain_steps: steps of the chain, which starts at the preferred completion.
+        chain_candidates: fresh columns per step of the chain; None draws exactly, from all columns.
     """
     check_num_negatives(num_negatives)
     check_chain(chain_steps, chain_candidates)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Seeds that make a draw a function of the run, the epoch and the prompt, and of nothing else.
+r"""Seeds that make a draw's random numbers depend only on the run, the epoch, and the prompt.
 
 .. math:: \mathrm{seed} = \mathrm{blake2b}(\text{run seed}, \text{epoch}, \text{prompt id}) \bmod 2^{63}
 
 Every prompt has its own generator, so neither the number of processes nor the packing of prompts changes a draw. The
-paper (arXiv 2502.04567, Algorithm 1) says nothing about random numbers.
+paper (arXiv 2502.04567, Algorithm 1) does not specify this.
 
 >>> draw_seed(run_seed=1234, epoch=0, prompt_id=42)
 6938466454506046716
@@ -27,20 +27,20 @@ import torch
 
 
 def draw_seed(run_seed: int, epoch: int, prompt_id: int) -> int:
-    """A 63-bit number, the same on every machine, process and version of Python."""
+    """Return the 63-bit seed of a draw, the same on every machine, process, and version of Python."""
     return seed_from(f"{int(run_seed)},{int(epoch)},{int(prompt_id)}")
 
 
 def seed_from(text: str) -> int:
-    """A 63-bit number that every machine, process and version of Python makes of this text."""
+    """Return a 63-bit hash of a text, the same on every machine, process, and version of Python."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % 2**63
 
 
 def draw_generator(run_seed: int, epoch: int, prompt_id: int) -> torch.Generator:
-    """The CPU generator of one prompt in one epoch.
+    """Return the CPU generator of one prompt in one epoch.
 
-    torch's CPU generator keeps the low 32 bits of a seed, so two of 100,000 prompts may share their noise. That is
-    harmless: each draw is still exact, and no quantity combines the noise of two prompts.
+    torch's CPU generator keeps only the low 32 bits of a seed, so two of 100,000 prompts may share their noise. This
+    is harmless: each draw is still exact, and nothing combines the noise of two prompts.
     """
     return torch.Generator().manual_seed(draw_seed(run_seed, epoch, prompt_id))
 
@@ -56,17 +56,17 @@ def draw_for_prompts(
     prompt_ids: Sequence[int],
     **params: Any,
 ) -> torch.Tensor:
-    """Draw ``[B, M]`` with each row's own generator, unmoved by the other rows and by columns added at the right.
+    """Draw columns ``[B, M]``, each row with its own generator: other rows and padding on the right change nothing.
 
     Args:
-        sampler: an entry of ``SAMPLERS``, or what ``bind_sampler`` made of one.
+        sampler: an entry of ``SAMPLERS``, or the result of ``bind_sampler``.
         log_weights: ``[B, L]``.
         valid: ``[B, L]`` bool, the columns that may be returned.
         num_negatives: M.
         run_seed: the run's seed.
-        epochs: one per row, the pass over the data that it belongs to; a batch may span two. Each epoch draws anew.
-        prompt_ids: one per row.
-        params: handed to the sampler.
+        epochs: the epoch of each row; a batch may span two. Each epoch draws anew.
+        prompt_ids: the prompt id of each row.
+        params: passed to the sampler.
     """
     generators = [draw_generator(run_seed, *row) for row in zip(epochs, prompt_ids, strict=True)]
     return sampler(log_weights, valid, num_negatives, generators, **params)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage: files and directories that are whole after a kill at any moment, and that no other recipe continues."""
+"""Crash-safe storage: files stay complete if a process is killed; directories made with other settings are refused."""

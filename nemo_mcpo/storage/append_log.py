@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that only grow: once an append returns, what it added survives a power cut.
+"""Append-only files: once an append returns, the data survives a power failure.
 
-An ``AppendLog`` is a file of lines with one writer and any number of readers. A last line that a killed writer left
-torn is dropped when the next writer opens the file; readers leave it out. Where several processes add records to one
-file, ``append_after_whole`` does the same for each record.
+An ``AppendLog`` is a file of lines with one writer and any number of readers. If a killed writer leaves a torn last
+line, the next writer removes it when it opens the file; readers skip it. If several processes add records to one file,
+``append_after_whole`` does the same for each record.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from nemo_mcpo.storage.private_files import open_private
 
 
 class AppendLog:
-    """The writer of ``path``; it excludes others as long as its process lives.
+    """The writer of ``path``; no other process can write to it while this process lives.
 
     Raises:
-        ConfigError: another process writes it, ``patience_seconds`` long.
+        ConfigError: another process still writes to it after ``patience_seconds``.
     """
 
     def __init__(self, path: Path, patience_seconds: float = 10.0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lock_for_this_process(path.with_suffix(".lock"), patience_seconds)
-        if path.exists():  # what follows the last line end is torn
+        if path.exists():  # anything after the last newline is a torn line
             os.truncate(path, max((start + len(line) for start, line in read_lines(path)), default=0))
 
     def append(self, lines: Sequence[bytes], sync: bool = True) -> int:
-        """Add lines, each with its line end; returns the byte where the first one starts.
+        """Append lines, each ending in a newline, and return the byte offset of the first one.
 
-        Without ``sync`` they survive the end of this process, but perhaps not a power cut.
+        Without ``sync``, they survive a kill of this process, but perhaps not a power failure.
 
         Raises:
-            StorageError: they could not be written; the file is as it was before.
+            StorageError: the lines could not be written; the file is unchanged.
         """
         start = self.path.stat().st_size if self.path.exists() else 0
         try:
@@ -50,16 +50,16 @@ class AppendLog:
             if self.path.exists():
                 os.truncate(self.path, start)
             raise StorageError(
-                "lines could not be written",
+                "cannot append to the file",
                 where=str(self.path),
                 got=error.strerror,
-                fix="make room; the same command then continues after the last whole batch",
+                fix="free disk space; the same command then continues after the last complete batch",
             ) from error
         return start
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Where each whole line starts, and the line; what a writer is about to finish is left out."""
+    """Yield the byte offset and the content of each complete line; skip a line that is still being written."""
     start = 0
     with open(path, "rb") as file:
         for line in file:
@@ -70,12 +70,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def append_after_whole(path: Path, record: bytes, end_of_whole: Callable[[bytes], int]) -> None:
-    """Add one record to a file that several processes add to: after the last whole one, whoever wrote that.
+    """Append one record after the last complete record of a file that several processes append to.
 
-    Once this returns the record survives a power cut; a torn one that a killed writer left behind is dropped.
+    Once this returns, the record survives a power failure. A torn record of a killed writer is removed.
 
     Args:
-        end_of_whole: where the whole records of the given content end.
+        end_of_whole: returns the offset at which the complete records in the given content end.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path), open(path, "r+b") as file:

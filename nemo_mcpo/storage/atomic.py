@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and directories that appear complete or not at all: written beside the target, then renamed.
+"""Files and directories that appear complete or not at all: written next to the target, then renamed.
 
-``write_whole`` writes or replaces a file. One writer at a time replaces a directory: ``start_partial``, then
-``move_into_place``. Where several processes may build the same directory at once, ``built_once`` keeps the first one.
+``write_whole`` writes or replaces a file. A single writer replaces a directory with ``start_partial`` and
+``move_into_place``. If several processes may build the same directory at once, ``built_once`` keeps the first result.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nemo_mcpo.storage.private_files import open_private
 
 
 def write_whole(path: Path, parts: Iterable[bytes], *, private: bool = True, durable: bool = True) -> None:
-    """Write or replace a file; its directory is made when it is missing.
+    """Write or replace a file; create its directory if it is missing.
 
     Args:
-        private: see ``open_private``; otherwise the process's umask alone decides who can read the file.
-        durable: once this returns, the content survives a power cut.
+        private: see ``open_private``; otherwise, the process's umask alone decides who can read the file.
+        durable: the content survives a power failure once this returns.
 
     Raises:
-        StorageError: it could not be written; a file that was there is as it was before.
+        StorageError: the file could not be written; an existing file is unchanged.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
@@ -44,18 +44,18 @@ def write_whole(path: Path, parts: Iterable[bytes], *, private: bool = True, dur
             temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        fix = "make room; the same command then continues"
-        raise StorageError("a file could not be written", where=str(path), got=error.strerror, fix=fix) from error
+        fix = "free disk space; the same command then continues"
+        raise StorageError("cannot write the file", where=str(path), got=error.strerror, fix=fix) from error
 
 
 def write_json(path: Path, content: Mapping[str, object], *, private: bool = True) -> None:
-    """``write_whole`` of one JSON object; JSON has no NaN, null stands for it."""
+    """Write one JSON object with ``write_whole``; NaN, which JSON does not have, becomes null."""
     plain = json.loads(json.dumps(content), parse_constant=lambda name: None if name == "NaN" else float(name))
     write_whole(path, [(json.dumps(plain, indent=1) + "\n").encode()], private=private)
 
 
 def start_partial(directory: Path) -> Path:
-    """An empty directory to write into; what an interrupted run left there is removed."""
+    """Return an empty directory to write into; remove what an interrupted run left there."""
     partial = partial_path(directory)
     if partial.exists():
         shutil.rmtree(partial)
@@ -64,12 +64,12 @@ def start_partial(directory: Path) -> Path:
 
 
 def partial_path(directory: Path) -> Path:
-    """Where ``directory`` is written before it is complete."""
+    """Return the path at which ``directory`` is written until it is complete."""
     return directory.with_name(f".{directory.name}.partial")
 
 
 def move_into_place(directory: Path) -> None:
-    """Give the complete partial directory its name; what had that name goes."""
+    """Rename the finished partial directory to ``directory``, replacing what is there."""
     replaced = directory.with_name(f".{directory.name}.replaced")
     if replaced.exists():
         shutil.rmtree(replaced)
@@ -82,9 +82,9 @@ def move_into_place(directory: Path) -> None:
 
 @contextlib.contextmanager
 def built_once(directory: Path) -> Iterator[Path]:
-    """A new directory to build in, which becomes ``directory`` when the block ends.
+    """Yield a new directory to build in; it becomes ``directory`` when the block ends.
 
-    When another process was first, its result is the same and this one goes.
+    If another process finishes first, its result is the same, and this one is removed.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(directory.parent)
@@ -108,11 +108,11 @@ def _publish(temporary: Path, directory: Path) -> None:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove what killed processes of this machine left behind; a build that still runs is not touched."""
+    """Remove what killed processes on this machine left behind; leave builds that are still running alone."""
     for path in parent.glob(f".{socket.gethostname()}.*.*"):
         process = path.name.removeprefix(f".{socket.gethostname()}.").split(".")[0]
         try:
-            os.kill(int(process), 0)  # signal 0 only asks whether the process is there
+            os.kill(int(process), 0)  # signal 0 only checks that the process exists
         except ProcessLookupError:
             shutil.rmtree(path, ignore_errors=True)
         except (ValueError, PermissionError):
@@ -132,7 +132,7 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a directory, are on disk."""
+    """Wait until the content of a file, or the entries of a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File locks, so that two runs that are started by accident do not write the same files."""
+"""File locks that keep two runs, started by accident, from writing the same files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nemo_mcpo.storage.private_files import file_mode
 
 logger = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 300.0 if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10.0
-"""What a node that died held is free once the file server gives it up: minutes on NFS."""
+"""A restarted job waits longer: NFS takes minutes to release the locks of a dead node."""
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
-"""A file system without locks, such as Lustre mounted without ``flock``."""
+"""Errors of a file system without locks, such as Lustre mounted without ``flock``."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` (created when missing), waiting for it as long as it takes."""
+    """Hold an exclusive lock on ``path`` (created if missing), waiting for it as long as it takes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
     try:
         _flock(descriptor, fcntl.LOCK_EX, path)
@@ -34,13 +34,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-    """Take an exclusive lock that ends with this process.
+    """Take an exclusive lock that is released when this process ends.
 
     Raises:
-        ConfigError: another process holds it, ``patience_seconds`` long: what a killed run leaves behind ends.
+        ConfigError: another process still holds it after ``patience_seconds``; by then, that of a killed run expires.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never closed: the lock lives as long as it is open.
+    # Never closed: the lock lasts as long as the descriptor is open.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -59,11 +59,11 @@ def lock_for_this_process(path: Path, patience_seconds: float = _PATIENCE_SECOND
 
 
 def _flock(descriptor: int, operation: int, path: Path) -> None:
-    """Lock, or warn and go on where the file system has no locks."""
+    """Lock; if the file system has no locks, warn and continue without."""
     try:
         fcntl.flock(descriptor, operation)
     except OSError as problem:
         if problem.errno not in _NO_LOCKS:
             raise
-        message = "%s: this file system has no locks (%s): start no two runs on the same files, or mount it with flock"
+        message = "%s: this file system has no locks (%s): mount it with flock, or never run twice on the same files"
         logger.warning(message, path, problem.strerror)

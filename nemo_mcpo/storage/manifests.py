@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a directory was made from and which files it holds: another recipe is refused, a damaged file is named."""
+"""Checks of a stored directory: it was made with the same recipe, and no file is missing or truncated."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def refuse_another_recipe(
     fix: str,
     where: str | None = None,
 ) -> None:
-    """Raise where a value of ``recipe`` is not the one that is stored.
+    """Raise ``error`` if a value in ``recipe`` differs from the stored one.
 
     Args:
-        known: as read from JSON.
-        recipe: JSON values of the same names.
+        known: the stored values, as read from JSON.
+        recipe: the JSON values that are required.
         problem: what is wrong, with ``{name}`` for the first name that differs.
-        where: the stored recipe's place; that name by default.
+        where: where the recipe is stored; by default, the name that differs.
     """
     for name, value in json.loads(json.dumps(recipe)).items():
         if known.get(name) != value:
@@ -32,15 +32,15 @@ def refuse_another_recipe(
 
 
 def file_sizes(directory: Path, without: str) -> dict[str, int]:
-    """Bytes of every file below ``directory``, by its path there; the file named ``without`` is left out."""
+    """Return the bytes of every file below ``directory``, by relative path, except files named ``without``."""
     files = (file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != without)
     return {str(file.relative_to(directory)): file.stat().st_size for file in files}
 
 
 def first_damage(directory: Path, sizes: Mapping[str, int]) -> str | None:
-    """What is wrong with the first file that is missing or of another size; None if all is well.
+    """Return what is wrong with the first file that is missing or has another size; None if there is none.
 
-    A power cut, an interrupted copy and an overzealous cleanup all change names or sizes.
+    A power failure, an interrupted copy and an overzealous cleanup all change names or sizes.
     """
     for name, size in sizes.items():
         file = directory / name

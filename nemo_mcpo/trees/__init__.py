@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompt trees: packed into rows, with attention that respects them and rotary embedding by position id."""
+"""Prompt trees: packing into rows, attention within a tree, and rotary embedding by position id."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing prompt trees into rows under a token budget, deterministically.
+"""Deterministic packing of prompt trees into rows under a token budget.
 
-A row holds whole trees only, so that a prompt's loss never depends on its neighbors:
+A row holds only whole trees, so that a prompt's loss never depends on its neighbors:
 
     row:        [ prompt a | a0 | a1 | a2 | prompt b | b0 | b1 | padding ]
     positions:    0 … Pa-1  Pa…  Pa…  Pa…   0 … Pb-1   Pb…  Pb…  0 …
@@ -23,7 +23,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class PlacedTree:
-    """A tree and its place in the caller's ``[B, K]`` tables: row ``prompt``, and one column per completion."""
+    """A tree and its place in the caller's ``[B, K]`` tables: row ``prompt`` and one column per completion."""
 
     tree: PromptTree
     prompt: int
@@ -31,7 +31,7 @@ class PlacedTree:
 
 
 def separate(placed: PlacedTree) -> list[PlacedTree]:
-    """The same completions, each in a tree of its own with a copy of the prompt."""
+    """Return the same completions, each in its own tree with a copy of the prompt."""
     return [
         PlacedTree(replace(placed.tree, completions=(completion,)), placed.prompt, (column,))
         for completion, column in zip(placed.tree.completions, placed.columns, strict=True)
@@ -39,12 +39,12 @@ def separate(placed: PlacedTree) -> list[PlacedTree]:
 
 
 def as_sequences(batch: TreeBatch) -> TreeBatch:
-    """The row with every tree, which has one completion at most, as one plain causal sequence."""
+    """Return the row with each tree as one plain causal sequence; no tree may have more than one completion."""
     return replace(batch, spans=tuple(TreeSpan(span.start, span.stop) for span in batch.spans))
 
 
 def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Indices of the items for each rank: longest first, each to the rank with the fewest tokens so far."""
+    """Return the indices of each rank's items; longest first, each goes to the rank with the fewest tokens so far."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
     for item in sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item)):
@@ -55,15 +55,14 @@ def share_between_ranks(num_tokens: Sequence[int], num_ranks: int) -> list[list[
 
 
 def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1) -> list[list[int]]:
-    """Indices of the items of each row: few rows under the budget, filled evenly where that fits.
+    """Return the indices of each row's items: few rows, under the budget, and evenly filled if that fits.
 
-    Even rows take the same time, which pipelines need, and the smallest peak of memory. An item above the budget has a
-    row of its own.
+    Even rows keep pipeline stages equally busy and minimize peak memory. An item above the budget gets its own row.
 
     Args:
-        num_tokens: of each item.
-        budget: tokens a row.
-        at_least: rows to make even where fewer would do, as long as there are items for them.
+        num_tokens: tokens of each item.
+        budget: tokens per row.
+        at_least: minimum number of rows, as far as there are items to fill them.
 
     >>> pack_into_rows([2, 3, 3, 4, 6], budget=10)
     [[2, 4], [0, 1, 3]]
@@ -77,7 +76,7 @@ def pack_into_rows(num_tokens: Sequence[int], budget: int, *, at_least: int = 1)
 
 
 def _first_fit(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Longest first, each item to the first row that has room for it."""
+    """Return the indices of each row's items; longest first, each goes to the first row with room for it."""
     rows: list[list[int]] = []
     free: list[int] = []
     for item in sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item)):
@@ -94,16 +93,16 @@ def _first_fit(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
 def build_row(
     placed: Sequence[PlacedTree], length: int, device: torch.device = _CPU, *, first_column: int = 0
 ) -> TreeBatch:
-    """One packed row of ``length`` tokens (at least the trees' own); no trees make a row of padding.
+    """Build one packed row of ``length`` tokens, padded after the trees; without trees, all of it is padding.
 
-    Completions in columns before ``first_column`` have no targets, so that their log-prob is 0.
+    Completions in columns before ``first_column`` have no targets, so their log-prob is 0.
 
     Raises:
         ValueError: ``length`` is shorter than the trees.
     """
     num_tokens = sum(item.tree.num_tokens for item in placed)
     if num_tokens > length:
-        raise ValueError(f"row of {length} tokens cannot hold trees of {num_tokens} tokens")
+        raise ValueError(f"a row of {length} tokens cannot hold trees of {num_tokens} tokens")
     tokens_S, positions_S = np.zeros(length, np.int64), np.zeros(length, np.int64)
     spans: list[TreeSpan] = []
     predictors, targets = [], []

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attention must know about a row: the spans of its trees, carried through megatron-core's layers.
+"""What attention needs to know about a row: the spans of its trees, passed through megatron-core's layers.
 
-A subclass of ``PackedSeqParams``, because megatron-core hands that to the attention unchanged, through activation
-recompute and every pipeline stage. ``qkv_format`` stays None: queries then arrive as ``[S, 1, heads, head_dim]``.
+``TreeParams`` subclasses ``PackedSeqParams`` because megatron-core passes that to attention unchanged, through
+activation recompute and all pipeline stages. ``qkv_format`` stays None, so that queries arrive as
+``[S, 1, heads, head_dim]``.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
 class Tape(Protocol):
-    """What the layers of a row ask while they run (``models.tape``)."""
+    """Records or replays what the layers of a row compute (see ``models.replay``)."""
 
     def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
-        """The output of a layer, ``[S, 1, H]``, or this rank's part of S with sequence parallelism."""
+        """Return a layer's output, ``[S, 1, H]``, or this rank's part of S with sequence parallelism."""
 
     def kernel(self, compute: Callable[[], Result]) -> Result:
-        """The output of an attention kernel in the layer that runs: tensors whose first dimension is S."""
+        """Return the output of the running layer's attention operator: tensors whose first dimension is S."""
 
 
 @dataclass
 class TreeParams(PackedSeqParams):
-    """The row's spans and rotation, the backend that attends to them, and what it makes of the spans, once a row.
+    """A row's spans and rotation, and the backend for its attention with whatever that derives from the spans.
 
     Attributes:
         spans: see ``TreeBatch``.
-        attend: of an entry of ``backends.BACKENDS``.
-        rotation: what turns queries and keys before they meet; None leaves them.
-        device: where the row is.
-        tape: asked before anything is computed, where there is one.
+        attend: the backend, from ``backends.BACKENDS``.
+        rotation: applied to queries and keys; None leaves them as they are.
+        device: the row's device.
+        tape: records or replays what the layers compute; None computes everything.
     """
 
     spans: tuple[TreeSpan, ...] = ()
@@ -52,11 +53,11 @@ class TreeParams(PackedSeqParams):
     _derived: dict[Callable, object] = field(default_factory=dict, repr=False)
 
     def derived(self, make: Callable[[TreeParams], Value]) -> Value:
-        """``make(self)``, computed by the first layer and kept for the others."""
+        """Return ``make(self)``, computed in the first layer and reused in the others."""
         if make not in self._derived:
             self._derived[make] = make(self)
         return self._derived[make]  # type: ignore[return-value]
 
     def kernel(self, compute: Callable[[], Result]) -> Result:
-        """``compute()``, or what the tape has for it; for kernels whose backward pass needs only their results."""
+        """Return ``compute()`` or what the tape recorded; for operators whose backward pass needs only that."""
         return self.tape.kernel(compute) if self.tape is not None else compute()

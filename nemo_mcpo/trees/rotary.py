@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary embedding by position id.
 
-megatron-core indexes its rotary table by the place in the row; in a packed tree every completion restarts at its
-prompt's length, so here the angles come from the position ids, once a row, and attention turns queries and keys:
+megatron-core indexes its rotary table by the place in the row. In a packed tree, every completion restarts at its
+prompt's length, so angles are computed from position ids, once per row, and attention rotates queries and keys:
 
     angle[s, j] = position[s] · θ^(−2j / head_dim),   j = 0 … head_dim/2 − 1
 
@@ -26,7 +26,7 @@ from nemo_mcpo.platform.compiled import compiled_on_gpu
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] | None) -> Tensor:
-    """Inverse frequencies, float32 ``[head_dim / 2]``; ``scaling`` is Hugging Face's ``rope_scaling`` dictionary.
+    """Return inverse frequencies, float32 ``[head_dim / 2]``; ``scaling`` is Hugging Face's ``rope_scaling``.
 
     Raises:
         CheckpointError: a scaling whose angles depend on more than the position (dynamic, yarn, longrope).
@@ -40,7 +40,7 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] 
             where="config.json: rope_scaling.rope_type",
             got=rope_type,
             expected=" | ".join(ROPE_SCALINGS),
-            fix="choose a model with one of these, or remove rope_scaling if sequences stay short",
+            fix="choose a model with a supported type, or remove rope_scaling if all sequences are short",
         )
     return ROPE_SCALINGS[rope_type](plain, parameters)
 
@@ -54,7 +54,7 @@ def _linear(frequencies: Tensor, parameters: dict) -> Tensor:
 
 
 def _llama3(frequencies: Tensor, parameters: dict) -> Tensor:
-    """Llama 3.1: long wavelengths are stretched by ``factor``, short ones kept, those between interpolated."""
+    """Llama 3.1: stretch long wavelengths by ``factor``, keep short ones, and interpolate between them."""
     factor = float(parameters["factor"])
     low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
     turns = float(parameters["original_max_position_embeddings"]) / (2 * math.pi / frequencies)
@@ -70,25 +70,25 @@ ROPE_SCALINGS: dict[str, Callable[[Tensor, dict], Tensor]] = {
 
 
 class Rotation(NamedTuple):
-    """What turns the queries and keys of a row: cosines and sines of every angle, float32 ``[S, 1, head_dim / 2]``."""
+    """The rotation of a row's queries and keys: cosines and sines of the angles, float32 ``[S, 1, head_dim / 2]``."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rotation_by_position(inverse_frequencies: Tensor, positions_S: Tensor) -> Rotation:
-    """The rotation of a row, for all of its layers; both are on one device."""
+    """Return the rotation of a row, for all layers; both arguments are on the same device."""
     angles = torch.outer(positions_S.float(), inverse_frequencies)[:, None]
     return Rotation(angles.cos(), angles.sin())
 
 
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Queries or keys ``[S, heads, head_dim]`` with every pair (j, j + head_dim / 2) turned by its angle."""
+    """Return queries or keys ``[S, heads, head_dim]`` with each pair (j, j + head_dim / 2) rotated by its angle."""
     return _Rotate.apply(heads, *rotation)
 
 
 class _Rotate(torch.autograd.Function):
-    """Keeps nothing but the row's rotation: the gradient is turned back."""
+    """Saves only the row's rotation for the backward pass, which rotates the gradient back."""
 
     @staticmethod
     def forward(ctx, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class _Rotate(torch.autograd.Function):
 
 @compiled_on_gpu
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """In float32 or wider, rounded once, to the type that came."""
+    """Rotate in float32 or wider, and round once, to the dtype of ``heads``."""
     first, second = heads.chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(heads.dtype)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step costs and why: measurements against plain DPO, TRL, and a model of the work."""
+"""Benchmarks of a step's cost, against plain DPO, TRL and a count of the operations."""

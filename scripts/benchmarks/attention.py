@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention backends against each other, and against one mask over the whole row."""
+"""Benchmark of the attention backends, against each other and against a mask over the whole row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DENSE = "dense mask"
 def measure_backends(
     architecture: ModelArchitecture, shape: Shape, num_completions: int, dtype: torch.dtype, steps: int
 ) -> dict[str, object]:
-    """Seconds of one layer's attention over one tree, forward alone and with backward, of all that run here."""
+    """Time one layer's attention over one tree, forward only and with backward, for every available backend."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stops = tuple(shape.prompt + shape.completion * number for number in range(1, num_completions + 1))
     spans = (TreeSpan(0, shape.prompt, stops),)
@@ -35,17 +35,17 @@ def measure_backends(
         torch.randn(stops[-1], count, architecture.head_dim, dtype=dtype, device=device, requires_grad=True)
         for count in heads
     ]
-    kernels: dict[str, Callable[..., Tensor]] = {
+    backends: dict[str, Callable[..., Tensor]] = {
         name: backend.attend for name, backend in BACKENDS.items() if not backend.reason_unavailable(device, dtype)
     }
-    kernels[DENSE] = dense
+    backends[DENSE] = dense
 
-    def forward(kernel: Callable[..., Tensor]) -> None:
+    def forward(attend: Callable[..., Tensor]) -> None:
         with torch.no_grad():
-            kernel(*inputs, params)
+            attend(*inputs, params)
 
-    def both(kernel: Callable[..., Tensor]) -> None:
-        kernel(*inputs, params).sum().backward()
+    def both(attend: Callable[..., Tensor]) -> None:
+        attend(*inputs, params).sum().backward()
 
     report: dict[str, object] = {
         "prompt_length": shape.prompt,
@@ -56,14 +56,14 @@ def measure_backends(
         "threads": torch.get_num_threads(),
     }
     for what, call in (("forward", forward), ("forward_backward", both)):
-        programs: dict[str, Callable[[], object]] = {name: partial(call, kernel) for name, kernel in kernels.items()}
+        programs: dict[str, Callable[[], object]] = {name: partial(call, attend) for name, attend in backends.items()}
         measured = interleave(programs, steps)
         report[what] = {name: Spread.of([run.seconds for run in runs]).as_dict() for name, runs in measured.items()}
     return report
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
-    """One call with a boolean mask over the whole row."""
+    """Compute attention in one call with a boolean mask over the whole row."""
     mask = params.derived(_dense_mask)
     return scaled_dot_product_attention(*heads_first(query, key, value), attn_mask=mask)[0].transpose(0, 1)
 
@@ -74,7 +74,7 @@ def _dense_mask(params: TreeParams) -> Tensor:
 
 
 def table(reports: Sequence[dict]) -> str:
-    """For people, milliseconds."""
+    """Format the reports for people, in milliseconds."""
     lines = []
     for report in reports:
         where = f"{report['device']}, {report['dtype']}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a process reads the replies of servers: what limits a judge whose servers are faster than that.
+"""Benchmark of the client: how fast one process reads server replies, which limits a judge with faster servers.
 
-A word of the canned replies counts as a token; replies of a real server are counted by their words too.
+One word counts as one token, in canned replies and in those of a real server.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from nemo_mcpo.rollouts.completions import converse
 from nemo_mcpo.rollouts.serving import Serving
 
 QUESTION_CHARACTERS = 4800
-"""About 1,200 tokens: a comparison."""
+"""About 1,200 tokens, the size of a comparison."""
 
 
 def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) -> dict:
-    """Ask for ``replies`` chats, as many at a time as ``server.concurrency`` says, in each of some turns.
+    """Request ``replies`` chats per turn, ``server.concurrency`` at a time.
 
     Returns:
-        medians over the turns: ``tokens_per_second``, ``replies_per_second``, ``cpu_milliseconds`` (of this process, a
-        reply); ``slowest`` and ``fastest``, the turns' tokens a second; and what was asked.
+        Medians over the turns: ``tokens_per_second``, ``replies_per_second`` and ``cpu_milliseconds`` of this process
+        per reply. Also tokens per second of the ``slowest`` and ``fastest`` turn, and what was requested.
     """
     question = [{"role": "user", "content": "word " * (QUESTION_CHARACTERS // 5)}]
     request = partial(
@@ -34,7 +34,7 @@ def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) 
         return len(serving.pool.ask(request).text.split())
 
     speeds = []
-    for _ in range(1 + turns):  # the first one opens connections
+    for _ in range(1 + turns):  # the first turn opens connections
         started, cpu = time.perf_counter(), time.process_time()
         tokens = [count for some in in_threads(ask, range(replies), serving.num_requests()) for count in some]
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -52,10 +52,10 @@ def measure_client(serving: Serving, replies: int, max_tokens: int, turns: int) 
 
 
 def table(report: dict) -> str:
-    """One line for people."""
+    """Format the report as one line for people."""
     return (
         f"{report['replies']} replies of {report['tokens_a_reply']:.0f} tokens, {report['in_flight']} in flight: "
         f"{report['tokens_per_second']:,.0f} tokens/s ({report['slowest']:,.0f}–{report['fastest']:,.0f}), "
         f"{report['replies_per_second']:.0f} replies/s, "
-        f"{report['cpu_milliseconds']:.2f} ms of CPU a reply"
+        f"{report['cpu_milliseconds']:.2f} ms of CPU per reply"
     )

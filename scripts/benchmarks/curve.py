@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether bf16 trains as float32 does: the same run in both, and a second seed to know what noise is.
+"""Benchmark of bf16 against float32 training: the same run in both, and a second seed as a measure of noise.
 
-The runs are the product's own (``examples/train_gpt_mcpo.py``), one after the other, from the same initial weights.
+The runs use ``examples/train_gpt_mcpo.py``, one after another, from the same initial weights.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from nemo_mcpo.errors import NemoMcpoError
 RUNS = {"fp32": ("32", 1), "fp32, another seed": ("32", 2), "bf16": ("bf16", 1)}
 """Name -> ``trainer.precision`` and ``model.seed``."""
 LAST = 0.2
-"""The share of the steps, at the end, over which losses are averaged."""
+"""Share of the last steps over which losses are averaged."""
 
 
 def measure_curves(train: Path, overrides: Sequence[str], folder: Path, steps: int) -> dict[str, object]:
-    """Losses of all runs, nats, and how far bf16 and another seed are from float32.
+    """Return the losses of all runs (nats), and the distances of bf16 and of another seed from float32.
 
     Args:
-        train: ``examples/train_gpt_mcpo.py``.
-        overrides: data, model and accelerator, as its command line takes them.
-        folder: where the runs go.
-        steps: of each run.
+        train: path of ``examples/train_gpt_mcpo.py``.
+        overrides: its overrides for data, model and accelerator.
+        folder: directory for the runs.
+        steps: steps per run.
     """
     losses: dict[str, list[float]] = {}
     for name, (precision, seed) in RUNS.items():
@@ -48,14 +48,16 @@ def measure_curves(train: Path, overrides: Sequence[str], folder: Path, steps: i
         )
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:]
-            raise NemoMcpoError("the run failed", where=name, got=" ".join(last), fix="run it alone to see why")
+            raise NemoMcpoError(
+                "the run failed", where=name, got=" ".join(last), fix="run it alone to see the whole error"
+            )
         lines = (run / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(line)["loss"] for line in lines]
     return {"steps": steps, "losses": losses, **compare(losses)}
 
 
 def compare(losses: dict[str, list[float]]) -> dict[str, float | bool]:
-    """Distances of the curves, nats a step, and of their last losses.
+    """Return the distances of the curves, nats per step, and of their last losses.
 
     >>> compare({"fp32": [1.0, 0.5], "fp32, another seed": [1.0, 0.7], "bf16": [1.0, 0.6]})["within_noise"]
     True
@@ -78,10 +80,10 @@ def compare(losses: dict[str, list[float]]) -> dict[str, float | bool]:
 
 
 def table(report: dict) -> str:
-    """For people."""
+    """Format the report for people."""
     lines = [f"{'':<22}first loss   last loss"]
     lines += [f"{name:<22}{losses[0]:<13.4f}{losses[-1]:.4f}" for name, losses in report["losses"].items()]
     for who in ("bf16", "seed"):
-        means = f"{report[f'{who}_distance']:.4f} nats a step, {report[f'{who}_end_distance']:.4f} at the end"
+        means = f"{report[f'{who}_distance']:.4f} nats per step, {report[f'{who}_end_distance']:.4f} at the end"
         lines.append(f"{'bf16' if who == 'bf16' else 'another seed'} is off by {means}")
     return "\n".join(lines)

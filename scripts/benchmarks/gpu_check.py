@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that only a GPU can show, by one command: the checks, what each must reach, and the table of it all.
+"""The checks that need a GPU, and how they are run.
 
-A check is a program of its own, so that one that fails or runs out of memory leaves the others alone. Each writes
-``<out>/<name>.json`` (or ``.xml``), ``<name>.log`` and ``<name>.outcome.json``; the table is made of every check whose
-last run ended well, so that checks can run in several calls. Nothing is installed or fetched.
+Each check is a separate program, so that one that fails or runs out of memory does not affect the others. It writes
+``<out>/<name>.json`` (or ``.xml``), ``<name>.log`` and ``<name>.outcome.json``. The table has every check whose last
+run succeeded, so that checks can be split over several calls. Nothing is installed or downloaded.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+
 from nemo_mcpo.platform.packages import is_installed
 
 
@@ -29,15 +31,15 @@ class Scale:
     """How large the checks are.
 
     Attributes:
-        models: names of ``models.huggingface.tiny.SIZES`` that train, the first in every check -> tokens of a row.
-        shapes: tokens of prompt x completion.
-        attention_model: whose heads the attention backends are measured with.
-        head: positions, vocabulary and hidden size of the log-prob head.
-        prompts, steps: of a step; measured turns.
-        scoring_tokens: of a row that is scored.
-        compact: a model that fits only with a compact optimizer -> tokens of a row.
-        curve_model, curve_steps: of the runs in bf16 and float32.
-        settings: configuration keys of every check.
+        models: models to train (``models.huggingface.tiny.SIZES``) -> tokens per row; the first one is in every check.
+        shapes: tokens per prompt x per completion.
+        attention_model: model whose head sizes the attention backends are measured with.
+        head: positions, vocabulary size and hidden size of the log-prob head.
+        prompts, steps: prompts per step, measured turns.
+        scoring_tokens: tokens per scored row.
+        compact: model that needs ``CompactAdamW`` to fit -> tokens per row.
+        curve_model, curve_steps: model and steps of the runs in bf16 and float32.
+        settings: overrides for every check.
     """
 
     models: dict[str, int]
@@ -54,7 +56,7 @@ class Scale:
 
 
 GPU = Scale(
-    models={"1b": 8192, "3b": 4096, "2.8b": 4096},  # with rows of 8,192 tokens 3B does not fit into 80 GB
+    models={"1b": 8192, "3b": 4096, "2.8b": 4096},  # rows of 8,192 tokens of 3B do not fit into 80 GB
     shapes=("250x250", "121x288"),
     attention_model="2.8b",
     head=(8192, 128256, 4096),
@@ -79,18 +81,18 @@ REHEARSAL = Scale(
     curve_steps=3,
     settings=("trainer.accelerator=cpu",),
 )
-"""The same checks on a CPU in minutes, to see that they run at all; its numbers say nothing."""
+"""The same checks on a CPU in minutes, to see that they run; their numbers mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One program.
+    """One check, a separate program.
 
     Attributes:
-        arguments: what comes after ``python``.
-        needs: modules, or folders of the project, without which it cannot run.
-        result: ending of the file that it writes.
-        seconds: when it is given up.
+        arguments: arguments of ``python``.
+        needs: required modules, or folders of the project (ending in ``/``).
+        result: suffix of the file that it writes.
+        seconds: time limit.
     """
 
     name: str
@@ -101,16 +103,21 @@ class Check:
 
 
 LEARNING = ("model.optim.lr=3e-4", "model.optim.sched.warmup_steps=5", "model.mcpo.beta=0.1")
-"""With these a random model learns in fifty steps: curves that stay flat would prove nothing."""
+"""Settings with which a random model learns in fifty steps; flat curves would prove nothing."""
 MOMENTS, OFFLOAD = "model.optim.moments_dtype=bfloat16", "model.optim.cpu_offload=true"
 OPTIMIZERS = {"moments": (MOMENTS,), "offload": (OFFLOAD,), "both": (MOMENTS, OFFLOAD)}
 GPU_TESTS = ("tests/gpu", "tests/unit/trees/backends")
-"""Where tests are marked gpu; other tests need packages that these do without."""
+"""Folders with tests marked gpu; other folders need more packages."""
 STACK = ("megatron.core", "nemo", "transformers", "datasets", "pydantic", "hydra")
+"""Packages that every check needs."""
+WORDS = 2000
+"""Different words in the preferences; each is about one token of a tokenizer that is trained on them."""
+LENGTH_SPREAD = 0.5
+"""Standard deviation of the lengths' logarithm."""
 
 
 def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
-    """Every check, the cheapest first; ``out`` is where results go."""
+    """Yield every check, cheapest first; results go to ``out``."""
     benchmark = str(root / "scripts" / "benchmark.py")
     data = str(out / "preferences.jsonl")
     settings = [part for setting in scale.settings for part in ("--set", setting)]
@@ -155,12 +162,12 @@ def checks(scale: Scale, root: Path, out: Path) -> Iterator[Check]:
 
 
 def missing(check: Check, root: Path) -> list[str]:
-    """What it needs and is not here."""
+    """Return what the check needs but this machine lacks."""
     return [need for need in check.needs if not ((root / need).is_dir() if need.endswith("/") else is_installed(need))]
 
 
 def run_check(check: Check, root: Path, out: Path) -> str:
-    """Run it to its end, in the project's folder; why it failed, or nothing."""
+    """Run a check in the project's folder; return why it failed, or an empty string."""
     log, result = out / f"{check.name}.log", _result(check, out)
     result.unlink(missing_ok=True)
     with open(log, "w", encoding="utf-8") as file:
@@ -169,24 +176,24 @@ def run_check(check: Check, root: Path, out: Path) -> str:
         try:
             code = process.wait(check.seconds)
         except subprocess.TimeoutExpired:
-            return f"not done after {check.seconds} s"
+            return f"timed out after {check.seconds} s"
         finally:
-            with suppress(ProcessLookupError):  # what it started must not disturb the next one
+            with suppress(ProcessLookupError):  # its leftover processes must not disturb the next check
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if code == 0:
-        return "" if result.exists() else "exit 0, and no result"
+        return "" if result.exists() else "exit 0, but no result"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "nothing")
     return f"exit {code}: {said[:300]}"
 
 
 def run_checks(chosen: Sequence[Check], root: Path, out: Path, say: Callable[[str], None]) -> list[str]:
-    """Run the checks in turn and note how each ended; those that failed, without those that could not run."""
+    """Run the checks one by one and record their outcomes; return the names of those that ran and failed."""
     failed = []
     for check in chosen:
         lacking, started = missing(check, root), time.monotonic()
-        reason = f"not run: no {', '.join(lacking)} here" if lacking else run_check(check, root, out)
+        reason = f"not run: {', '.join(lacking)} not found" if lacking else run_check(check, root, out)
         failed += [check.name] if reason and not lacking else []
         outcome = {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds"), "reason": reason}
         (out / f"{check.name}.outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
@@ -195,13 +202,13 @@ def run_checks(chosen: Sequence[Check], root: Path, out: Path, say: Callable[[st
 
 
 def outcome_of(check: Check, out: Path) -> str:
-    """Why its last run is not in the table, or nothing."""
+    """Return why a check is not in the table, or an empty string."""
     path = out / f"{check.name}.outcome.json"
     return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.exists() else "not run"
 
 
 def read_results(check: Check, out: Path) -> list[dict]:
-    """What a check that ended well wrote."""
+    """Read the results of a check that succeeded."""
     path = _result(check, out)
     if check.result == "json":
         return json.loads(path.read_text(encoding="utf-8"))
@@ -212,3 +219,27 @@ def read_results(check: Check, out: Path) -> list[dict]:
 
 def _result(check: Check, out: Path) -> Path:
     return out / f"{check.name}.{check.result}"
+
+
+def write_preferences(path: Path, num_prompts: int, prompt_words: int, answer_words: int, seed: int = 0) -> Path:
+    """Write ``num_prompts`` lines in the format ``jsonl``, each with seven ranked responses, for checks on real data.
+
+    Lengths are log-normal around the given means, as in Nectar. The better its rank, the more of a response's words
+    are from the first half of the vocabulary, so that there is something to learn.
+    """
+    random = np.random.default_rng(seed)
+    consonants, vowels = "bdfgklmnprstvz", "aeiou"
+    syllables = [first + second for first in consonants for second in vowels]
+    words = [one + two for one in syllables for two in syllables][:WORDS]
+
+    def text(mean: int, share_of_first_half: float) -> str:
+        count = max(4, int(random.lognormal(np.log(mean) - LENGTH_SPREAD**2 / 2, LENGTH_SPREAD)))
+        first_half = random.random(count) < share_of_first_half
+        places = random.integers(0, WORDS // 2, count) + np.where(first_half, 0, WORDS // 2)
+        return " ".join(words[place] for place in places)
+
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(num_prompts):
+            responses = [{"text": text(answer_words, 0.8 - 0.1 * rank), "rank": rank + 1} for rank in range(7)]
+            file.write(json.dumps({"prompt": text(prompt_words, 0.5), "responses": responses}) + "\n")
+    return path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checks of ``gpu_check`` must reach, and their results as lines of one table."""
+"""Targets of the checks in ``gpu_check``, and their results as lines of one table."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LARGEST_RATIO = {
     ("full", 250, 250): 1.02,
     ("full", 121, 288): 1.25,
 }
-"""(recompute, prompt, completion) -> MC-PO / plain DPO, seconds of a step, L = 5 and M = 1."""
+"""(recompute, prompt, completion) -> largest ratio MC-PO / plain DPO in seconds per step, with L = 5 and M = 1."""
 LEAST_MFU = 0.45
-"""Of a plain DPO step in bf16 without recompute."""
+"""Smallest MFU of a plain DPO step in bf16 without recompute."""
 LEAST_SPEEDUP = 1.5
-"""TRL's seconds / ours, for a step of DPO on the same tokens."""
+"""Smallest ratio of TRL's time to ours, for a DPO step on the same tokens."""
 LARGEST_PEAK = 0.7
-"""Our peak memory / TRL's, for the same."""
+"""Largest ratio of our peak memory to TRL's, for the same step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A line of the table; ``reached`` is None where there is no target."""
+    """A line of the table; ``reached`` is None without a target."""
 
     what: str
     value: str
@@ -34,7 +34,7 @@ class Measurement:
 
 
 def measurements(name: str, reports: Sequence[dict]) -> list[Measurement]:
-    """The lines of a check; its kind is its name up to the first ``-``."""
+    """Return the lines of a check; its kind is the part of its name before the first ``-``."""
     of_kind = KINDS[name.partition("-")[0]]
     return [line for report in reports for line in of_kind(name, report)]
 
@@ -43,7 +43,7 @@ def _tests(name: str, counts: dict) -> Iterator[Measurement]:
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     value = f"{passed} passed, {failed} failed, {counts['skipped']} skipped"
-    yield Measurement("tests on a GPU", value, "none fails, some pass", failed == 0 and passed > 0)
+    yield Measurement("tests on a GPU", value, "none fail, some pass", failed == 0 and passed > 0)
 
 
 def _attention(name: str, report: dict) -> Iterator[Measurement]:
@@ -70,7 +70,7 @@ def _step(name: str, report: dict) -> Iterator[Measurement]:
     mfu, has_target = report["plain_dpo_mfu"], report["recompute"] == "none"
     yield Measurement(
         f"MFU of plain DPO, bf16's peak, {where}",
-        "this device's peak is not known" if mfu is None else f"{100 * mfu:.1f} %",
+        "unknown: no peak known for this device" if mfu is None else f"{100 * mfu:.1f} %",
         f">= {100 * LEAST_MFU:.0f} %" if has_target else "",
         mfu >= LEAST_MFU if has_target and mfu is not None else None,
     )
@@ -79,7 +79,7 @@ def _step(name: str, report: dict) -> Iterator[Measurement]:
 
 
 def _fp8(name: str, report: dict) -> Iterator[Measurement]:
-    """What is reached in bf16 says nothing of FP8: no targets."""
+    """Like a step, but without targets: those are for bf16."""
     for line in _step(name, report):
         yield Measurement(f"FP8: {line.what}", line.value)
 
@@ -93,7 +93,7 @@ def _profile(name: str, report: dict) -> Iterator[Measurement]:
 
 def _optimizer(name: str, report: dict) -> Iterator[Measurement]:
     update, step = report["phases"]["optimizer"]["seconds"], report["seconds"]
-    value = f"{1e3 * update:.0f} ms of a step of {1e3 * step:.0f} ms; {report['peak_gigabytes']:.1f} GB at most"
+    value = f"{1e3 * update:.0f} ms of {1e3 * step:.0f} ms per step; peak {report['peak_gigabytes']:.1f} GB"
     keys = ", ".join(f"{key}={setting}" for key, setting in report["optimizer"].items())
     yield Measurement(f"update of {name.split('-')[1]}, {keys}", value)
 
@@ -108,7 +108,7 @@ def _peer(name: str, report: dict) -> Iterator[Measurement]:
 
 
 def _curve(name: str, report: dict) -> Iterator[Measurement]:
-    value = f"{report['bf16_distance']:.4f} nats a step; another seed: {report['seed_distance']:.4f}"
+    value = f"{report['bf16_distance']:.4f} nats per step; another seed: {report['seed_distance']:.4f}"
     what = f"loss in bf16 against float32, {report['steps']} steps"
     yield Measurement(what, value, "<= another seed", report["within_noise"])
 
@@ -127,7 +127,7 @@ KINDS: dict[str, Callable[[str, dict], Iterator[Measurement]]] = {
 
 
 def table(lines: Sequence[Measurement]) -> str:
-    """For people, in Markdown."""
+    """Format the lines as a Markdown table."""
     verdicts = {True: "reached", False: "missed", None: ""}
     cells = [("measurement", "value", "target", ""), ("---",) * 4]
     cells += [(line.what, line.value, line.target, verdicts[line.reached]) for line in lines]

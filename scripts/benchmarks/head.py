@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of the log-prob head against logits of the whole row."""
+"""Benchmark of the log-prob head: time and memory, against logits of the whole row."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nemo_mcpo.platform.distributed import local_device
 def measure_head(
     positions: int, vocab_size: int, hidden_size: int, dtype: torch.dtype, *, full: bool
 ) -> dict[str, object]:
-    """Forward and backward of both.
+    """Measure the forward and backward pass of the head and, if ``full``, of logits of the whole row.
 
-    ``extra`` is the peak beyond what is there before, without the gradients that any head leaves behind.
+    ``extra_bytes`` is the peak above the memory in use before, without the gradients that any head returns.
 
     Args:
-        dtype: of hidden states and weight; logits are in float32.
-        full: measure full logits too, which takes ``positions × vocab_size × 4`` bytes several times over.
+        dtype: dtype of hidden states and weight; logits are float32.
+        full: also measure full logits, which take several times ``positions × vocab_size × 4`` bytes.
     """
     hidden = torch.randn(positions, 1, hidden_size, device=local_device(), dtype=dtype, requires_grad=True)
     weight = torch.randn(vocab_size, hidden_size, device=local_device()).mul_(0.02).to(dtype).requires_grad_()
@@ -40,7 +40,7 @@ def measure_head(
         return logits.log_softmax(-1).gather(1, targets[:, None]).sum()
 
     def run(head: Callable[[], Tensor]) -> dict[str, float]:
-        if hidden.is_cuda:  # kernels are compiled and libraries started
+        if hidden.is_cuda:  # compile GPU kernels and initialize libraries
             head().sum().backward()
             hidden.grad = weight.grad = None
         before = measure(lambda: None).peak_bytes
@@ -58,7 +58,7 @@ def measure_head(
 
 
 def table(report: dict) -> str:
-    """For people."""
+    """Format the report for people."""
     logits = report["full_logits_bytes"]
     lines = [f"{report['positions']} positions, {report['vocab_size']} tokens: full logits {logits / 1e9:.2f} GB"]
     for name in ("chunked", "full"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times with their spread, and peaks of memory."""
+"""Measures times with their spread, and peaks of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, smallest and largest of a few measurements.
+    """Median, minimum and maximum of a few measurements.
 
     >>> str(Spread.of([1.0, 3.0, 1.25]))
     '1.25 (1.00-3.00)'
@@ -32,24 +32,24 @@ class Spread:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
     def times(self, factor: float) -> Spread:
-        """In another unit."""
+        """Return the spread in another unit."""
         return Spread(factor * self.median, factor * self.low, factor * self.high)
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return the spread for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One call: seconds, and the highest memory use during it in bytes (resident on a CPU, allocated on a GPU)."""
+    """Seconds and peak memory in bytes of one call (resident memory on a CPU, allocated memory on a GPU)."""
 
     seconds: float
     peak_bytes: int
 
 
 def measure(call: Callable[[], object]) -> Measured:
-    """Run ``call`` once."""
+    """Run ``call`` once and measure it."""
     reset_peak()
     started = time.perf_counter()
     call()
@@ -58,23 +58,23 @@ def measure(call: Callable[[], object]) -> Measured:
 
 
 def synchronize() -> None:
-    """Wait for the GPU's last kernel, where there is one."""
+    """Wait for the GPU, if there is one, to finish all work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def device_name() -> str:
-    """CUDA's name of the GPU, or ``cpu``."""
+    """Return CUDA's name of the GPU, or ``cpu``."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def allocated_bytes() -> int | None:
-    """What tensors hold on the GPU now; None without one, where nobody can tell whose the memory of a process is."""
+    """Return the bytes of all tensors on the GPU; None on a CPU, where a process's memory cannot be attributed."""
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else None
 
 
 def interleave(programs: dict[str, Callable[[], object]], steps: int) -> dict[str, list[Measured]]:
-    """Warm every program up, then run them in turns ``steps`` times: what disturbs one disturbs the others too."""
+    """Warm up every program, then run all in turns ``steps`` times, so that disturbances affect all of them."""
     for program in programs.values():
         program()
     measured: dict[str, list[Measured]] = {name: [] for name in programs}
@@ -85,23 +85,23 @@ def interleave(programs: dict[str, Callable[[], object]], steps: int) -> dict[st
 
 
 def ratio(numerator: Sequence[Measured], denominator: Sequence[Measured]) -> Spread:
-    """Of seconds, turn by turn."""
+    """Return the ratio of seconds, turn by turn."""
     return Spread.of([n.seconds / d.seconds for n, d in zip(numerator, denominator, strict=True)])
 
 
 def reset_peak() -> None:
-    """Forget the highest memory use so far."""
+    """Reset the peak memory."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return
-    reset = Path("/proc/self/clear_refs")  # Linux; elsewhere the peak is that of the whole process
+    reset = Path("/proc/self/clear_refs")  # Linux only; elsewhere the peak covers the whole process
     if reset.exists():
         reset.write_text("5")
 
 
 def peak_bytes() -> int:
-    """The highest memory use since ``reset_peak``; see ``Measured``."""
+    """Return the peak memory since ``reset_peak``; see ``Measured``."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of a real file's answers under a Hugging Face model: ours, in packed trees, against transformers', alone.
+"""Benchmark of numerical parity: log-probs in packed trees against transformers' on separate sequences.
 
-Both compute in float32; how far each is from transformers in float64 says whose rounding a difference is. Of
-transformers' logits the softmax and the sum are always in float64: over a vocabulary of 49,152 its float32
-``log_softmax`` alone was up to 6e-3 nats per sequence off.
+Both compute in float32. The distance of each from transformers in float64 tells whose rounding causes a difference.
+The softmax and sum of transformers' logits are always in float64, because its float32 ``log_softmax`` over a
+vocabulary of 49,152 was off by up to 6e-3 nats per sequence.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PAIRS = {
     "ours_float64": "ours - transformers in float64",
     "theirs_float64": "transformers - transformers in float64",
 }
-"""What is compared."""
+"""Compared pairs -> their titles in the table."""
 
 
 def measure_parity(model: MegatronGPTMCPOModel, directory: str, trees: Sequence[PromptTree]) -> dict[str, float]:
-    """Absolute differences in nats per sequence; empty on every rank but the first."""
+    """Return absolute differences in nats per sequence; an empty dict on all ranks but the first."""
     rows = zip(model.log_probs(trees).tolist(), trees, strict=True)
     ours = [value for row, tree in rows for value in row[: len(tree.completions)]]
     if not is_rank_zero():
@@ -49,7 +49,7 @@ def measure_parity(model: MegatronGPTMCPOModel, directory: str, trees: Sequence[
 
 @torch.inference_mode()
 def transformers_log_probs(model: PreTrainedModel, tree: PromptTree) -> Iterator[float]:
-    """The log-prob of every completion of a tree, each in a forward pass of its own, nats."""
+    """Yield the log-prob (nats) of every completion of a tree, each from a separate forward pass."""
     for completion in tree.completions:
         tokens_S = torch.tensor([*tree.prompt_tokens.tolist(), *completion.tolist()])
         first = len(tree.prompt_tokens)
@@ -63,7 +63,7 @@ def _differences(name: str, one: Sequence[float], other: Sequence[float]) -> dic
 
 
 def table(report: dict[str, float]) -> str:
-    """The report in lines."""
+    """Format the report for people."""
     lengths = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}"
     lines = [f"{report['sequences']} sequences of {report['prompts']} prompts ({lengths}): largest and mean, nats"]
     for name, text in PAIRS.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our plain DPO against TRL's DPOTrainer: the same weights, prompts and token ids, in turns, in one run.
+"""Benchmark of our plain DPO against TRL's DPOTrainer: same weights, prompts and token ids, in turns, in one run.
 
-TRL gets its cached reference log-probs (``precompute_ref_log_probs``) and the fastest of several batch sizes; ours
-runs with and without shared prompts. TRL is an optional dependency: ``pip install -e .[test]``.
+TRL uses cached reference log-probs (``precompute_ref_log_probs``) and the fastest of several batch sizes. Ours runs
+with and without shared prompts. TRL is an optional dependency: ``pip install -e .[test]``.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-"""Prompts that TRL runs at once; the rest of a step accumulates."""
+"""Batch sizes to try for TRL; gradient accumulation makes up the rest of a step."""
 
 
 def measure_peers(
     config: RunConfig, model: MegatronGPTMCPOModel, directory: str, trees: Sequence[PromptTree], steps: int
 ) -> dict[str, object]:
-    """Seconds and prompts a second of TRL, of plain DPO, and of DPO with shared prompts; on a GPU the peaks too.
+    """Measure seconds, prompts per second and, on a GPU, peak memory of TRL, plain DPO and DPO with shared prompts.
 
-    Both are in memory at once: of a peak, what the other one holds at rest is taken away.
+    TRL and ours are in memory at the same time: what the other one holds at rest is subtracted from a peak.
     """
     size = config.model.global_batch_size
     batches = [pairs(trees[first : first + size]) for first in range(0, len(trees) - size + 1, size)]
-    dpo_step(config, model, batches[0], share_prompts=True)  # its optimizer's states are there from here on
+    dpo_step(config, model, batches[0], share_prompts=True)  # creates the optimizer's states
     our_bytes = allocated_bytes()
 
     def seconds_at(batch_size: int) -> float:
@@ -86,7 +86,7 @@ def measure_peers(
 
 
 def pairs(trees: Sequence[PromptTree]) -> PreferenceBatch:
-    """The preferred answer and the last candidate of every tree; references of 0."""
+    """Return the preferred completion and the last candidate of every tree, with reference log-probs of 0."""
     last = torch.tensor([[len(tree.completions) - 1] for tree in trees])
     return prune(trees, last, ReferencedTrees(trees, None).ref_logps_BK(trees))  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ def run_trl(
     steps: int,
     after_step: Callable[[PreferenceBatch], None],
 ) -> list[Measured]:
-    """TRL's steps over the batches in their order; ``after_step`` runs between them with the same batch."""
+    """Run TRL over the batches in order, calling ``after_step`` with each step's batch; return its measurements."""
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
         from trl import DPOTrainer
@@ -122,7 +122,7 @@ def run_trl(
             after_step(batches[(len(measured) - 1) % len(batches)])
 
     class TokenDPOTrainer(DPOTrainer):
-        """Takes token ids as they are, written as text, so that both sides train on the same tokens."""
+        """Reads token ids written as text, so that both sides train on the same tokens."""
 
         @staticmethod
         def tokenize_row(features: dict[str, str], *args: Any, **kwargs: Any) -> dict[str, list[int]]:
@@ -138,8 +138,8 @@ def run_trl(
     ]
     with tempfile.TemporaryDirectory() as folder:
         settings = trl_settings(config, folder, batch_size, steps)
-        # float32 weights, which bf16=True computes with in bf16: what is updated is in float32 on both sides. TRL
-        # scores the reference in float32, which the FlashAttention package does not take.
+        # With bf16=True, TRL computes in bf16 but updates float32 weights, as ours does. It scores the reference in
+        # float32, which the FlashAttention package does not support.
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
         trainer = TokenDPOTrainer(
             model=model,
@@ -153,7 +153,7 @@ def run_trl(
 
 
 def trl_settings(config: RunConfig, folder: str, batch_size: int, steps: int) -> Any:
-    """TRL's configuration of the same work; nothing is logged or saved."""
+    """Return TRL's configuration for the same work, without logging and saving."""
     from trl import DPOConfig
 
     return DPOConfig(
@@ -185,8 +185,8 @@ def _ids(tokens) -> str:
 
 
 def table(report: dict) -> str:
-    """For people."""
-    headers = ("", "seconds a step", "prompts/s", "TRL's time / this", "peak, GB")
+    """Format the report for people."""
+    headers = ("", "seconds per step", "prompts/s", "TRL's time / this", "peak, GB")
     widths = (34, 22, 11, 20, 0)
     lines = ["".join(header.ljust(width) for header, width in zip(headers, widths, strict=True))]
     names = {

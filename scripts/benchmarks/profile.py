@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of an MC-PO step goes: scoring, drawing, training, the optimizer; and what limits each of them.
+"""Profile of an MC-PO step: the time of scoring, drawing, training and optimizer, and what limits each phase.
 
-Each phase ends with an idle device, so that what it launched is its own; the whole step is a little slower for it.
+The device is synchronized after each phase, so that its work is counted in that phase. This slows down the step a
+little.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from nemo_mcpo.planning.gpus import peak_flops
 from nemo_mcpo.records import PromptTree
 
 PHASES = {"scoring": "score", "training": "get_loss_and_metrics", "optimizer": "finish_training_step"}
-"""Phase -> the model's method; ``drawing`` is the trainer's ``draw``; what is left is ``between``."""
+"""Phase -> the model's method; ``drawing`` is the trainer's ``draw``, and the rest of a step is ``between``."""
 
 KERNELS = {
     "communication": r"nccl|gloo|c10d",
@@ -39,22 +40,22 @@ KERNELS = {
     "optimizer": r"adam|multi_tensor|foreach|lerp|addcdiv",
     "copies": r"memcpy|memset|copy|\bcat\b|index|gather|scatter|\bfill|zero",
 }
-"""Kind of kernel (on a CPU, of operator) -> what its name has; the first that fits. The rest are ``elementwise``."""
+"""Kind of GPU kernel (on a CPU: operator) -> pattern of its name; the first match counts, else ``elementwise``."""
 
 IDLE = 0.3
-"""Above this share of a phase without a kernel on the GPU, it is the launches that limit."""
+"""A phase that leaves the GPU idle for more than this share of its time is limited by launches."""
 
 
 @dataclass(slots=True)
 class Phases:
-    """Seconds by phase, each without those that ran inside it."""
+    """Seconds by phase, excluding nested phases."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _inside: list[str] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what runs inside, to its last kernel."""
+        """Time the work inside, including its work on the GPU."""
         synchronize()
         started = time.perf_counter()
         self._inside.append(name)
@@ -68,7 +69,7 @@ class Phases:
             self.seconds[self._inside[-1]] -= elapsed
 
     def timed(self, name: str, call: Callable) -> Callable:
-        """``call`` as a phase."""
+        """Return ``call`` timed as a phase."""
 
         @wraps(call)
         def inside(*arguments, **options):
@@ -81,7 +82,7 @@ class Phases:
 def profile_steps(
     config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int
 ) -> dict[str, object]:
-    """Medians of ``steps`` steps by phase, and of one more step the kernels of each phase."""
+    """Return each phase's median time over ``steps`` steps, and its GPU kernels in one more step."""
     trainer = build_trainer(config, model, trees)
     train_step(trainer)
     reset_peak()
@@ -117,7 +118,7 @@ def profile_steps(
 
 
 def _run(trainer: MCPOTrainer) -> dict[str, float]:
-    """One step; seconds by phase."""
+    """Run one step and return the seconds by phase."""
     phases = Phases()
     with ExitStack() as patches:
         owners = {"drawing": (mcpo, "draw")} | {name: (trainer.model, method) for name, method in PHASES.items()}
@@ -129,11 +130,11 @@ def _run(trainer: MCPOTrainer) -> dict[str, float]:
 
 
 def kernel_seconds(events: Sequence) -> dict[str, dict[str, float]]:
-    """Seconds by phase and kind of kernel: of the GPU's kernels, or of a CPU's operators without those they call."""
+    """Return seconds by phase and kind of GPU kernel or, on a CPU, of operator (excluding operators that it calls)."""
     ranges = [(event.time_range, event.name) for event in events if event.name.startswith(_label(""))]
     ranges = [(time_range, name.removeprefix(_label(""))) for time_range, name in ranges]
     ranges.sort(key=lambda item: item[0].elapsed_us())  # the innermost first
-    # A GPU's timeline has copies of named ranges too, which are no kernels.
+    # The GPU's timeline also has copies of named ranges, which are not GPU kernels.
     of_gpu = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     table: dict[str, dict[str, float]] = {}
     for event in of_gpu or events:
@@ -149,7 +150,7 @@ def kernel_seconds(events: Sequence) -> dict[str, dict[str, float]]:
 
 
 def kind_of(kernel: str) -> str:
-    """A key of ``KERNELS``, or ``elementwise``.
+    """Return a key of ``KERNELS``, or ``elementwise``.
 
     >>> kind_of("sm90_xmma_gemm_bf16bf16_bf16f32"), kind_of("void flash_fwd_kernel"), kind_of("aten::mul")
     ('products', 'attention', 'elementwise')
@@ -158,16 +159,16 @@ def kind_of(kernel: str) -> str:
 
 
 def limit(seconds: float, kernels: dict[str, float], *, on_gpu: bool) -> str:
-    """What most of a phase is spent on.
+    """Return what a phase spends most of its time on.
 
     >>> limit(1.0, {"products": 0.5, "elementwise": 0.4}, on_gpu=True)
     'products, 50 %'
     >>> limit(1.0, {"products": 0.2}, on_gpu=True)
-    'launches: no kernel runs for 80 %'
+    'launches: the GPU is idle for 80 %'
     """
     busy = sum(kernels.values())
     if on_gpu and seconds > 0 and 1 - busy / seconds > IDLE:
-        return f"launches: no kernel runs for {100 * (1 - busy / seconds):.0f} %"
+        return f"launches: the GPU is idle for {100 * (1 - busy / seconds):.0f} %"
     if not kernels or busy == 0:
         return "the program itself"
     kind = max(kernels, key=lambda name: kernels[name])
@@ -175,13 +176,13 @@ def limit(seconds: float, kernels: dict[str, float], *, on_gpu: bool) -> str:
 
 
 def table(reports: Sequence[dict]) -> str:
-    """For people."""
+    """Format the reports for people."""
     lines = []
     for report in reports:
         used = f", {100 * report['utilization']:.0f} % of the peak" if report["utilization"] else ""
         shape = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}, recompute {report['recompute']}"
-        rate = f"{report['seconds']:.3f} s a step, {report['flops_per_second'] / 1e12:.2f} TFLOP/s"
-        used += f", {report['peak_gigabytes']:.1f} GB at most"
+        rate = f"{report['seconds']:.3f} s per step, {report['flops_per_second'] / 1e12:.2f} TFLOP/s"
+        used += f", peak {report['peak_gigabytes']:.1f} GB"
         lines.append(f"{shape}, {report['device']}: {rate}{used}")
         for name, phase in report["phases"].items():
             share = 100 * phase["seconds"] / report["seconds"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From checked flags to a table and reports: one function a subcommand of ``scripts/benchmark.py``."""
+"""Runs the subcommands of ``scripts/benchmark.py``: one function each, from checked flags to a table and reports."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Table = Callable[[Sequence[dict]], str]
 
 
 def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``step``; the reports are empty on every rank but the first."""
+    """Run subcommand ``step``; return no reports on ranks other than the first."""
     return _each_workload(config, arguments, step.measure_steps, step.table)
 
 
 def run_profile(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``profile``; likewise."""
+    """Run subcommand ``profile``; return no reports on ranks other than the first."""
     return _each_workload(config, arguments, profile.profile_steps, profile.table)
 
 
@@ -44,13 +44,13 @@ def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, ta
         for trees in _workloads(config, arguments, shapes, model.architecture.vocab_size):
             before = len(table(reports).splitlines()) if reports else 0
             reports.append(measure(config, model, trees, arguments.steps))
-            if is_rank_zero():  # a growing table: its new lines
+            if is_rank_zero():  # print only the table's new lines
                 print("\n".join(table(reports).splitlines()[before:]), flush=True)
         return reports if is_rank_zero() else []
 
 
 def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``scaling``, in one process; the layouts of two come from ``measure_layouts``."""
+    """Run subcommand ``scaling`` in one process; ``measure_layouts`` measures two."""
     reports = []
     with _started(config, arguments) as (config, model):
         for report in scaling.measure_cases(config, model, scaling.CASES, arguments.steps):
@@ -66,7 +66,7 @@ def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``peer``."""
+    """Run subcommand ``peer``."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -77,7 +77,7 @@ def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``parity``; the reports are empty on every rank but the first."""
+    """Run subcommand ``parity``; return no reports on ranks other than the first."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -89,7 +89,7 @@ def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``curve``; the runs are processes of their own."""
+    """Run subcommand ``curve``; each training run is a separate process."""
     _check_data(arguments)
     with tempfile.TemporaryDirectory() as folder:
         directory = _model_directory(arguments.model, arguments.data, Path(folder))
@@ -101,7 +101,7 @@ def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``attention``."""
+    """Run subcommand ``attention``."""
     shapes = [Shape.parse(text) for text in arguments.shape or ["250x250", "121x288", "1000x1000"]]
     architecture = tiny_architecture(_known_size(arguments.model), "llama", SIZES[arguments.model].vocab_size)
     dtype = DTYPES[config.trainer.precision]
@@ -114,7 +114,7 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Subcommand ``head``."""
+    """Run subcommand ``head``."""
     start_processes(config)
     dtype = DTYPES[config.trainer.precision]
     report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, dtype, full=arguments.full)
@@ -130,7 +130,7 @@ def _check_data(arguments: Namespace) -> None:
 
 @contextmanager
 def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfig, MegatronGPTMCPOModel]]:
-    """Processes and a model that can train; the configuration names the model's directory, where it has one."""
+    """Start the processes; yield the configuration with the model's directory, if any, and a model that can train."""
     start_processes(config)
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
@@ -142,7 +142,7 @@ def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfi
 
 
 def _model_directory(model: str, data: str | None, folder: Path) -> str | None:
-    """A model directory: the given one, or for a real file one of a named size with a tokenizer made for the file."""
+    """Return the given directory or, for a named size and a real file, a new model with a tokenizer for the file."""
     if Path(model).exists():
         return model
     _known_size(model)
@@ -153,7 +153,7 @@ def _model_directory(model: str, data: str | None, folder: Path) -> str | None:
 
 
 def _workloads(config: RunConfig, arguments: Namespace, shapes: list[Shape], vocab_size: int) -> Iterator[MemoryTrees]:
-    """Trees of each shape, then those of the file."""
+    """Yield the trees of each shape, then those of the file."""
     size = config.model.global_batch_size
     for shape in shapes:
         yield synthetic_trees(shape, size, 1 + arguments.candidates, vocab_size, config.model.seed)

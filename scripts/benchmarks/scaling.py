@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step of MC-PO costs as candidates, negatives, lengths and processes grow."""
+"""Benchmark of scaling: the cost of an MC-PO step by number of candidates, negatives, tokens and processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUTS = {"DP2": (), "TP2": ("model.tensor_model_parallel_size=2",), "PP2": ("m
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One point: what varies, and all of its values."""
+    """One measured point, and the variable of its series."""
 
     varies: str
     shape: Shape
@@ -44,7 +44,7 @@ CASES = (
 def measure_cases(
     config: RunConfig, model: MegatronGPTMCPOModel, cases: Sequence[Case], steps: int
 ) -> Iterator[dict[str, object]]:
-    """Seconds of each case beside its floating-point operations; the cases of one kind take turns."""
+    """Yield the seconds and floating-point operations of each case; the cases of a series run in turns."""
     for varies in dict.fromkeys(case.varies for case in cases):
         alike = [case for case in cases if case.varies == varies]
         programs: dict[str, Callable[[], object]] = {}
@@ -72,7 +72,7 @@ def measure_cases(
 
 
 def cost_of_a_candidate(reports: Sequence[dict]) -> dict[str, float]:
-    """A straight line through seconds against L: its slope, what is left at L = 0, and how much it explains (R²)."""
+    """Fit a line to seconds against L; return its slope, its intercept and R²."""
     points = [(one["candidates"], one["seconds"]["median"]) for one in reports if one["varies"] == "L"]
     count, seconds = np.array(points, dtype=float).T
     slope, intercept = np.polyfit(count, seconds, 1)
@@ -82,7 +82,7 @@ def cost_of_a_candidate(reports: Sequence[dict]) -> dict[str, float]:
 
 
 def measure_layouts(script: Path, arguments: Sequence[str]) -> Iterator[dict[str, object]]:
-    """``step`` in two processes with one thread each, in every layout that two can form."""
+    """Measure ``step`` in two processes with one thread each, under every layout of two."""
     for name, overrides in LAYOUTS.items():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "step.json"
@@ -102,7 +102,7 @@ def measure_layouts(script: Path, arguments: Sequence[str]) -> Iterator[dict[str
 
 
 def table(reports: Sequence[dict]) -> str:
-    """For people."""
+    """Format the reports for people."""
     lines = [f"{'varies':<9}{'P':>5}{'C':>6}{'L':>4}{'M':>4}{'seconds':>22}{'GFLOP/s':>10}"]
     for one in reports:
         spread = Spread(**one["seconds"])

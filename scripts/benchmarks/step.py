@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step of MC-PO against a step of plain DPO on the same prompts, in turns, in one run.
+"""Benchmark of a step of MC-PO against a step of plain DPO on the same prompts, in turns, in one run.
 
-Plain DPO computes every sequence on its own, with cached reference log-probs, through the same engine and optimizer.
+Plain DPO computes every sequence separately, with cached reference log-probs and the same engine and optimizer.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nemo_mcpo.records import PromptTree
 def measure_steps(
     config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int
 ) -> dict[str, object]:
-    """Times, tokens and memory of both programs on ``trees``, one global batch a step; every rank calls it."""
+    """Measure times, tokens and memory of both on ``trees``, one global batch per step. Every rank calls this."""
     trainer = build_trainer(config, model, trees)
     size = config.model.global_batch_size
 
     def plain_dpo_step() -> None:
-        places = trainer.stream.take(trainer.consumed_prompts - size, size)  # of the MC-PO step before
+        places = trainer.stream.take(trainer.consumed_prompts - size, size)  # those of the preceding MC-PO step
         batch_trees = [trees[index] for _, index in places]
         batch_trees = [batch_trees[row] for row in model.share([_as_long_as_its_pair(tree) for tree in batch_trees])]
         first = torch.ones(len(batch_trees), 1, dtype=torch.long)
@@ -44,7 +44,7 @@ def measure_steps(
 
 
 def _as_long_as_its_pair(tree: PromptTree) -> PromptTree:
-    """A tree of as many tokens as the first two completions, each with a prompt of its own."""
+    """Return a tree with as many tokens as the first two completions with a prompt each."""
     return dataclasses.replace(first_completions(tree, 2), prompt_tokens=np.tile(tree.prompt_tokens, 2))
 
 
@@ -54,7 +54,7 @@ def _report(
     trees: Sequence[PromptTree],
     measured: dict[str, list[Measured]],
 ) -> dict[str, object]:
-    """Averages of the trees are over all of them; one step takes ``global_batch_size``."""
+    """Build the report. Averages are over all trees; one step takes ``global_batch_size`` of them."""
     size, num_negatives = config.model.global_batch_size, config.model.mcpo.num_negatives
     cost = step_cost(model)
     flops = {
@@ -77,7 +77,7 @@ def _report(
         "device": device_name(),
     }
     peak = peak_flops(str(report["device"]))
-    # Utilization counts what the model needs, without what recompute runs again.
+    # MFU counts the work that the model needs, without recompute.
     needed = cost.useful()
     useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():
@@ -93,7 +93,7 @@ def _report(
 
 
 def table(reports: Sequence[dict]) -> str:
-    """The reports for people, one line each."""
+    """Format the reports for people, one line each."""
     lines = [
         ("shape", "recompute", "plain DPO, s", "MC-PO, s", "ratio", "predicted", "peak, GB"),
         *(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: trees of given shapes or of a real file, and a model with its trainer to run them."""
+"""Workloads for benchmarks: trees of given shapes, and a model and a trainer to run them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from nemo_mcpo.records import PreferenceBatch, PromptTree
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Tokens of a prompt and of each of its completions."""
+    """Tokens per prompt and per completion."""
 
     prompt: int
     completion: int
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """
+        """Parse a shape from the command line.
+
         >>> Shape.parse("250x121")
         Shape(prompt=250, completion=121)
         """
@@ -47,15 +48,15 @@ class Shape:
 
 
 class MemoryTrees(list[PromptTree]):
-    """Trees in memory, in the place of a prepared dataset."""
+    """Trees in memory, in place of a prepared dataset."""
 
     def source(self, index: int) -> str:
-        """Where a tree came from."""
+        """Return a description of a tree's origin."""
         return f"synthetic:{index}"
 
 
 def synthetic_trees(shape: Shape, num_prompts: int, num_completions: int, vocab_size: int, seed: int) -> MemoryTrees:
-    """Random tokens in trees of one shape."""
+    """Return trees of one shape with random tokens."""
     random = np.random.default_rng(seed)
 
     def tokens(count: int) -> np.ndarray:
@@ -68,7 +69,7 @@ def synthetic_trees(shape: Shape, num_prompts: int, num_completions: int, vocab_
 
 
 def mean_lengths(trees: Sequence[PromptTree]) -> dict[str, float]:
-    """Mean tokens of a prompt and of a completion, as reports name them."""
+    """Return the mean tokens per prompt and per completion, under their keys in reports."""
     completions = [len(completion) for tree in trees for completion in tree.completions]
     return {
         "prompt_length": sum(len(tree.prompt_tokens) for tree in trees) / len(trees),
@@ -77,7 +78,7 @@ def mean_lengths(trees: Sequence[PromptTree]) -> dict[str, float]:
 
 
 def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
-    """The model of ``pretrained_checkpoint``, or random weights of a named size, ready to train."""
+    """Build a model that can train, from ``pretrained_checkpoint`` or with random weights of a named size."""
     if size is None:
         pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
         check_architecture(config, pretrained.architecture)
@@ -93,21 +94,21 @@ def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
 
 
 def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequence[PromptTree]) -> MCPOTrainer:
-    """A trainer whose every step is of the next trees of its shuffled stream; references are 0, as if cached."""
+    """Build a trainer whose steps take the next trees of its shuffled stream, with reference log-probs of 0."""
     return MCPOTrainer(
         config,
         model,
-        ReferencedTrees(trees, None),  # type: ignore[arg-type]  # a list in the place of a prepared dataset
+        ReferencedTrees(trees, None),  # type: ignore[arg-type]  # a list in place of a prepared dataset
         validation=None,
         num_steps=1_000_000,
-        checkpoints=None,  # type: ignore[arg-type]  # steps are asked for one by one: nothing is saved or logged
+        checkpoints=None,  # type: ignore[arg-type]  # steps run one by one, without saving or logging
         log=None,  # type: ignore[arg-type]
         identity={},
     )
 
 
 def train_step(trainer: MCPOTrainer) -> dict[str, float]:
-    """The trainer's next step."""
+    """Run the trainer's next step."""
     return trainer.train_single_step(trainer.next_step())
 
 
@@ -118,7 +119,7 @@ def dpo_step(
     share_prompts: bool,
     num_prompts: int | None = None,
 ) -> None:
-    """One optimizer step of DPO on this replica's batch; ``num_prompts`` of all replicas, if there are several."""
+    """Run one optimizer step of DPO on this replica's batch; ``num_prompts`` counts the prompts of all replicas."""
     model.prepare_for_training_step()
     objective = partial(dpo, beta=config.model.mcpo.beta)
     model.get_loss_and_metrics(batch, objective, share_prompts=share_prompts)
@@ -126,7 +127,7 @@ def dpo_step(
 
 
 def step_cost(model: MegatronGPTMCPOModel) -> StepCost:
-    """The work of this model's steps, as it is set up."""
+    """Return the cost model of this model's steps."""
     return StepCost(
         model.architecture,
         recompute=model.layout.recompute,
@@ -136,7 +137,7 @@ def step_cost(model: MegatronGPTMCPOModel) -> StepCost:
 
 
 def _fill_at_random(model: MegatronGPTMCPOModel, seed: int) -> None:
-    """Weights as at the start of a pretraining; the same on every rank where ranks hold the same parameter."""
+    """Initialize weights as for pretraining, equal on all ranks that hold the same parameter."""
     shard = parallel_state.get_tensor_model_parallel_rank()
     for chunk in model.chunks:
         for number, parameter in enumerate(chunk.parameters()):

@@ -86,7 +86,7 @@ def test_the_check_for_gpus_rehearsed(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     text = (tmp_path / "gpu_check.md").read_text()
     assert text.startswith("# Rehearsed on a CPU") and "| loss in bf16 against float32, 3 steps |" in text
-    assert "fp8-1m: not run: no transformer_engine here" in text and "step-1m-none: not run" in text
+    assert "fp8-1m: not run: transformer_engine not found" in text and "step-1m-none: not run" in text
     facts = json.loads((tmp_path / "gpu_check.json").read_text())
     [curves] = facts["results"]["curve"]
     assert facts["outcomes"]["curve"] == "" and "bf16 is off by" in (tmp_path / "curve.log").read_text()

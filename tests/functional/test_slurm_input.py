@@ -32,7 +32,7 @@ def test_nodes_that_do_not_fit_the_layout(slurm, inputs, tmp_path):
     facts = slurm.wait(job, 60.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0")
     batch_log = (tmp_path / "batch.log").read_text()  # includes the end of the ranks' log
-    assert "the processes do not divide into model replicas" in batch_log
+    assert "the processes do not divide evenly into model replicas" in batch_log
     assert "launch a multiple of 3 processes (sbatch --nodes=…, torchrun --nproc-per-node=…)" in batch_log
 
 

@@ -84,7 +84,7 @@ def test_one_rank_that_is_asked_stops_all(inputs, whole, tmp_path):
     ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(ranks[1]), signal.SIGUSR1)
     errors = process.communicate(timeout=300)[1]
-    assert "stopped early, everything is saved: another process was asked" in errors
+    assert "stopped early, everything is saved: another process was asked to stop" in errors
     assert errors.count("exitcode  : 75") == 2
     assert train(arguments, processes=2).returncode == 0
     assert [line["loss"] for line in metrics(run)] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
@@ -99,6 +99,6 @@ def test_a_rank_that_hangs_is_named(inputs, tmp_path):
     assert process.stderr is not None
     said = next(line for line in process.stderr if "the launch hangs" in line)
     os.kill(int(ranks[1]), signal.SIGKILL)  # torchrun would wait for it for half a minute
-    assert said.startswith("error: the launch hangs: not heard of: rank 1 (") and said.count("last at ") == 1
+    assert said.startswith("error: the launch hangs: no heartbeat from rank 1 (") and said.count("last at ") == 1
     assert "the launch hangs" not in process.communicate(timeout=60)[1]
     assert process.returncode == 1

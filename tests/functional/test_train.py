@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import read_architecture
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.configs import ROOT
 from tests.support.launch import NUM_CANDIDATES, checkpoint_names, metrics, overrides, run, train

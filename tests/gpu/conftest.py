@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test here runs on this machine's CPU, and with ``-m gpu`` the same test on its GPU."""
+"""Tests that run on the CPU and, with ``-m gpu``, on the GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ __all__ = ["device", "llama_directory", "one_process"]
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, one_process) -> torch.device:
-    """The device that the product takes by itself."""
+    """The device that the package selects."""
     assert local_device().type == request.param
     return local_device()

@@ -20,7 +20,7 @@ COLUMNS_BM = torch.tensor([[2, 3], [1, -1], [4, 1], [1, -1], [3, 3], [-1, -1]])
 NATS_OFF = {"32": 1e-3, "bf16": 0.5}
 """How far the log-prob of a completion of up to 40 tokens may be from transformers' in float32."""
 OPTIMIZERS: dict[str, dict[str, object]] = {
-    "as it is": {},
+    "default": {},
     "moments in bfloat16": {"model__optim__moments_dtype": "bfloat16"},
     "states on the host": {"model__optim__cpu_offload": True},
 }
@@ -44,7 +44,7 @@ def test_trees_equal_separate_sequences(device, llama_directory, precision):
 
 
 @pytest.mark.parametrize("recompute", [None, "selective", "full"])
-def test_what_scoring_computed_is_what_training_needs(device, llama_directory, recompute):
+def test_replayed_scoring_equals_two_passes(device, llama_directory, recompute):
     _, losses, gradients = one_step(llama_directory, TREES, COLUMNS_BM, model__mcpo__reuse_scoring=False)
     changes = {"model__activations_checkpoint_granularity": recompute, "model__mcpo__reuse_scoring": True}
     _, found_losses, found = one_step(llama_directory, TREES, COLUMNS_BM, **changes)
@@ -56,7 +56,7 @@ def test_what_scoring_computed_is_what_training_needs(device, llama_directory, r
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_head_at_a_large_vocabulary(device, dtype):
-    """Against float64, and without logits of the whole row in memory."""
+    """It equals float64, and does not hold logits of the whole row in memory."""
     positions, vocabulary, hidden_size = (2048, 128256, 256) if device.type == "cuda" else (64, 4096, 32)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(positions, 1, hidden_size, generator=generator).to(device, dtype).requires_grad_()
@@ -83,7 +83,7 @@ def test_the_head_at_a_large_vocabulary(device, dtype):
         del exact, expected, gradients
         before = torch.cuda.memory_allocated()
         measured = measure(lambda: head().sum().backward())
-        # A chunk of logits in float32 and in the model's type, and the weight's gradient in both.
+        # A chunk of logits in float32 and in the model's dtype, and the weight gradient in both.
         assert measured.peak_bytes - before < 6 * (1 << 27) + 8 * weight.numel() + 0.1e9
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_continues(device, llama_directory, precision, optim, tmp_p
 
 
 def losses_of(model, steps: int) -> torch.Tensor:
-    """``[steps, B]`` of updates on the same trees."""
+    """Train on the same trees and return the losses ``[steps, B]``."""
     return torch.tensor([losses for losses, _ in train(model, TREES, steps)])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step waits for the GPU once a part, for the draw, and at its end once for metrics and once for the norm."""
+"""A step waits for the GPU once per part, for the draw, and at its end for the metrics and for the gradient norm."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ NORM, STATES = "megatron/core/optimizer/clip_grads.py", "nemo_mcpo/models/adam.p
 
 
 @pytest.mark.parametrize("way", STEPS)
-def test_a_step_waits_once_a_part_and_twice_at_its_end(one_process, llama_directory, tmp_path, way):
+def test_a_step_waits_once_per_part_and_twice_at_its_end(one_process, llama_directory, tmp_path, way):
     trainer = small_trainer(tmp_path, llama_directory, **SMALL, **STEPS[way])
-    trainer.train_single_step(trainer.next_step())  # what is made once, is made here
+    trainer.train_single_step(trainer.next_step())  # one-time initialization happens here
     step = trainer.next_step()
     num_parts = len(trainer.model.parts(step.trees)) if trainer.sampling.reads_weights else 0
     assert num_parts == 0 if "nothing" in way else (num_parts > 1) == ("replayed" in way)
     with Waits() as waits:
         trainer.train_single_step(step)
     expected = {METRICS: 1, NORM: 1} | ({DRAW: num_parts} if num_parts else {})
-    if way == "states on the host":  # an update ends when they are there
+    if way == "states on the host":  # an update ends once they are back
         expected[STATES] = 1
     assert waits.queued > 0
     assert waits.by_file() == expected, waits.places

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of test_exact_gradients: the gradient of one batch in float64, by every way the engine can take.
+"""One process of test_exact_gradients: the gradients of one batch in float64, in every mode of the engine.
 
 torchrun --nproc-per-node=2 exact_gradients.py DIRECTORY LAYOUT …
 
@@ -48,7 +48,7 @@ WAYS: dict[str, tuple[dict[str, str], bool, bool]] = {
     "products replayed, selective recompute": ({"recompute": "selective"}, True, True),
     "layers replayed": ({"recompute": "full"}, True, True),
 }
-"""Changes of the layout, whether prompts are shared, and whether the scoring pass is the forward pass."""
+"""Mode -> changes of the layout, whether prompts are shared, and whether scoring is replayed."""
 
 SCORING_TOKENS, MICRO_BATCH_TOKENS = 90, 40
 BETA = 0.5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of test_exchange_states: every number of every state is another one, gathered, saved and loaded again.
+"""One process of test_exchange_states: states with unique numbers are gathered, saved and loaded.
 
 torchrun --nproc-per-node=2 exchange_states.py DIRECTORY LAYOUT …
 """
@@ -71,7 +71,7 @@ def check(model: MegatronGPTMCPOModel, directory: Path) -> None:
 
 @torch.no_grad()
 def numbered(part) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every state of this replica's share, and the numbers that belong there."""
+    """Yield every state of this replica's share, and the expected numbers."""
     for ranges in part.gbuf_ranges:
         for of_bucket in next(iter(ranges.values())):
             for parameter, at in of_bucket["param_map"].items():
@@ -82,7 +82,7 @@ def numbered(part) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def numbers(part, parameter: Tensor, name: str) -> Tensor:
-    """Of a whole state; a tied embedding has the same on both of its stages."""
+    """Return the numbers of a whole state; a tied embedding has the same on both stages."""
     number = next(number for number, buffer in enumerate(part.buffers) if parameter in buffer.param_index_map)
     first = part.buffers[number].param_index_map[parameter][0]
     first += (2 * parallel_state.get_pipeline_model_parallel_rank() + number) << 16

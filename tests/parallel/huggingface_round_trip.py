@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of test_huggingface_parallel: import every model of a directory, and export it again, in some layouts.
+"""One process of test_huggingface_parallel: import every model of a directory and export it again, in some layouts.
 
 torchrun --nproc-per-node=2 huggingface_round_trip.py MODELS_DIRECTORY [--full-disk] name:tensor:pipeline:virtual ...
 """
@@ -48,7 +48,7 @@ def round_trip(directory: Path, layout_name: str, layout: ParallelLayout) -> Non
         for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
             torch.nn.init.constant_(parameter, torch.nan)
         load_weights(source, chunks, architecture)
-        # A tied output layer is never exported: only its import can be checked.
+        # A tied output layer is never exported, so only its import can be checked.
         assert not any(parameter.isnan().any() for chunk in chunks for parameter in chunk.parameters())
         export_model(directory / layout_name / source.name, chunks, architecture, source, max_shard_bytes=50_000)
 

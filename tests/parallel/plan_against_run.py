@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of test_plan: what small models take on every rank of some layouts.
+"""One process of test_plan: the memory of small models on every rank of some layouts.
 
 torchrun --nproc-per-node=2 plan_against_run.py DIRECTORY LAYOUT …
 
 Writes DIRECTORY/LAYOUT/MODEL-PRECISION/RANK.json: parameters, and bytes of weights, gradient buffers, optimizer,
-activations and of what a checkpoint gathers; and the checkpoint itself beside it.
+activations and checkpoint exchange; and the checkpoint itself beside it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def measure(out: Path, name: str, layout: ParallelLayout, precision: str, moment
 
 
 def optimizer_bytes(optimizer, parameters: list) -> int:
-    """Of what the optimizer has of its own: not of the weights, nor of its step counters."""
+    """Return the bytes that the optimizer owns, without the weights and its step counters."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept = []
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
@@ -109,7 +109,7 @@ def optimizer_bytes(optimizer, parameters: list) -> int:
 
 
 def save(model: MegatronGPTMCPOModel, directory: Path, gathered: list[int]) -> None:
-    """Write a checkpoint; ``gathered`` gets the bytes of every state that is collected from the replicas."""
+    """Write a checkpoint; ``gathered`` receives the bytes of every state that is gathered from the replicas."""
     if is_rank_zero():
         directory.mkdir(parents=True, exist_ok=True)
     dist.barrier()

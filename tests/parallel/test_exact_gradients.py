@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In float64 every way of the engine, in every layout, gives the gradient of transformers on separate sequences."""
+"""In float64, every mode of the engine in every layout gives transformers' gradients on separate sequences."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.trees import random_trees
 
 PROGRAM = Path(__file__).with_name("exact_gradients.py")
 TOLERANCE = 1e-10
-"""Relative to the largest gradient of a tensor."""
+"""Tolerance relative to the largest gradient of a tensor."""
 
 TREES = random_trees([5, 3, 6, 2, 4, 6, 5], seed=3, longest=9)
 COLUMNS_BM = torch.tensor([[4, 2], [1, 2], [5, 1], [1, -1], [3, 1], [2, 4], [1, 3]])
-"""Drawn negatives; -1: no more."""
+"""Drawn negatives; -1 marks the end."""
 REFERENCE_BK = -torch.arange(7 * 6, dtype=torch.float32).reshape(7, 6).mul(7).remainder(50)
 
 pytestmark = pytest.mark.parallel
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory) -> Path:
-    """LAYOUT/WAY of every way in every layout, and ``model``."""
+    """The directory with every LAYOUT/WAY, and ``model``."""
     inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
     (inputs / "batch.pickle").write_bytes(pickle.dumps((TREES, COLUMNS_BM, REFERENCE_BK)))
     for processes, layouts in ((1, ["one"]), (2, [name for name in LAYOUTS if name != "one"])):
@@ -45,10 +45,10 @@ def gradients(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(gradients) -> dict[str, torch.Tensor]:
-    """By transformers, one sequence at a time."""
+    """Gradients computed by transformers, one sequence at a time."""
     model = AutoModelForCausalLM.from_pretrained(gradients / "model", dtype=torch.float64)
     compute_norms_in_float64(model)
-    model.model.embed_tokens.padding_idx = None  # else this token, which random trees contain too, gets no gradient
+    model.model.embed_tokens.padding_idx = None  # otherwise this token, which random trees contain, gets no gradient
     batch = prune(TREES, COLUMNS_BM, REFERENCE_BK)
     width = batch.valid_BK.shape[1]
     logps = []
@@ -62,7 +62,7 @@ def expected(gradients) -> dict[str, torch.Tensor]:
 
 
 def compute_norms_in_float64(model: LlamaForCausalLM) -> None:
-    """transformers' RMSNorm goes through float32 whatever the model's dtype."""
+    """Replace transformers' RMSNorm, which computes in float32 for any dtype."""
     for module in model.modules():
         if type(module).__name__ == "LlamaRMSNorm":
             module.forward = functools.partial(
@@ -86,6 +86,6 @@ def test_gradients(gradients, expected, layout, way):
     found = load_file(gradients / layout / way / "model.safetensors")
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
-        assert expected[name].abs().max() > 1e-6  # the comparison shows something
+        assert expected[name].abs().max() > 1e-6  # the comparison is meaningful
         error = (tensor - expected[name]).abs().max() / expected[name].abs().max()
         assert error < TOLERANCE, f"{name}: {error:.1e}"

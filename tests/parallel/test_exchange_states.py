@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States come whole and in their places to the replica that writes them, and back from the files."""
+"""States arrive complete and in place on the writing replica, and return from the files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ PROGRAM = Path(__file__).with_name("exchange_states.py")
 pytestmark = pytest.mark.parallel
 
 
-def test_every_number_is_where_it_belongs(tmp_path):
+def test_every_number_arrives_in_its_place(tmp_path):
     done = run(PROGRAM, [str(tmp_path), "dp2", "pp2", "interleaved"], processes=2)
     assert done.returncode == 0, done.stderr[-5000:]

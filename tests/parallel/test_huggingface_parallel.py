@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import and export of a Hugging Face directory on several processes: the same bytes as on one."""
+"""Import and export of a Hugging Face directory on several processes gives the same bytes as on one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from tests.unit.models.huggingface.conftest import save_model
 
 PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")
@@ -46,7 +46,7 @@ def test_a_full_disk_is_reported_by_every_process(tmp_path):
 
 
 def run_processes(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The round trip on several processes."""
+    """Run the round trip on several processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same numbers everywhere: five steps in every layout equal one process, and every process draws the same."""
+"""Five steps in every layout equal one process, and every process draws the same negatives."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
     "dp2": (2, {}),
     "tp2-pp2-sp": (4, {TENSOR: 2, PIPELINE: 2, SEQUENCE: "true"}),
 }
-"""Number of processes, and the keys of the layout."""
+"""Layout -> number of processes, and its overrides."""
 
 CHAIN = {"model__mcpo__chain_steps": 3, "model__mcpo__chain_candidates": 2}
 SMALL_PARTS = {"model__mcpo__scoring_tokens": 64, "model__micro_batch_tokens": 64}
-"""Room for a part of the batch at a time."""
+"""Budgets that hold only a part of the batch."""
 
 ALGORITHMS: dict[str, dict[str, object]] = {
     "mcpo": {"model__mcpo__num_negatives": 1, "model__mcpo__reuse_scoring": "false"},
@@ -47,7 +47,7 @@ ALGORITHMS: dict[str, dict[str, object]] = {
     },
 }
 SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo", "states on the host": "mcpo"}
-"""Other ways to compute the same: they must equal one process that takes two passes and updates as torch does."""
+"""Other modes, which must equal one process with two passes and torch's optimizer."""
 
 RUNS = [
     *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", "products replayed", "layers replayed")),
@@ -55,17 +55,17 @@ RUNS = [
     *((layout, "scores, ranks, statistics") for layout in ("one", "pp2", "dp2", "tp2-pp2-sp")),
     *((layout, "states on the host") for layout in ("one", "dp2", "tp2-pp2-sp")),
 ]
-"""What is run: a layout and an algorithm."""
+"""The runs: a layout and an algorithm."""
 
 CLIP = 0.05
-"""Below every gradient norm of these runs, so that clipping acts at each step."""
+"""Below every gradient norm of these runs, so that every step clips."""
 
 pytestmark = pytest.mark.parallel
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[tuple[str, str], Path]:
-    """The log directory of every algorithm in every layout; one launch for each number of processes."""
+    """The log directory of every algorithm in every layout, from one launch per number of processes."""
     inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
     runs: dict[tuple[str, str], Path] = {}
     for processes in sorted({processes for processes, _ in LAYOUTS.values()}):
@@ -96,7 +96,7 @@ def test_equal_to_one_process(runs, layout, algorithm):
         assert ours["tokens"] == theirs["tokens"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
-        # Differences of sums of log-probs: their rounding does not shrink with them.
+        # These are differences of summed log-probs, whose rounding error does not shrink with the difference.
         for name in ("rewards/chosen", "rewards/rejected", "rewards/margin"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=5e-5), name
         assert ours["rewards/accuracy"] == theirs["rewards/accuracy"] or ours["step"] == 1
@@ -105,7 +105,7 @@ def test_equal_to_one_process(runs, layout, algorithm):
 
 
 @pytest.mark.parametrize(("algorithm", "num_negatives"), [("mcpo", 1), ("three negatives, chain", 3)])
-def test_the_runs_show_something(runs, algorithm, num_negatives):
+def test_the_runs_are_meaningful(runs, algorithm, num_negatives):
     lines = metrics(runs["one", algorithm])
     assert lines[0]["loss"] == pytest.approx(math.log(1 + num_negatives), abs=1e-4)
     assert abs(lines[-1]["loss"] - lines[0]["loss"]) > 0.01
@@ -115,7 +115,7 @@ def test_the_runs_show_something(runs, algorithm, num_negatives):
 
 
 def draws(directory: Path) -> list[list]:
-    """Of each process: the prompts of its replica, and their drawn completions."""
+    """Return, per process, the prompts of its replica and their drawn completions."""
     return [json.loads(file.read_text()) for file in sorted(directory.glob("draws-*.json"))]
 
 
@@ -123,7 +123,7 @@ def draws(directory: Path) -> list[list]:
 def test_every_process_draws_the_same(runs, layout, algorithm):
     expected = dict(draws(runs["one", SAME_NUMBERS.get(algorithm, algorithm)])[0])
     found = draws(runs[layout, algorithm])
-    assert len(expected) == metrics(runs["one", "mcpo"])[-1]["consumed_prompts"]  # no prompt comes twice
+    assert len(expected) == metrics(runs["one", "mcpo"])[-1]["consumed_prompts"]  # no prompt appears twice
     assert len(found) == LAYOUTS[layout][0]
     drawn: dict[int, list] = {}
     for one in found:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of every rank, against small models that really train in these layouts."""
+"""The plan of every rank, against small models that really train in these layouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
-    """LAYOUT/MODEL-PRECISION/RANK.json of everything."""
+    """The directory with every LAYOUT/MODEL-PRECISION/RANK.json."""
     directory = tmp_path_factory.mktemp("plan")
     done = run(PROGRAM, [str(directory), *LAYOUTS], processes=2)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -33,7 +33,7 @@ def measured(tmp_path_factory) -> Path:
 
 
 def ranks(measured: Path, layout: str, model: str) -> list[tuple[dict, object]]:
-    """Of every rank: what was measured, and the plan's memory of its stage."""
+    """Yield, for every rank, what was measured and the planned memory of its stage."""
     name, precision, *compact = model.split("-")
     found = [json.loads(file.read_text()) for file in sorted((measured / layout / model).glob("*.json"))]
     assert len(found) == 2
@@ -44,9 +44,9 @@ def ranks(measured: Path, layout: str, model: str) -> list[tuple[dict, object]]:
             itemsize=BYTES[precision],
             moment_itemsize=2 if compact else 4,
         )
-        kernels = CPU if precision == "32" else replace(CPU, norm=5)
+        operators = CPU if precision == "32" else replace(CPU, norm=5)
         rows = rows_of(planned, DATA)
-        pairs.append((one, stage_memory(ARCHITECTURES[name], planned, rows, one["stage"], kernels)))
+        pairs.append((one, stage_memory(ARCHITECTURES[name], planned, rows, one["stage"], operators)))
     return pairs
 
 
@@ -56,14 +56,14 @@ def test_parameters_and_states_are_exact(measured, layout, model):
         assert found["parameters"] == memory.parameters
         assert found["weights"] == memory.weights
         assert found["gradients"] == memory.gradients
-        # The first replica has what all of them send, the others what they send themselves.
+        # The first replica holds what all replicas send, the others only what they send.
         assert found["saving"] == memory.saving / (1 + found["data"] if rank % found["data"] else 1)
-        # Padding between parameters belongs to nobody: the optimizer has none of it.
+        # Padding between parameters belongs to no parameter: the optimizer has no states for it.
         assert memory.optimizer * 0.99 <= found["optimizer"] <= memory.optimizer
 
 
 @pytest.mark.parametrize(("layout", "model"), CASES)
-def test_activations_at_their_peak(measured, layout, model):
+def test_peak_activations(measured, layout, model):
     for found, memory in ranks(measured, layout, model):
         assert memory.activations == pytest.approx(found["activations"], rel=0.05)
 

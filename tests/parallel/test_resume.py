@@ -28,13 +28,13 @@ from tests.support.launch import (
 pytestmark = pytest.mark.parallel
 
 SETTINGS = {"model__mcpo__num_negatives": 2, "trainer__mcpo__max_steps": 6, "model__micro_batch_tokens": 32}
-"""Rows of 32 tokens give a reference pass of many chunks."""
+"""Rows of 32 tokens, so that the reference pass has many chunks."""
 LAST = "step-00000006"
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(inputs: Path) -> Path:
-    """A run that nothing disturbed."""
+    """A run without interruption."""
     run = inputs / "uninterrupted"
     done = train(overrides(inputs, run, **SETTINGS))
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def uninterrupted(inputs: Path) -> Path:
 
 
 def kill_when(moment: Callable[[], bool], arguments: list[str]) -> None:
-    """Start training, and kill -9 its whole process group the moment that ``moment`` says so."""
+    """Start training, and kill -9 its process group as soon as ``moment`` returns True."""
     process = subprocess.Popen(
         command(TRAIN, ["--config-name=tiny_cpu", *arguments]),
         env=environment(),
@@ -62,7 +62,7 @@ def kill_when(moment: Callable[[], bool], arguments: list[str]) -> None:
 
 
 def moments(run: Path) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Where a run is hit, one start after the other."""
+    """Moments at which a run is killed, one per start."""
 
     def exists(pattern: str) -> bool:
         return any(run.parent.glob(pattern))
@@ -97,7 +97,7 @@ def test_killed_and_continued_is_bit_identical(inputs, uninterrupted):
         assert same.read_bytes() == cached.read_bytes()
 
 
-def test_a_finished_run_stays_as_it_is(inputs, uninterrupted):
+def test_a_finished_run_is_not_changed(inputs, uninterrupted):
     before = metrics(uninterrupted)
     done = train(overrides(inputs, uninterrupted, **SETTINGS))
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_another_layout_continues(inputs, uninterrupted, tmp_path, layout):
 
 
 def copy_at_step_4(run: Path, copy: Path) -> Path:
-    """A run's directory and cache as they were after step 4, but for the metrics, which are all there."""
+    """Copy a run's directory and cache as of step 4, with the metrics of all steps."""
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(LAST))
     shutil.copytree(run.with_name(f"{run.name}-cache"), copy.with_name(f"{copy.name}-cache"))
     return copy

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of test_layouts: whole runs in several layouts, one after the other, with every drawn batch recorded.
+"""One process of test_layouts: whole runs in several layouts, one after another, recording every drawn batch.
 
 torchrun --nproc-per-node=2 train_layouts.py RUNS.json
 
-RUNS.json is a list of [log directory, [override, …]]; beside the metrics each run writes ``draws-RANK.json``.
+RUNS.json is a list of [log directory, [override, …]]; besides its metrics, each run writes ``draws-RANK.json``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 
     mcpo.draw = recorded
     OBJECTIVES["probe"] = probe
-    run.shut_down = parallel_state.destroy_model_parallel  # the next layout needs the processes
+    run.shut_down = parallel_state.destroy_model_parallel  # keep the processes for the next layout
     for directory, overrides in json.loads(Path(argv[0]).read_text()):
         draws.clear()
         config = load_run_config(

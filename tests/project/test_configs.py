@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every YAML loads, overlays are short, every key has a default in one file and a reader in the code, and a wrong key
-is reported before anything heavy is imported."""
+"""Every YAML file loads, overlays are short, every key has one default and a reader in the code, and a wrong key is
+reported before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.support.configs import CONF, MANDATORY, ROOT, compose, compose_online
 BASE = "gpt_mcpo"
 ONLINE = "onmcpo"
 DEFAULTS = {BASE: "", "gpt_onmcpo": "", "trtllm": "rollouts.server judge.server"}
-"""Files with the default of a key: from their root, or for the sections that include them."""
+"""Files with defaults of keys, and the sections that include them (none: the root)."""
 MAX_OVERLAY_LINES = 20
 OVERLAYS = sorted(path for path in CONF.rglob("*.yaml") if path.stem not in DEFAULTS)
 RUNS = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PROCESSES = 8
-"""Enough for the largest layout among the files; overlays for one process run on more as replicas."""
+"""Enough for the largest layout in the files; smaller layouts run as several replicas."""
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted key of every leaf of the schema."""
+    """Yield the dotted key of every leaf of the schema."""
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, schema.Section):
@@ -53,13 +53,19 @@ def test_every_run_loads(name):
     assert config.pretrained_checkpoint.restore_from_path == MANDATORY[1].split("=")[1]
 
 
+def settings_of_group(group: str) -> dict[str, object]:
+    """The keys of a file in ``model/`` and of those that it builds on, without sections."""
+    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{group}.yaml"))
+    inherited = [settings_of_group(name) for name in overlay.pop("defaults", [])]
+    own = {key: value for key, value in overlay.items() if not isinstance(value, dict)}
+    return {key: value for settings in (*inherited, own) for key, value in settings.items()}
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_model_group_loads(group):
-    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{group}.yaml"))
     config = compose(f"model={group}", name=BASE, world_size=PROCESSES).model.model_dump()
-    assert {key: config[key] for key, value in overlay.items() if not isinstance(value, dict)} == {
-        key: value for key, value in overlay.items() if not isinstance(value, dict)
-    }
+    expected = settings_of_group(group)
+    assert expected and {key: config[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
@@ -68,7 +74,7 @@ def test_overlays_are_short(path):
 
 
 def defaults() -> list[str]:
-    """The dotted key of every default, as often as it stands in a file."""
+    """Return the dotted key of every default, once per file that sets it."""
 
     def leaves(node: object, prefix: str) -> Iterator[str]:
         if isinstance(node, dict) and node:
@@ -88,7 +94,7 @@ def defaults() -> list[str]:
 
 
 def test_every_key_has_one_default():
-    # Runs online have a name of their own, and their judge reads two answers.
+    # An online run has its own name, and its judge reads two answers.
     assert sorted(set(KEYS)) == sorted(set(defaults()))
     assert [key for key in KEYS if defaults().count(key) != 1] == ["exp_manager.name", "judge.server.max_seq_len"]
 
@@ -101,7 +107,7 @@ def test_the_base_files_explain_their_keys(name):
 
 
 def attributes_read() -> set[str]:
-    """Every attribute that the code reads, and every string that could name one in ``model_dump(include=…)``."""
+    """Return every attribute that the code reads, and every string in a call of ``model_dump(include=…)``."""
     found: set[str] = set()
     files = [file for folder in ("nemo_mcpo", "examples") for file in (ROOT / folder).rglob("*.py")]
     for file in files:
@@ -164,4 +170,4 @@ def test_a_wrong_key_is_reported_before_torch_is_imported(override):
     assert (done.returncode, code) == (2, "2")
     assert done.stderr.startswith(f"error: {override.split('=')[0]}: ")
     assert done.stderr.count("\n") == 1
-    assert heavy == []  # they take the seconds
+    assert heavy == []  # importing them takes seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The docs are true where a program can tell: generated parts, links, names of files and functions."""
+"""What a program can check in the docs: generated parts, links, names of files and functions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FILES = [
     if path.name != "__init__.py"
 ]
 FOREIGN = {"servers.md", "online.md"}
-"""Documents that name files of other projects."""
+"""Documents that name files in other projects."""
 OMITTED = ("", "nemo_mcpo", "examples/conf")
-"""Folders that a document may leave out of a file's path."""
+"""Folders that a document may omit from the path of a file."""
 
 
 def name_of(path: Path) -> str:
@@ -33,7 +33,7 @@ def name_of(path: Path) -> str:
 
 
 def outside_code(document: Path) -> str:
-    """The text without its blocks of code."""
+    """Return the text without code blocks."""
     return re.sub(r"^( *)```.*?^\1```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
@@ -56,7 +56,7 @@ def test_the_readme_is_short():
 
 
 def anchors(document: Path) -> set[str]:
-    """The names of its headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes from the headings."""
     headings = re.findall(r"^#+ (.*)$", outside_code(document), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -75,7 +75,7 @@ def test_links_work(document):
 
 
 @pytest.mark.parametrize("document", [one for one in DOCUMENTS if one.name not in FOREIGN], ids=name_of)
-def test_files_that_are_named_exist(document):
+def test_named_files_exist(document):
     named = re.findall(
         r"`(?!results/)([\w./-]+/[\w.-]+\.(?:py|sh|md|yaml|lock))`", document.read_text(encoding="utf-8")
     )
@@ -83,7 +83,7 @@ def test_files_that_are_named_exist(document):
 
 
 def definitions(file: Path) -> set[str]:
-    """Functions, classes, methods and tables of a module."""
+    """Return the functions, classes, methods and tables in a module."""
     found = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -96,7 +96,7 @@ def definitions(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", [ARCHITECTURE, ROOT / "CONTRIBUTING.md"], ids=name_of)
-def test_functions_are_in_the_files_that_they_are_said_to_be_in(document):
+def test_functions_are_in_the_files_named_beside_them(document):
     said = re.findall(r"`([\w.]+)` (?:\(|in )\[`([\w/.]+)`\]\(([\w/.]+)\)", document.read_text(encoding="utf-8"))
     files = {target: (document.parent / target).resolve() for _, _, target in said}
     assert len(said) > 5

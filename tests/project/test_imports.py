@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data flows one way: a room imports only rooms before it, few know megatron, and importing the package is light."""
+"""Data flows one way: a room imports only rooms before it, few import megatron, and importing the package is light."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ import nemo_mcpo
 ROOT = Path(__file__).parents[2]
 PACKAGE = "nemo_mcpo"
 BENCHMARKS = "benchmarks"
-"""A room that is not installed: a package in ``scripts/``, beside the commands that import it."""
+"""A room that is not installed: a package in ``scripts/``, next to the commands that import it."""
 
 ROOMS = (*nemo_mcpo.ROOMS, BENCHMARKS)
 
@@ -26,19 +26,19 @@ FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "scripts" / BENCHMARKS
 
 
 def room_of(file: Path) -> str:
-    """``data`` for ``nemo_mcpo/data/formats/nectar.py``; empty for ``nemo_mcpo/__init__.py``."""
+    """Return ``data`` for ``nemo_mcpo/data/formats/nectar.py``, and an empty string for ``nemo_mcpo/__init__.py``."""
     room = file.relative_to(ROOT).parts[1].removesuffix(".py")
     return "" if room == "__init__" else room
 
 
 def imported_room(name: str) -> str | None:
-    """``data`` for ``nemo_mcpo.data.formats``, empty for the top of the package, None for what is not ours."""
+    """Return ``data`` for ``nemo_mcpo.data.formats``, an empty string for ``nemo_mcpo``, None for other packages."""
     top, _, rest = name.partition(".")
     return {PACKAGE: rest.partition(".")[0], BENCHMARKS: BENCHMARKS}.get(top)
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything that a file imports, wherever in the file it does."""
+    """Yield the line and dotted name of every import in a file, including those inside functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -52,8 +52,8 @@ def allowed_rooms(file: Path) -> tuple[str, ...]:
     return ROOMS[: ROOMS.index(room) + 1] if room else ()
 
 
-def test_every_room_has_its_place() -> None:
-    assert {room_of(file) for file in FILES} == {*ROOMS, ""}, "ROOMS has every room once, and no other"
+def test_every_room_is_in_the_order() -> None:
+    assert {room_of(file) for file in FILES} == {*ROOMS, ""}, "ROOMS lists every room once, and no other"
 
 
 def test_a_room_imports_only_itself_and_rooms_before_it() -> None:

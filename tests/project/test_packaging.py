@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's requirements, its lock and its version belong together, and no GPU package can slip into the base."""
+"""The package's requirements, lock file and version agree, and no GPU package slips into the base."""
 
 import importlib.metadata
 import runpy
@@ -19,7 +19,7 @@ NEMO_CONTAINER = {"torch": "2.10.0a0", "nemo-toolkit": "2.7.0", "megatron-core":
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What setup.py hands to setuptools."""
+    """What setup.py passes to setuptools."""
     arguments: dict = {}
     monkeypatch.setattr(setuptools, "setup", arguments.update)
     runpy.run_path(str(ROOT / "setup.py"))
@@ -27,7 +27,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def lock() -> dict[str, str]:
-    """Package -> pinned version of the CPU lock."""
+    """Return package -> pinned version from the CPU lock file."""
     lines = (ROOT / "requirements" / "cpu.lock").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
@@ -59,5 +59,5 @@ def test_the_environment_is_the_lock() -> None:
     installed = {canonicalize_name(d.name): d.version.split("+")[0] for d in importlib.metadata.distributions()}
     heavy = ("torch", "megatron-core", "nemo-toolkit", "transformers", "datasets", "numpy")
     if installed["torch"] != lock()["torch"]:
-        pytest.skip("another stack than requirements/cpu.lock is installed (a container)")
+        pytest.skip("the installed packages are not those of requirements/cpu.lock (a container)")
     assert {package: installed[package] for package in heavy} == {package: lock()[package] for package in heavy}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no linter checks: license headers, sizes of files and functions, file names, leftovers."""
+"""Rules that no linter checks: license headers, sizes of files and functions, file names, leftovers."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME)\b")
 
 
 def files_with(*suffixes: str) -> list[Path]:
-    """Files of the repository with one of these suffixes, sorted."""
+    """Return the files in the repository with one of these suffixes, sorted."""
     found = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in suffixes]
     top = [file for file in ROOT.iterdir() if file.suffix in suffixes]
     return sorted(file for file in found + top if file.is_file() and "__pycache__" not in file.parts)
@@ -38,7 +38,7 @@ def syntax_of(file: Path) -> ast.Module:
 
 
 def has_header(file: Path) -> bool:
-    """The license is the first line; only a line that a program must read first may stand before it."""
+    """Return whether the license is the first line, after lines that a program must read first."""
     opening = [line for line in lines_of(file)[:3] if not line.startswith(("#!", "# shellcheck "))]
     return opening[:1] == [HEADER]
 

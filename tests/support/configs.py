@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checked configurations and plain mappings of the YAML files in ``examples/conf``."""
+"""Checked configurations and plain mappings from the YAML files in ``examples/conf``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nemo_mcpo.config import OnlineRunConfig, RunConfig
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "examples" / "conf"
 MANDATORY = ("model.data.train=prompts.jsonl", "pretrained_checkpoint.restore_from_path=model")
-"""The two keys that have no default."""
+"""The two keys without a default."""
 
 
 def compose(*overrides: str, name: str = "tiny_cpu", world_size: int = 1) -> RunConfig:
-    """What a command line of these overrides gives; a later one wins."""
+    """Return the configuration for a command line with these overrides; later ones win."""
     return load_run_config([*MANDATORY, *overrides], config_dir=CONF, config_name=name, world_size=world_size)
 
 
 def compose_online(*overrides: str, name: str = "quickstart_onmcpo") -> OnlineRunConfig:
-    """The same for an online run."""
+    """Return the same for an online run."""
     argv = [*MANDATORY, *overrides]
     return load_run_config(argv, config_dir=CONF, config_name=name, world_size=None, schema=OnlineRunConfig)
 
@@ -40,12 +40,12 @@ def _online() -> dict[str, Any]:
 
 
 def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
-    """``quickstart_onmcpo`` with dotted keys changed."""
+    """Return ``quickstart_onmcpo`` with dotted keys changed."""
     return checked_config(_changed(_online(), changes), None, OnlineRunConfig)
 
 
 def mapping(changes: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """``tiny_cpu`` as nested dictionaries, with dotted keys changed."""
+    """Return ``tiny_cpu`` as nested dictionaries, with dotted keys changed."""
     return _changed(_tiny(), changes)
 
 
@@ -61,5 +61,5 @@ def _changed(raw: dict[str, Any], changes: Mapping[str, object] | None) -> dict[
 
 
 def checked(changes: Mapping[str, object] | None = None, world_size: int = 1) -> RunConfig:
-    """``tiny_cpu`` with dotted keys changed."""
+    """Return ``tiny_cpu`` with dotted keys changed."""
     return checked_config(mapping(changes), world_size)

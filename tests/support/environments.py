@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other versions of a package beside the installed ones, for programs in processes of their own."""
+"""Installs other versions of a package next to the installed ones, for programs in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nemo_mcpo.storage.locks import locked
 
 
 def installed(requirement: str) -> Path:
-    """A directory for the front of PYTHONPATH with ``requirement`` in it, installed once a machine.
+    """Return a directory to put first in PYTHONPATH, with ``requirement`` in it; install it once per machine.
 
-    The test is skipped, with pip's own reason, where the package index cannot be reached.
+    If the package index cannot be reached, the test is skipped with pip's own reason.
     """
     cache = Path(os.environ.get("NEMO_MCPO_CACHE") or Path(tempfile.gettempdir()) / "nemo_mcpo").expanduser()
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"

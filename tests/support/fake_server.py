@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server with OpenAI's interface whose answers are a function: in this process, or called like transformers' own.
+"""An OpenAI-compatible server whose answers are a function: in this process, or called like ``transformers serve``.
 
 python tests/support/fake_server.py serve MODEL --host 127.0.0.1 --port 8000
 """
@@ -27,19 +27,18 @@ class Behavior:
     """What the server does.
 
     Attributes:
-        answer: from the request's body to text, or (HTTP status, text of the body[, headers]) for anything that is not
-            an answer.
-        models: names that ``/v1/models`` lists, each perhaps as ``name=directory``.
+        answer: from the request's body to text, or to (HTTP status, text of the body[, headers]) if it is no answer.
+        models: names that ``/v1/models`` lists, optionally as ``name=directory``.
         takes_tokens: ``/v1/completions`` accepts token ids.
         finish: ``finish_reason`` of every answer.
-        refuses: fields of requests that it answers with 400; it ignores other fields that it does not know.
-        ids: from the body and the text of an answer to its token ids; ``ids_field`` asks for them.
-        ids_field: ``return_token_ids`` as in vLLM, or ``detokenize`` as in TensorRT-LLM, which then gives no text.
+        refuses: request fields that are answered with status 400; other unknown fields are ignored.
+        ids: from the body and the text of an answer to its token ids; ``ids_field`` requests them.
+        ids_field: ``return_token_ids`` as in vLLM, or ``detokenize`` as in TensorRT-LLM, which then sends no text.
         extra: from the body and the text to more fields of the choice.
         usage: from the body and the text to ``usage``.
-        streams: chats are answered with a stream, a chunk a word, whoever asks, as by transformers 4.57.
+        streams: chats are always answered with a stream, one chunk per word, as by transformers 4.57.
         facts: what ``/v1/models`` says about every model besides its name.
-        requests: bodies so far.
+        requests: bodies received so far.
     """
 
     answer: Callable[[dict[str, Any]], str | tuple]
@@ -56,14 +55,14 @@ class Behavior:
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     def choice(self, body: dict[str, Any], text: str) -> dict[str, Any]:
-        """Fields of the one choice, but for the answer itself."""
+        """Return the fields of the one choice, except for the answer itself."""
         known = {"index": 0, "finish_reason": self.finish, "logprobs": None, **self.extra(body, text)}
         wanted = body.get("detokenize") is False if self.ids_field == "detokenize" else body.get(self.ids_field)
         return known | ({"token_ids": self.ids(body, text)} if self.ids is not None and wanted else {})
 
 
 def words_of(body: dict[str, Any]) -> str:
-    """A few words, a function of prompt, seed and temperature; greedy at temperatures near 0."""
+    """Return a few words as a function of prompt, seed and temperature; greedy at temperatures near 0."""
     what = [body.get("messages"), body.get("prompt")]
     if body["temperature"] > NEARLY_GREEDY:
         what += [body["temperature"], body["seed"]]
@@ -72,7 +71,7 @@ def words_of(body: dict[str, Any]) -> str:
 
 
 def answers_in(body: dict[str, Any]) -> list[str]:
-    """The two answers that a judge is asked to compare, by the boundaries with the code that the reminder names."""
+    """Return the two answers to compare, found by boundaries with the code that the reminder names."""
     text = body["messages"][0]["content"]
     code = re.findall(r"the code of its boundaries was ([0-9a-f]{16})\.", text)[-1]
     parts = re.split(rf"^===== {code} (.*) =====\n", text, flags=re.MULTILINE)
@@ -81,14 +80,14 @@ def answers_in(body: dict[str, Any]) -> list[str]:
 
 
 def verdict_of(body: dict[str, Any]) -> str:
-    """A judge that likes the longer answer; of equally long ones, none."""
+    """Return the verdict of a judge that prefers the longer answer; equal lengths are a tie."""
     first, second = map(len, answers_in(body))
     winner = "tie" if first == second else "A" if first > second else "B"
     return f"I looked at both.\n<verdict>{winner}</verdict>"
 
 
 class Server(ThreadingHTTPServer):
-    """Room for many connections at once."""
+    """Accepts many connections at once."""
 
     request_queue_size = 128
     daemon_threads = True
@@ -96,7 +95,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def fake_server(behavior: Behavior) -> Iterator[str]:
-    """Its base URL, for the length of a block."""
+    """Yield the base URL of a server that runs during the block."""
     server = Server(("127.0.0.1", 0), handler_of(behavior))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
@@ -163,7 +162,7 @@ def handler_of(behavior: Behavior) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, *arguments: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     return Handler
 
@@ -175,9 +174,9 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--judge", action="store_true", help="answer with verdicts")
-    parser.add_argument("--words", type=int, help="answer with so many, always the same")
-    parser.add_argument("--streams", action="store_true", help="a chunk a word, even to those who ask for none")
-    parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
+    parser.add_argument("--words", type=int, help="answer with this many equal words")
+    parser.add_argument("--streams", action="store_true", help="always stream, one chunk per word")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time that an answer takes")
     arguments = parser.parse_args()
     answer = verdict_of if arguments.judge else words_of
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A Slurm plugin that takes the options of NVIDIA's pyxis, runs the task bare, and tells it what was asked for in the
- * variables FAKEPYXIS_IMAGE, FAKEPYXIS_MOUNTS, FAKEPYXIS_WORKDIR and FAKEPYXIS_ENV. Like pyxis, it fails when a mount does not exist.
+/* A Slurm plugin that takes the options of NVIDIA's pyxis, runs the task without a container, and passes the options to
+ * it in the variables FAKEPYXIS_IMAGE, FAKEPYXIS_MOUNTS, FAKEPYXIS_WORKDIR and FAKEPYXIS_ENV. Like pyxis, it fails if a
+ * mount does not exist.
  *
  *   gcc -shared -fPIC -o fakepyxis.so fakepyxis.c        (Debian: gcc libslurm-dev)
  */

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images built by buildah, without a daemon and without a registry.
+"""Builds container images with buildah, without a daemon and without a registry.
 
-The base offers what NVIDIA's container does (an environment in /opt/venv with torch, megatron-core and NeMo), but
-holds next to nothing: this machine's /usr, Python and packages are mounted, read-only, while a step runs.
+The base image looks like NVIDIA's container (an environment in /opt/venv with torch, megatron-core and NeMo), but is
+almost empty: this machine's /usr, Python and packages are mounted read-only while a step runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DIRECTORIES = ("usr", "proc", "sys", "dev", "run", "etc", "home", "tmp", "opt/py
 PIP = "[global]\nno-index = true\nfind-links = /opt/wheels\n"
 VARIABLES = {
     "PATH": "/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LD_LIBRARY_PATH": "/opt/python/lib",  # where a Python with a shared library has it
+    "LD_LIBRARY_PATH": "/opt/python/lib",  # for a Python that is built with a shared library
     "OMP_NUM_THREADS": "1",
 }
 
@@ -31,7 +31,7 @@ class Buildah:
         self.root = root
         for name in ("wheels", "base"):
             (root / name).mkdir(parents=True)
-        # Pairs, since a system's Python lies in /usr, too.
+        # Pairs and no dictionary, since the system's Python also lies in /usr.
         mounts = [("/usr", "/usr"), (sys.base_prefix, "/opt/python"), (PACKAGES, "/opt/stack")]
         mounts.append((root / "wheels", "/opt/wheels"))
         self.mounts = [f"--volume={here}:{there}:ro" for here, there in mounts]
@@ -42,13 +42,13 @@ class Buildah:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def call(self, *words: str) -> str:
-        """Standard output of a command that has to succeed."""
+        """Return the standard output of a command that must succeed."""
         done = self.run(*words)
         assert done.returncode == 0, f"{words}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def base(self, name: str, without: tuple[str, ...] = ()) -> str:
-        """An image whose Python has this environment's packages, but for those ``without``."""
+        """Build an image whose Python has the packages of this environment except ``without``; return its name."""
         tree = self.root / "base" / name
         for directory in DIRECTORIES:
             (tree / directory).mkdir(parents=True)
@@ -70,13 +70,13 @@ class Buildah:
         return self.run(*words, *self.mounts, "--tag", tag, str(context))
 
     def in_image(self, container: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-        """A command in a container, as ``docker run`` would start it."""
+        """Run a command in a container, as ``docker run`` would."""
         words = ("run", "--isolation=chroot", *self.mounts, *options, container, "--")
-        return self.run(*words, "/usr/bin/env", *command)  # buildah itself does not look along the image's PATH
+        return self.run(*words, "/usr/bin/env", *command)  # buildah does not search the image's PATH
 
 
 def write_environment(venv: Path, without: tuple[str, ...]) -> None:
-    """A virtual environment whose packages are links to those of this one; this project is not among them."""
+    """Write a virtual environment with links to the packages of this one, except this project."""
     packages = venv / "lib" / PYTHON / "site-packages"
     packages.mkdir(parents=True)
     (venv / "bin").mkdir()
@@ -90,7 +90,7 @@ def write_environment(venv: Path, without: tuple[str, ...]) -> None:
 
 
 def write_wheel(directory: Path, name: str, version: str) -> None:
-    """An empty package of that name and version."""
+    """Write an empty package of this name and version."""
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(directory / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}/__init__.py", "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small model with preference data as files, and the real commands in processes of their own."""
+"""Small models and preference data as files, and the real commands in processes of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_CANDIDATES = 4
 
 
 def write_preferences(path: Path, num_prompts: int = 24, seed: int = 0) -> Path:
-    """A file in the format ``jsonl``: a question and five ranked answers of 1 to 9 words each."""
+    """Write a file in the format ``jsonl``: questions with five ranked responses of 1 to 9 words each."""
     random = np.random.default_rng(seed)
 
     def text(longest: int) -> str:
@@ -36,14 +36,21 @@ def write_preferences(path: Path, num_prompts: int = 24, seed: int = 0) -> Path:
 
 
 def write_inputs(directory: Path) -> Path:
-    """``directory/data.jsonl``, and ``directory/model``: a llama of 4 layers and 4 heads made for it."""
+    """Write ``directory/data.jsonl``, and ``directory/model``: a Llama with 4 layers and 4 heads."""
     write_preferences(directory / "data.jsonl", num_prompts=24)
     make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
     return directory
 
 
+def tiny_chat_model(folder: Path) -> Path:
+    """Write a model with random weights and a chat template; return its Hugging Face directory in ``folder``."""
+    (folder / "texts.txt").write_text("A question, and its answer.\n" * 50)
+    make_tiny_model(folder / "texts.txt", folder / "tiny", "1m", seed=1)
+    return folder / "tiny"
+
+
 def overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
-    """A run of 5 steps of 4 prompts; ``changes`` are keys with ``__`` for dots."""
+    """Return the overrides of a run of 5 steps of 4 prompts; ``changes`` are keys with ``__`` for dots."""
     keys = {
         "trainer.mcpo.max_steps": 5,
         "trainer.mcpo.save_interval": 2,
@@ -66,47 +73,47 @@ def overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child process: one thread, this repository first, and the rule of the tests."""
+    """Return the environment of a child process: one thread, this repository and ``length_rule`` in PYTHONPATH."""
     own = [str(ROOT), str(ROOT / "tests" / "support")]
     paths = os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 
 def command(script: Path, arguments: list[str], processes: int = 1) -> list[str]:
-    """``python`` for one process, ``torchrun`` for several."""
+    """Return the command line: ``python`` for one process, ``torchrun`` for several."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
 
 
 def run(script: Path, arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Runs a script to its end; one that hangs is ended with its processes."""
+    """Run a script until it ends; stop it, and its processes, if it hangs."""
     process = subprocess.Popen(
         command(script, arguments, processes), env=environment(), stdout=PIPE, stderr=PIPE, text=True
     )
     try:
         output, errors = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun then ends its workers, which a kill would leave behind
+        process.terminate()  # torchrun then stops its workers, which a kill would leave behind
         process.communicate(timeout=60)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def train(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Runs ``examples/train_gpt_mcpo.py`` with ``tiny_cpu`` to its end."""
+    """Run ``examples/train_gpt_mcpo.py`` with ``tiny_cpu`` until it ends."""
     return run(TRAIN, ["--config-name=tiny_cpu", *arguments], processes)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
+    """Return the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same lines without the one value that differs between equal runs."""
+    """Return the lines without the one value that differs between equal runs."""
     return [{name: value for name, value in line.items() if name != "step_seconds"} for line in lines]
 
 
 def checkpoint_names(run: Path) -> list[str]:
-    """Directories in a run's checkpoints, unfinished ones too."""
+    """Return the names of the directories in a run's checkpoints, including unfinished ones."""
     return sorted(path.name for path in (run / "checkpoints").iterdir())

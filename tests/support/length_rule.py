@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rule of a user's own."""
+"""A user's own rule for judging answers; a module of its own, which commands import by name."""
 
 from __future__ import annotations
 
 
 def prefers_long(conversation: tuple, answer: str) -> float:
-    """Longer is better."""
+    """Score an answer by its length."""
     return float(len(answer))

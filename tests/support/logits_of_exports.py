@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some version of transformers makes of directories: logits, how they sample, a prompt, and what it saves.
+"""Records what a version of transformers makes of models: logits, sampling settings, a prompt, and saved files.
 
     PYTHONPATH=ENVIRONMENT python logits_of_exports.py OUT DIRECTORY …
 
-Imports nothing of nemo_mcpo: it is run in environments that it does not know.
+Imports nothing from nemo_mcpo, since it runs in environments without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IDS = (torch.arange(192) * 37 + 5)[None] % 277
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:
-    """Of one fixed sequence, float32 ``[192, vocab]``."""
+    """Return the logits of one fixed sequence, float32 ``[192, vocab]``."""
     with torch.inference_mode():
         return model.eval()(IDS).logits[0].float()
 

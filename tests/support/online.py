@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small online run on files, and what it leaves behind."""
+"""A small online run on files, and what it writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAKE_SERVER = ROOT / "tests" / "support" / "fake_server.py"
 
 
 def online_overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
-    """4 steps of 4 prompts in 2 segments, 3 answers to each; ``changes`` are keys with ``__`` for dots."""
+    """Return overrides: 4 steps of 4 prompts in 2 segments, 3 answers per prompt; ``changes`` use ``__`` for dots."""
     keys = {
         "trainer.accelerator": "cpu",
         "trainer.precision": "32",
@@ -35,18 +35,18 @@ def online_overrides(inputs: Path, run: Path, **changes: object) -> list[str]:
 
 
 def drawn_keys(run: Path) -> list[tuple]:
-    """The key of every sample that was ever stored."""
+    """Return the key of every stored sample."""
     shards = run.glob("segments/*/samples/samples-*.jsonl")
     entries = [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
     return [tuple(entry[name] for name in ("segment", "prompt_id", "temperature", "sample")) for entry in entries]
 
 
 def verdict_keys(directory: Path) -> list[str]:
-    """The key of every verdict that was ever stored in a run's directory, or in a cache."""
+    """Return the key of every verdict stored in a run's directory or in a cache."""
     lines = [line for shard in directory.glob("verdicts/verdicts-*.jsonl") for line in shard.read_text().splitlines()]
     return [json.loads(line)["key"] for line in lines]
 
 
 def ranked(run: Path) -> list[str]:
-    """The training data of every segment."""
+    """Return the training data of every segment."""
     return [path.read_text() for path in sorted(run.glob("segments/*/ranked.jsonl"))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``scripts/plan.py`` in this process."""
+"""Runs ``scripts/plan.py`` in this process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ main = runpy.run_path(str(SCRIPT))["main"]
 
 
 def plan(directory: Path, *arguments: str) -> dict:
-    """The plan as JSON."""
+    """Return the plan as read from its JSON file."""
     main([*arguments, "--json", str(directory / "plan.json")])
     return json.loads((directory / "plan.json").read_text())

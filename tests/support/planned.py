@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models whose real sizes are compared with what ``nemo_mcpo.planning`` says of them."""
+"""Small models whose real sizes are compared with the estimates of ``nemo_mcpo.planning``."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ MEASURED = {
     "pp2": ("llama-bf16", "tied-32"),
     "interleaved": ("tied-bf16",),
 }
-"""Models and precisions that train in a layout; ``compact``: with Adam's moments in bfloat16."""
+"""Layout -> models and precisions that train in it; ``compact``: with Adam's moments in bfloat16."""
 NUM_TREES = 16
 ROW_TOKENS = 200
 """Two trees."""
 
 
 def each_layout(names: Iterable[str]) -> Iterator[tuple[str, ParallelLayout]]:
-    """In a process of torchrun: keys of ``LAYOUTS``, and for each the layout, with its groups as long as it lasts."""
+    """In a process of torchrun, yield keys of ``LAYOUTS`` and their layouts, each with its process groups set up."""
     torch.set_num_threads(1)
     for name in names:
         layout = LAYOUTS[name]
@@ -70,7 +70,7 @@ def each_layout(names: Iterable[str]) -> Iterator[tuple[str, ParallelLayout]]:
 
 
 def preferences() -> PreferenceBatch:
-    """A drawn batch of ``NUM_TREES`` prompts a replica."""
+    """Return a drawn batch of ``NUM_TREES`` prompts per replica."""
     batch = trees(NUM_TREES)
     table = torch.zeros(NUM_TREES, 2)
     lengths = torch.full_like(table, DATA.completion_length)
@@ -86,7 +86,7 @@ def preferences() -> PreferenceBatch:
 
 
 def layout_of(layout: ParallelLayout, *, data: int = 1) -> Layout:
-    """What the plan calls a layout of the engine; two completions of a prompt are trained, without reuse."""
+    """Return the plan's form of a layout; it trains two completions per prompt and reuses no scoring."""
     return Layout(
         tensor=layout.tensor,
         pipeline=layout.pipeline,
@@ -108,24 +108,24 @@ def layout_of(layout: ParallelLayout, *, data: int = 1) -> Layout:
 
 
 def trees(count: int) -> list[PromptTree]:
-    """Pruned trees of the lengths in ``DATA``."""
+    """Return pruned trees with the lengths in ``DATA``."""
     prompt, completion = np.arange(round(DATA.prompt_length)), np.arange(round(DATA.completion_length))
     return [PromptTree(index, index, prompt, (completion, completion)) for index in range(count)]
 
 
 def fill(parameters: Iterable[Tensor]) -> None:
-    """Weights with which nothing overflows."""
+    """Set weights with which nothing overflows."""
     for parameter in parameters:
         parameter.data.normal_(std=0.02) if parameter.dim() > 1 else parameter.data.fill_(1.0)
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages behind some tensors."""
+    """Return the bytes of the distinct storages of some tensors."""
     return sum({storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}.values())
 
 
 class _Kept:
-    """A saved tensor that is counted as long as autograd has it."""
+    """A saved tensor that counts as long as autograd keeps it."""
 
     def __init__(self, live: LiveBytes, tensor: Tensor) -> None:
         self.live, self.tensor = live, tensor
@@ -137,7 +137,7 @@ class _Kept:
 
 
 class LiveBytes:
-    """The bytes that autograd keeps for the backward pass, at most and now; the weights do not count."""
+    """Counts the bytes that autograd keeps for the backward pass, current and peak; weights do not count."""
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         self.weights = {weight.untyped_storage().data_ptr() for weight in weights}
@@ -145,7 +145,7 @@ class LiveBytes:
         self.now = self.peak = 0
 
     def add(self, address: int, size: int, change: int) -> None:
-        """A saved tensor of a storage comes or goes."""
+        """Count a saved tensor that is added to, or removed from, a storage."""
         if address in self.weights:
             return
         before = self.counts.get(address, 0)
@@ -154,13 +154,13 @@ class LiveBytes:
         self.peak = max(self.peak, self.now)
 
     def during(self, call: Callable[[], object]) -> object:
-        """Call, and count."""
+        """Return the result of a call whose saved tensors count."""
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Kept(self, tensor), lambda kept: kept.tensor):
             return call()
 
 
 class Allocations(TorchDispatchMode):
-    """The bytes of all tensors that come into being in its context, at most and now; ``known`` ones do not count."""
+    """Counts the bytes of all tensors created in its context, current and peak; ``known`` tensors do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An objective that reads everything that a step offers one: scores, ranks, and a statistic of the batch before."""
+"""An objective that reads every input that a step offers: scores, ranks, and a statistic of the previous batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _mean_margin(known: Mapping[str, float], metrics: Mapping[str, torch.Tensor]
     statistics=Statistics({"margin": 0.0, "steps": 0.0}, _mean_margin),
 )
 def probe(inputs: ObjectiveInputs, *, beta: PositiveFloat) -> ObjectiveOutputs:
-    """Pairs weighted by their gap in scores over the negative's rank, against the mean margin of the batch before."""
+    """Weight each pair by its score gap over the negative's rank; subtract the mean margin of the previous batch."""
     assert inputs.scores is not None and inputs.ranks is not None and inputs.state is not None
     rewards_BK, valid_BM = implicit_rewards(inputs), inputs.valid[:, 1:]
     gaps_BM = ((inputs.scores[:, :1] - inputs.scores[:, 1:]) / inputs.ranks[:, 1:]).masked_fill(~valid_BM, 0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of plain sequences, and where a row's sequences lie: the oracle of everything that attends to trees."""
+"""Attention over plain sequences, and the sequences in a row: the reference for tests of attention over trees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nemo_mcpo.records import TreeSpan
 
 
 def places_of_sequences(spans: Sequence[TreeSpan]) -> list[Tensor]:
-    """Places in the row of each completion's whole sequence: prompt, then completion."""
+    """Return the positions in the row of each completion's whole sequence: prompt, then completion."""
     found = []
     for span in spans:
         prompt = torch.arange(span.start, span.prompt_stop)
@@ -22,7 +22,7 @@ def places_of_sequences(spans: Sequence[TreeSpan]) -> list[Tensor]:
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v over one sequence; ``[s, heads, d]``, each key/value head repeated for its query heads."""
+    """Return softmax(q kᵀ / √d) v of one sequence, ``[s, heads, d]``; key/value heads repeat for their query heads."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
     scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(query.shape[-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that look like models to what only reads sizes: files of a length, with no bytes on the disk."""
+"""Directories that look like models to code that only reads sizes: sparse files without content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LLAMA_70B = {
 
 
 def write_model(directory: Path, gigabytes: float = 141.1, files: int = 2, **changes: object) -> Path:
-    """A Hugging Face directory of a 70B model; ``changes`` are of its config.json."""
+    """Write a Hugging Face directory that looks like a 70B model; ``changes`` are keys of its config.json."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(LLAMA_70B | changes))
     (directory / "tokenizer.json").write_text("{}")

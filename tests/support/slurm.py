@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Slurm on this machine: one controller and several nodes on loopback, without systemd and cgroups.
+"""A real Slurm cluster on this machine: a controller and several nodes on loopback, without systemd and cgroups.
 
-Needs Debian's slurmctld, slurmd, slurm-client and munge. The nodes share this machine's name and differ by port.
+Needs Debian's slurmctld, slurmd, slurm-client and munge. The nodes share this machine's name and differ in their port.
 """
 
 from __future__ import annotations
@@ -59,11 +59,16 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 
 
 PLUGIN = Path(__file__).parent / "fakepyxis.c"
-"""Source of the plugin that takes pyxis' options."""
+"""Source of the plugin that takes the options of pyxis."""
 
 
 class Slurm:
-    """A running cluster; call ``stop``. ``root`` must be a short path: sockets stand in it. ``plugin``: for srun."""
+    """A running cluster; call ``stop`` at the end.
+
+    Args:
+        root: a short path, since sockets are in it.
+        plugin: shared library for srun.
+    """
 
     def __init__(self, root: Path, nodes: int = 2, cpus: int = 8, plugin: Path | None = None) -> None:
         self.root, self.nodes = root, nodes
@@ -89,7 +94,7 @@ class Slurm:
 
     def _write(self, cpus: int) -> None:
         root, host = self.root, socket.gethostname().split(".")[0]
-        root.chmod(0o755)  # munge wants everybody to reach its socket
+        root.chmod(0o755)  # munge requires that all users can reach its socket
         for name in ("state", "spool", "dev"):
             (root / name).mkdir()
         (root / "key").write_bytes(os.urandom(1024))
@@ -100,7 +105,7 @@ class Slurm:
         user = os.environ.get("USER") or "root"
         head = CONFIG.format(host=host, ports=ports, user=user, root=root)
         (root / "slurm.conf").write_text(head + "\n".join(lines) + "\n")
-        for number in range(8):  # devices that exist and are no GPUs
+        for number in range(8):  # devices that exist but are no GPUs
             (root / "dev" / f"gpu{number}").symlink_to("/dev/null")
         gres = (
             f"AutoDetect=off\nNodeName=n[0-{self.nodes - 1}] Name=gpu Flags=nvidia_gpu_env File={root}/dev/gpu[0-7]\n"
@@ -113,45 +118,45 @@ class Slurm:
         wait_for(lambda: self.run("scontrol", "ping").returncode == 0, 20.0)
 
     def stop_controller(self) -> None:
-        """As for an update: it writes down what runs, and the nodes go on."""
+        """Stop the controller as for an update: it saves its state, and the nodes keep running."""
         pid = int((self.root / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command of this cluster."""
+        """Run a command of this cluster."""
         own = self.environment | environment | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
         return subprocess.run(command, env=own, capture_output=True, text=True, timeout=60, check=False)
 
     def call(self, *command: str, **environment: str) -> str:
-        """Standard output of a command that has to succeed."""
+        """Return the standard output of a command that must succeed."""
         done = self.run(*command, **environment)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, *arguments: str, **environment: str) -> int:
-        """``sbatch``; the job's number."""
+        """Submit a job with ``sbatch``; return its number."""
         return int(self.call("sbatch", "--parsable", *arguments, **environment))
 
     def job(self, number: int) -> dict[str, str]:
-        """What Slurm knows about a job."""
+        """Return what Slurm knows about a job."""
         words = self.call("scontrol", "show", "job", "-o", str(number)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, number: int, seconds: float = 300.0) -> dict[str, str]:
-        """The facts of a job that has ended."""
+        """Wait for a job to end; return what Slurm knows about it."""
         wait_for(lambda: self.job(number)["JobState"] in ENDED, seconds)
         return self.job(number)
 
     def clear(self) -> None:
-        """Cancel every job and put drained nodes back."""
+        """Cancel every job and resume drained nodes."""
         self.call("scancel", "--full", f"--user={os.environ.get('USER') or 'root'}")
         wait_for(lambda: not self.call("squeue", "-h", "-t", "R,CG"), 20.0)
         for node in self.call("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():
             self.call("scontrol", "update", f"nodename={node}", "state=resume")
 
     def stop(self) -> None:
-        """Cancel what runs, then end the daemons."""
+        """Cancel every job, then stop the daemons."""
         self.clear()
         for pid in [*self.root.glob("slurmd.*.pid"), self.root / "slurmctld.pid", self.root / "munged.pid"]:
             number = int(pid.read_text())
@@ -160,7 +165,7 @@ class Slurm:
 
 
 def wait_for(what: Callable[[], bool], seconds: float) -> None:
-    """Poll until it is true."""
+    """Poll until a condition is true."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -168,7 +173,7 @@ def wait_for(what: Callable[[], bool], seconds: float) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Return ports that no process listens on."""
     probes = [socket.create_server(("0.0.0.0", 0)) for _ in range(number)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

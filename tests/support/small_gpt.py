@@ -30,7 +30,7 @@ MCPO: Objective = functools.partial(OBJECTIVES["mcpo"], beta=BETA)
 
 
 def float64_gpt(directory: Path, recompute: str = "none") -> TreeGPTModel:
-    """The model of a Hugging Face directory as one megatron-core chunk that computes in float64."""
+    """Return the model in a Hugging Face directory as one megatron-core chunk that computes in float64."""
     architecture = read_architecture(directory)
     chunks = build_gpt(architecture, ParallelLayout(recompute=recompute))
     load_weights(directory, chunks, architecture)
@@ -38,18 +38,18 @@ def float64_gpt(directory: Path, recompute: str = "none") -> TreeGPTModel:
 
 
 def packed_logps(model: TreeGPTModel, trees: list[PromptTree]) -> list[torch.Tensor]:
-    """Log-probs ``[K]`` of each tree, from one row that holds them all, with gradient."""
+    """Return the log-probs ``[K]`` of each tree, from one row with all of them, with gradient."""
     logps = model(build_row(place(trees), sum(tree.num_tokens for tree in trees)))
     return list(logps.split([len(tree.completions) for tree in trees]))
 
 
 def separate_logps(model: TreeGPTModel, trees: list[PromptTree]) -> list[torch.Tensor]:
-    """The same, every completion with its prompt as a sequence of its own."""
+    """Return the same from separate sequences, one for each completion with its prompt."""
     return [torch.cat([packed_logps(model, [one])[0] for one in sequences(tree)]) for tree in trees]
 
 
 def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
-    """The NeMo model of a Hugging Face directory with its weights; ``changes`` are keys with ``__`` for dots."""
+    """Return the NeMo model of a Hugging Face directory; ``changes`` are keys with ``__`` for dots."""
     config = checked({key.replace("__", "."): value for key, value in changes.items()})
     pretrained = open_pretrained(str(directory), cache_dir=str(directory))
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
@@ -58,7 +58,7 @@ def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
 
 
 def trainable_model(directory: Path, num_steps: int = 10, **changes: object) -> MegatronGPTMCPOModel:
-    """The same with optimizer and schedule."""
+    """Return the same with an optimizer and a schedule."""
     model = small_model(directory, **changes)
     config = checked({key.replace("__", "."): value for key, value in changes.items()})
     model.setup_training(config, num_steps)
@@ -66,7 +66,7 @@ def trainable_model(directory: Path, num_steps: int = 10, **changes: object) -> 
 
 
 def train(model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int) -> list[tuple[list[float], float]]:
-    """Losses and gradient norm of each of some updates on the same trees."""
+    """Return the losses and the gradient norm of each update in several updates on the same trees."""
     found = []
     for _ in range(steps):
         model.prepare_for_training_step()
@@ -77,12 +77,12 @@ def train(model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], steps: int) 
 
 
 def parameters_of(model: MegatronGPTMCPOModel) -> dict[str, torch.Tensor]:
-    """Names and values, detached copies."""
+    """Return detached copies of the parameters by name."""
     return {name: value.detach().clone() for name, value in model.chunks[0].named_parameters()}
 
 
 def transformers_logps(directory: Path, trees: Sequence[PromptTree]) -> list[list[float]]:
-    """The log-prob of every completion of every tree, nats, by transformers in float32 on a CPU."""
+    """Return the log-prob of every completion in every tree, in nats, by transformers in float32 on a CPU."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return [list(transformers_log_probs(model, tree)) for tree in trees]
 
@@ -90,7 +90,7 @@ def transformers_logps(directory: Path, trees: Sequence[PromptTree]) -> list[lis
 def one_step(
     directory: Path, trees: Sequence[PromptTree], columns_BM: torch.Tensor, **changes: object
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """A step as the trainer takes it, with these columns drawn: candidates' scores, losses and gradients."""
+    """Take a step as the trainer does, with these columns drawn; return candidate log-probs, losses and gradients."""
     model = trainable_model(directory, **changes)
     model.prepare_for_training_step()
     widest = max(len(tree.completions) for tree in trees)

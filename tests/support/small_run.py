@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small run in this process: a data file of token ids, and a trainer on a small model."""
+"""A small run in this process: a data file of token ids, and a trainer with a small model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUM_COMPLETIONS = 5
 
 
 class Records:
-    """Stands in for ``RunLog`` and ``CheckpointManager``: keeps what the trainer writes and saves."""
+    """Replaces ``RunLog`` and ``CheckpointManager``: keeps what the trainer writes and saves."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
@@ -51,7 +51,7 @@ def write_tokens(
     seed: int = 0,
     scores: bool = False,
 ) -> Path:
-    """A file in the format ``tokens``: random prompts of 2 to 8 tokens and answers of 1 to 8, ranked."""
+    """Write a file in the format ``tokens``: random prompts of 2 to 8 tokens, and ranked responses of 1 to 8."""
     random = np.random.default_rng(seed)
 
     def ids(fewest: int) -> list[int]:
@@ -67,7 +67,7 @@ def write_tokens(
 
 
 def small_config(directory: Path, model: Path, **changes: object) -> RunConfig:
-    """A run of batches of 4 on ``directory/data.jsonl``; ``changes`` are keys with ``__`` for dots."""
+    """Return the configuration of a run on ``directory/data.jsonl``; ``changes`` are keys with ``__`` for dots."""
     keys = {
         "trainer.mcpo.max_steps": 3,
         "exp_manager.explicit_log_dir": str(directory / "run"),
@@ -86,7 +86,7 @@ def small_config(directory: Path, model: Path, **changes: object) -> RunConfig:
 
 
 def small_trainer(directory: Path, model_directory: Path, **changes: object) -> MCPOTrainer:
-    """A trainer as ``run_mcpo`` makes it, whose metrics and states are kept in memory (``trainer.log``)."""
+    """Return a trainer as ``run_mcpo`` assembles it, which keeps metrics and states in memory (``trainer.log``)."""
     config = small_config(directory, model_directory, **changes)
     if not (directory / "data.jsonl").exists():
         write_tokens(directory / "data.jsonl")

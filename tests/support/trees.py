@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random prompt trees, and the plain sequences that they stand for."""
+"""Random prompt trees, and the plain sequences that they represent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nemo_mcpo.trees.packing import PlacedTree
 def random_trees(
     num_completions: Sequence[int], seed: int = 0, vocab_size: int = 300, longest: int = 7
 ) -> list[PromptTree]:
-    """One tree for each entry, with that many completions; prompts and completions have 1 to ``longest`` tokens."""
+    """Return a tree per entry, with that many completions; prompts and completions have 1 to ``longest`` tokens."""
     random = np.random.default_rng(seed)
 
     def tokens() -> np.ndarray:
@@ -29,17 +29,17 @@ def random_trees(
 
 
 def place(trees: Sequence[PromptTree]) -> list[PlacedTree]:
-    """Every tree in its own row of the tables, completion k in column k."""
+    """Place every tree in its own row of the tables, with completion k in column k."""
     return [PlacedTree(tree, row, tuple(range(len(tree.completions)))) for row, tree in enumerate(trees)]
 
 
 def sequences(tree: PromptTree) -> list[PromptTree]:
-    """The same prompt and completions, one tree with a single completion each."""
+    """Return one tree per completion, each with the same prompt."""
     return [dataclasses.replace(tree, completions=(completion,)) for completion in tree.completions]
 
 
 def preference_batch(trees: Sequence[PromptTree], ref_logps: Sequence[Sequence[float]] | None = None):
-    """A ``PreferenceBatch`` of whole trees; reference log-probs are 0 by default."""
+    """Return a ``PreferenceBatch`` of whole trees; reference log-probs are 0 by default."""
     width = max(len(tree.completions) for tree in trees)
     tables = [torch.zeros(len(trees), width), torch.ones(len(trees), width), torch.zeros(len(trees), width)]
     for row, tree in enumerate(trees):

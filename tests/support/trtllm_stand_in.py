@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the command line of ``trtllm-serve`` and refuses what that would refuse; its answers are a function.
+"""A stand-in for ``trtllm-serve``: takes its command line, refuses what it would refuse; answers are a function.
 
 python tests/support/trtllm_stand_in.py MODEL --host 127.0.0.1 --port 8000 --backend pytorch …
 """
@@ -14,11 +14,11 @@ from typing import Any
 from fake_server import Behavior, Server, handler_of, verdict_of, words_of
 
 OPTIONS = {"max_input_len", "cuda_graph_config", "scheduler_config", "kv_cache_config"}
-"""Of the file; the real one refuses any other name than its arguments."""
+"""Options that the file may contain; the real program refuses names that are not among its arguments."""
 
 
 def answer(body: dict[str, Any]) -> str:
-    """A verdict in a conversation, words after tokens."""
+    """Answer a conversation with a verdict, and token ids with words."""
     return verdict_of(body) if "messages" in body else words_of(body)
 
 

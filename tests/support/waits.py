@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts where the host waits for a GPU: values that it reads, copies that are not queued, unknown sizes."""
+"""Counts where the host waits for a GPU: to read values, for copies that are not queued, for unknown sizes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).parents[2]
 READS = {"_local_scalar_dense", "equal"}
-"""What gives a number or a truth value to the host: ``.item()``, ``if tensor:``, ``torch.equal``."""
+"""Operators that return a number or a truth value to the host: ``.item()``, ``if tensor:``, ``torch.equal``."""
 SIZES = {"nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}
-"""What makes a tensor whose size depends on values."""
+"""Operators that return a tensor whose size depends on values."""
 SYNCHRONIZE = ((torch.cuda, "synchronize"), (torch.cuda.Stream, "synchronize"), (torch.cuda.Event, "synchronize"))
 
 
 class Waits(TorchDispatchMode):
-    """A context that counts waits, by what waits and by the line of this project that asked for it.
+    """A context that counts waits by their cause and by the line of this project that causes them.
 
-    Copies between the devices wait unless they are asked not to and the host's memory is pinned.
+    Copies between devices wait unless they are non-blocking and the host's memory is pinned.
 
     Attributes:
-        places: how often, by ``(what, "file:line")``.
-        queued: copies that did not wait.
+        places: number of waits by ``(what, "file:line")``.
+        queued: number of copies that did not wait.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Waits(TorchDispatchMode):
             one.stop()
 
     def by_file(self) -> dict[str, int]:
-        """How often, by file."""
+        """Return the number of waits by file."""
         files: Counter[str] = Counter()
         for (_, place), count in self.places.items():
             files[place.rpartition(":")[0]] += count
@@ -65,7 +65,7 @@ class Waits(TorchDispatchMode):
             self._add(name)
         elif name in ("index", "index_put", "index_put_", "_index_put_impl_") and on_gpu and _is_mask(args[1]):
             self._add("index by mask")
-        elif name == "lift_fresh" and on_gpu:  # torch.tensor(…, device="cuda") copies where no mode can see it
+        elif name == "lift_fresh" and on_gpu:  # torch.tensor(…, device="cuda") copies where no mode sees it
             self._add("to the GPU")
         elif name in ("copy_", "_to_copy"):
             source, target = (args[1], args[0]) if name == "copy_" else (args[0], result)
@@ -92,7 +92,7 @@ class Waits(TorchDispatchMode):
         return call
 
     def _reads_scalars(self, tensor: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """A list of tensors becomes one by reading them one after the other, where no mode can see it."""
+        """Count the reads of ``torch.tensor(list of tensors)``, which reads them one by one where no mode sees it."""
 
         def call(data, *args, **kwargs):
             for _ in range(0 if isinstance(data, Tensor) else sum(map(_is_on_gpu, tree_leaves(data)))):
@@ -114,7 +114,7 @@ def _is_mask(indices: object) -> bool:
 
 
 def _caller() -> str:
-    """The innermost line of the project or of megatron-core, which runs the optimizer."""
+    """Return the innermost line of this project, or of megatron-core, which runs the optimizer."""
     for frame in reversed(traceback.extract_stack()):
         if frame.filename == __file__:
             continue

@@ -50,6 +50,6 @@ def test_exit_codes(error, code):
     assert error.exit_code == code
 
 
-def test_the_parts_stay_at_hand():
+def test_the_parts_are_attributes():
     error = ConfigError("w", where="k", got=1, expected=2, fix="c")
     assert (error.what, error.where, error.got, error.expected, error.fix) == ("w", "k", 1, 2, "c")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records are frozen, and light to import."""
+"""The records are frozen and documented."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nemo_mcpo import records
 RECORDS = [value for value in vars(records).values() if dataclasses.is_dataclass(value)]
 
 
-def test_every_hand_off_is_here():
+def test_every_record_is_here():
     names = {"Message", "Response", "PreferenceRecord", "PromptTree", "TreeSpan", "TreeBatch", "PreferenceBatch"}
-    assert names | {"ObjectiveInputs", "ObjectiveOutputs"} == {record.__name__ for record in RECORDS}
+    assert names | {"ObjectiveInputs", "ObjectiveOutputs", "Trained"} == {record.__name__ for record in RECORDS}
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
@@ -23,7 +23,7 @@ def test_frozen_and_documented(record):
     one = record(*[None for _ in dataclasses.fields(record)])
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(one, dataclasses.fields(record)[0].name, 1)
-    # dataclasses write "Name(field: type, …)" where a class has no docstring of its own.
+    # A dataclass without a docstring gets "Name(field: type, …)".
     assert not record.__doc__.startswith(f"{record.__name__}(")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reader per public format, and which of them a file is in; each streams PreferenceRecord, best answer first.
+"""One reader per public format, and how a file's format is found; each streams PreferenceRecord, best response first.
 
 >>> own = choose_format("nectar.parquet", "auto", min_answers=2)
 >>> records = read_records(FORMATS[own.name], "nectar.parquet", Rules(drop_ranks=[2]), on_drop=print)
@@ -23,7 +23,7 @@ from nemo_mcpo.variant import entry
 __all__ = ["AUTO", "FORMATS", "Choice", "Dropped", "Rules", "check_name", "choose_format", "read_records"]
 
 AUTO = "auto"
-_LOOKED_AT = 20  # rows: the first may be one of those that cannot be used
+_LOOKED_AT = 20  # rows, because the first ones may be unusable
 
 FORMATS: dict[str, Format] = {
     "tokens": tokens.FORMAT,
@@ -33,27 +33,27 @@ FORMATS: dict[str, Format] = {
     "jsonl": jsonl.FORMAT,
     "ultrafeedback": ultrafeedback.FORMAT,
 }
-"""By name; ``auto`` takes the first that one of the first rows fits."""
+"""By name; ``auto`` chooses the first format that fits one of the file's first rows."""
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError unless it is a key of ``FORMATS`` or ``auto``."""
+    """Raise ConfigError unless ``name`` is a key of ``FORMATS`` or ``auto``."""
     entry({AUTO: None, **FORMATS}, name, "format", "model.data.format")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The format of a file, and its columns that no reader looks at."""
+    """The format of a file, and those of its columns that are not read."""
 
     name: str
     unread: tuple[str, ...]
 
 
 def choose_format(data: str, name: str, *, min_answers: int, ignored_keys: Sequence[str] = ()) -> Choice:
-    """The format that ``name`` says, or that the first rows show where it is ``auto``.
+    """Return the format ``name``, or for ``auto`` the one that fits the first rows.
 
     Raises:
-        DataError: they are not of that format, or of none; the message says which one fits.
+        DataError: the rows do not fit this format, or any; the message names a format that fits.
     """
     first: tuple[str, list[str]] | None = None
     for source, row in islice(read_rows(data), _LOOKED_AT):
@@ -74,8 +74,8 @@ def choose_format(data: str, name: str, *, min_answers: int, ignored_keys: Seque
 
 
 def _does_not_fit(source: str, columns: list[str], name: str, fitting: list[str]) -> DataError:
-    what, expected = "the columns of no known format", "; ".join(f"{k}: {own.expected}" for k, own in FORMATS.items())
+    what, expected = "columns fit no known format", "; ".join(f"{k}: {own.expected}" for k, own in FORMATS.items())
     if name != AUTO:
-        what, expected = "not the format's columns", f"{FORMATS[name].expected} for {name}"
+        what, expected = "columns do not fit the format", f"{FORMATS[name].expected} for {name}"
     fix = f"set model.data.format={fitting[0]}, which fits" if fitting else "rename the columns"
     return DataError(what, where=source, got=columns, expected=expected, fix=fix)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns beside the prompt that change what a model reads: read for every format, or the record is dropped.
+"""Columns beside the prompt that change what a model sees: each is read, for every format, or drops the record.
 
 system, system_prompt, system_message     the system turn: a text, or a list of text parts
-tools, functions                          what the model may call: a list, an object by name, or JSON text
-documents                                 what it may quote: a list of objects
+tools, functions                          functions that the model may call: a list, an object by name, or JSON text
+documents                                 documents that it may quote: a list of objects
 chat_template_kwargs                      further inputs of the chat template
 images, context, input, history, …        not supported
 """
@@ -32,7 +32,7 @@ CONTEXT_COLUMNS = frozenset(
 
 
 def with_system_turn(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    """``turns`` after the system turn that a column holds, if one does."""
+    """Return ``turns``, preceded by the system turn if a column holds one."""
     texts = [text for name in SYSTEM_COLUMNS if (text := _system_text(row, name))]
     if not texts:
         return turns
@@ -43,17 +43,17 @@ def with_system_turn(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...
 
 
 def template_inputs(row: Row) -> str:
-    """The JSON object of ``PreferenceRecord.inputs``.
+    """Return the JSON object of ``PreferenceRecord.inputs``.
 
     Raises:
-        BadRecordError: a column of it cannot be read, or one that is not supported holds something.
+        BadRecordError: a column cannot be read, or one that is not supported is not empty.
     """
     for name in UNSUPPORTED_COLUMNS:
         if row.get(name) not in (None, "", [], {}):
             raise BadRecordError(f"the column {name} is not supported", str(row[name])[:80])
     inputs: dict[str, Any] = dict(_object(row, "chat_template_kwargs"))
     if "chat_template" in inputs:
-        raise BadRecordError("a chat template of its own is not supported", str(inputs["chat_template"])[:80])
+        raise BadRecordError("a chat template in the data is not supported", str(inputs["chat_template"])[:80])
     if tools := [tool for name in TOOL_COLUMNS for tool in _tools(row, name)]:
         inputs["tools"] = tools
     if documents := _objects(row, "documents"):
@@ -70,7 +70,7 @@ def _system_text(row: Row, name: str) -> str:
 
 def _tools(row: Row, name: str) -> list[Mapping[str, Any]]:
     value = _decoded(row, name)
-    if isinstance(value, Mapping) and not value.keys() & {"name", "function"}:  # tools by their names
+    if isinstance(value, Mapping) and not value.keys() & {"name", "function"}:  # tools by name
         tools = {key: _decode(tool, name) for key, tool in value.items()}
         value = [{"name": key, **tool} if _is_bare(tool) else tool for key, tool in tools.items()]
     return [_tool(tool, name) for tool in _objects_of(value, name)]
@@ -81,7 +81,7 @@ def _is_bare(tool: Any) -> bool:
 
 
 def _tool(tool: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A tool in OpenAI's form, which chat templates read; OpenAI's Responses, Anthropic and MCP write flat ones."""
+    """Return a tool in OpenAI's form, which templates read; OpenAI Responses, Anthropic, and MCP have flat forms."""
     nested = "function" in tool
     function = _decode(tool["function"], name) if nested else {k: v for k, v in tool.items() if k != "type"}
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -119,7 +119,7 @@ def _decoded(row: Row, name: str) -> Any:
 
 
 def _decode(value: Any, name: str) -> Any:
-    """A value that may be JSON in text."""
+    """Return a value, parsed if it is JSON text."""
     if not isinstance(value, str):
         return value
     try:

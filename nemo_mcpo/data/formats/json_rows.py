@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams the objects of a JSON file with the line where each starts: one object a line, or one array of objects.
+"""Streams the objects of a JSON file with the line where each starts: one object per line, or one array of objects.
 
-A reader of our own because every error message names the line, and ``datasets`` does not keep it.
+We do not use the reader of ``datasets`` because it loses line numbers, which every error message names.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from nemo_mcpo.errors import DataError
 
 _BLOCK = 1 << 20
 _HEAD = 1 << 16
-_CURE = "write one JSON object a line, or one array of objects, in UTF-8"
+_FIX = "write one JSON object per line, or one array of objects, in UTF-8"
 
 
 def read_json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields ``(line, object)``; lines count from 1."""
+    """Yield ``(line, object)``; lines count from 1."""
     with open(path, "rb") as file:
         head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     pairs = _array_values(path) if head.startswith(b"[") else _line_values(path)
     for line, value in pairs:
         if not isinstance(value, dict):
             got = type(value).__name__
-            raise DataError("not a JSON object", where=f"{path}:{line}", got=got, expected="an object", fix=_CURE)
+            raise DataError("not a JSON object", where=f"{path}:{line}", got=got, expected="an object", fix=_FIX)
         yield line, value
 
 
 def _line_values(path: str) -> Iterator[tuple[int, Any]]:
-    # Bytes, so that only "\n" ends a line: text mode also splits at a lone "\r" and shifts the numbers.
+    # Read as bytes, because text mode also splits lines at a lone "\r", which would shift the line numbers.
     with open(path, "rb") as file:
         for line, raw in enumerate(file, start=1):
             if not raw.strip():
@@ -54,7 +54,7 @@ def _array_values(path: str) -> Iterator[tuple[int, Any]]:
 
 
 class _SlidingText:
-    """The part of a JSON text that is being decoded, so that memory stays near one element."""
+    """A window onto a JSON text, so that memory holds about one element at a time."""
 
     def __init__(self, path: str, file: TextIO) -> None:
         self._path, self._file = path, file
@@ -62,7 +62,7 @@ class _SlidingText:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """The next character that is not white space."""
+        """Return the next character that is not white space, without consuming it."""
         while True:
             while self._position < len(self._text):
                 character = self._text[self._position]
@@ -71,15 +71,17 @@ class _SlidingText:
                 self._line += character == "\n"
                 self._position += 1
             if not self._extend(_BLOCK):
-                raise DataError("the JSON array does not end", where=f"{self._path}:{self._line}", fix=_CURE)
+                raise DataError("the JSON array is not closed", where=f"{self._path}:{self._line}", fix=_FIX)
 
     def expect(self, character: str) -> None:
+        """Consume the next character that is not white space; raise DataError if it is not ``character``."""
         if self.peek() != character:
             got = repr(self._text[self._position : self._position + 40])
-            raise DataError("not JSON", where=f"{self._path}:{self._line}", got=got, expected=character, fix=_CURE)
+            raise DataError("not JSON", where=f"{self._path}:{self._line}", got=got, expected=character, fix=_FIX)
         self._position += 1
 
     def value(self) -> tuple[int, Any]:
+        """Consume the next value, and return it with the line where it starts."""
         self.peek()
         block = _BLOCK
         while True:
@@ -87,8 +89,8 @@ class _SlidingText:
                 value, end = self._decoder.raw_decode(self._text, self._position)
                 break
             except json.JSONDecodeError as error:
-                # An error close to the end of what was read, or an open string, may only mean "read more";
-                # doubling keeps the cost of a very long element linear.
+                # An error near the end of the window, or an unterminated string, may only mean that more must be
+                # read. Doubling the block keeps the cost of a very long element linear.
                 may_be_cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated")
                 line = self._line + self._text.count("\n", self._position, error.pos)
                 got = self._text[error.pos : error.pos + 60]
@@ -111,4 +113,4 @@ class _SlidingText:
 
 def _not_json(path: str, line: int, text: str, error: ValueError) -> DataError:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-    return DataError(f"not JSON: {reason}", where=f"{path}:{line}", got=repr(text), fix=_CURE)
+    return DataError(f"not JSON: {reason}", where=f"{path}:{line}", got=repr(text), fix=_FIX)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own plain form, and the pairs of TRL and Tülu: a prompt, and answers to it.
+"""Our own plain format, and the pairs of TRL and Tülu: a prompt with its responses.
 
     prompt, responses            {"prompt": text or turns, "responses": [{"text", "rank"? or "score"?}, …]}
-    prompt, chosen, rejected     texts or turns; without the prompt, whole conversations that share it
-    prompt, completion           one answer, which only ``sft`` can use
+    prompt, chosen, rejected     texts or turns; without a prompt column, whole conversations with the same prompt
+    prompt, completion           one response, for the objective ``sft`` only
     messages                     the same, as one conversation
 
-Without ranks and scores the first response is the best.
+Without ranks and scores, the first response is the best.
 """
 
 from __future__ import annotations
@@ -16,65 +16,66 @@ from typing import Any
 from nemo_mcpo.data.formats.conversation import (
     PROMPT_COLUMNS,
     Turns,
-    answer_of,
     checked_prompt,
     is_dialogue,
-    pair_answers,
     pair_prompt,
+    pair_responses,
     parse_prompt,
     prompt_turns,
+    response_of,
     row_prompt,
-    without_answer,
+    without_response,
 )
 from nemo_mcpo.data.formats.messages import parse_message
 from nemo_mcpo.data.formats.reader import Format
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
+from nemo_mcpo.data.formats.records import BadRecordError, RawResponse, require
 from nemo_mcpo.data.formats.rows import Row
 from nemo_mcpo.data.thoughts import THOUGHT_KEYS
 
 _PROMPTS = tuple(name for name in PROMPT_COLUMNS if name != "conversations")
 _TURN_KEYS = {*THOUGHT_KEYS, "tool_calls", "function_call"}
-"""Keys of an answer that say what the model said, as its text does."""
+"""Keys of a response that are part of the model's output, like its text."""
 
 
 def _prompt(row: Row) -> Turns:
     if "chosen" in row and "responses" not in row:
         return pair_prompt(row)
     if _is_conversation(row):
-        return checked_prompt(without_answer(prompt_turns(row["messages"])))
+        return checked_prompt(without_response(prompt_turns(row["messages"])))
     return parse_prompt(row_prompt(row))
 
 
-def _answers(row: Row) -> list[Answer]:
+def _responses(row: Row) -> list[RawResponse]:
     if "responses" in row:
-        return [_answer(answer) for answer in require(row, "responses", list)]
+        return [_response(value) for value in require(row, "responses", list)]
     if "chosen" in row:
-        return pair_answers(row)
+        return pair_responses(row)
     if "completion" in row:
         if row.get("label") is not None:
-            raise BadRecordError("an answer with a label (KTO) is not supported", f"label: {row['label']}")
-        return [answer_of(_completion(row["completion"]))]
-    return [answer_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
+            raise BadRecordError("a response with a label (KTO) is not supported", f"label: {row['label']}")
+        return [response_of(_completion(row["completion"]))]
+    return [response_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
 
 
-def _answer(answer: Any) -> Answer:
-    if isinstance(answer, dict) and "role" in answer and "content" in answer and "text" not in answer:
-        turn = parse_message(answer)
-        return Answer(turn.content, answer.get("rank"), answer.get("score"), extra=turn.extra)
-    own = {key: value for key, value in answer.items() if key in _TURN_KEYS} if isinstance(answer, dict) else {}
-    text = answer.get("text") if any(own.values()) else require(answer, "text", str)
+def _response(value: Any) -> RawResponse:
+    if isinstance(value, dict) and "role" in value and "content" in value and "text" not in value:
+        turn = parse_message(value)
+        return RawResponse(turn.content, value.get("rank"), value.get("score"), extra=turn.extra)
+    own = {key: part for key, part in value.items() if key in _TURN_KEYS} if isinstance(value, dict) else {}
+    text = value.get("text") if any(own.values()) else require(value, "text", str)
     turn = parse_message({"role": "assistant", "content": text, **own})
-    # A mistyped key would otherwise silently turn the file's order into the ranking.
-    unknown = answer.keys() - {"text", "rank", "score"} - _TURN_KEYS
-    if unknown and "rank" not in answer and "score" not in answer:
-        raise BadRecordError("not the format's structure", f"responses: {sorted(unknown)} but no rank or score")
-    return Answer(turn.content, answer.get("rank"), answer.get("score"), extra=turn.extra)
+    # Otherwise, with "rank" or "score" misspelled, the file's order would silently become the ranking.
+    unknown = value.keys() - {"text", "rank", "score"} - _TURN_KEYS
+    if unknown and "rank" not in value and "score" not in value:
+        detail = f"responses: {sorted(unknown)} but no rank or score"
+        raise BadRecordError("does not match the format's structure", detail)
+    return RawResponse(turn.content, value.get("rank"), value.get("score"), extra=turn.extra)
 
 
 def _completion(value: Any) -> Any:
     turns = prompt_turns(value)
     if len(turns) != 1:
-        raise BadRecordError("a completion of several turns")
+        raise BadRecordError("completion has several turns")
     return turns[0]
 
 
@@ -94,7 +95,7 @@ _PAIR = frozenset({"chosen", "rejected"})
 
 FORMAT = Format(
     _prompt,
-    _answers,
+    _responses,
     columns=(
         *(frozenset({name, "responses"}) for name in _PROMPTS),
         _PAIR,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One turn as data sets write it: OpenAI's ``role`` and ``content``, or ShareGPT's ``from`` and ``value``.
+"""One turn of a conversation in OpenAI's form (``role``, ``content``) or ShareGPT's (``from``, ``value``).
 
-Whatever else a turn holds travels with it to the chat template, which shows it or not (``data.chat_template``).
+All other keys of a turn are passed on to the chat template; ``data.chat_template`` checks that it uses them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROLES = {
     "tool": "tool", "observation": "tool", "function_response": "tool", "function": "tool", "ipython": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
-"""What the roles of data sets are called in chat templates."""
+"""Roles in datasets, and their names in chat templates."""
 
 _CALLS = {"function_call", "tool_call"}
 _ARGUMENTS = {"input", "parameters", "args"}
@@ -30,20 +30,20 @@ METADATA = frozenset({
     "created", "created_at", "create_time", "model", "model_name", "source", "url", "lang", "language", "score",
     "rating", "rank", "token_count", "num_tokens", "finish_reason", "metadata",
 })  # fmt: skip
-"""Keys of a turn that no model would see."""
+"""Keys of a turn that are not meant for the model."""
 
 
 def parse_message(turn: Any) -> Message:
-    """A turn of any of the forms above.
+    """Return a turn, given in either form.
 
     Raises:
-        BadRecordError: it is none, or holds what is not text.
+        BadRecordError: it has neither form, or its content is not text.
     """
     if not isinstance(turn, Mapping):
-        raise BadRecordError("not the format's structure", f"turn: {type(turn).__name__}")
+        raise BadRecordError("does not match the format's structure", f"turn: {type(turn).__name__}")
     given = turn.get("role", turn.get("from"))
     if not isinstance(given, str):
-        raise BadRecordError("not the format's structure", f"role: {type(given).__name__}")
+        raise BadRecordError("does not match the format's structure", f"role: {type(given).__name__}")
     for names in (("role", "from"), ("content", "value")):
         if all(turn.get(name) is not None for name in names) and turn[names[0]] != turn[names[1]]:
             raise BadRecordError(f"a turn has both {names[0]} and {names[1]}, which differ", str(dict(turn))[:80])
@@ -59,29 +59,29 @@ def parse_message(turn: Any) -> Message:
     if "tool_calls" in extra:
         extra["tool_calls"] = _tool_calls(extra["tool_calls"])
     if content is None and not extra:
-        raise BadRecordError("not the format's structure", "content: NoneType")
+        raise BadRecordError("does not match the format's structure", "content: NoneType")
     return Message(role, checked_text(text_of(content)), extra_text(extra))
 
 
 def extra_text(extra: Mapping[str, Any]) -> str:
-    """What a turn holds beside its content, as ``Message.extra``; refuses what is not JSON or not Unicode."""
+    """Return a turn's other keys as ``Message.extra``; raise BadRecordError if they are not JSON or not Unicode."""
     if not extra:
         return ""
     try:
         text = json.dumps(dict(extra), ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise BadRecordError("not the format's structure", f"{sorted(extra)}: {error}") from error
+        raise BadRecordError("does not match the format's structure", f"{sorted(extra)}: {error}") from error
     return checked_text(text)
 
 
 def text_of(content: Any) -> str:
-    """The text of a content that is text, nothing, or a list of text parts."""
+    """Return the text of a content that is a string, None, or a list of text parts."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise BadRecordError("not the format's structure", f"content: {type(content).__name__}")
+        raise BadRecordError("does not match the format's structure", f"content: {type(content).__name__}")
     return "".join(_part(part) for part in content)
 
 
@@ -95,13 +95,13 @@ def _part(part: Any) -> str:
 
 
 def _tool_calls(value: Any) -> list[dict[str, Any]]:
-    """OpenAI's ``tool_calls`` from one call, or several, as objects or as JSON text."""
+    """Return OpenAI's ``tool_calls`` from one or more calls, given as objects or JSON text."""
     calls = _decoded(value)
     return [_tool_call(_decoded(call)) for call in (calls if isinstance(calls, list) else [calls])]
 
 
 def _tool_call(call: Any) -> dict[str, Any]:
-    """One call; its function may stand in it flat, and its arguments under another provider's name."""
+    """Return one call in OpenAI's form; the input may be flat, or have its arguments under another provider's key."""
     nested = isinstance(call, Mapping) and "function" in call
     function = _decoded(call["function"]) if nested else call
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -118,7 +118,7 @@ def _tool_call(call: Any) -> dict[str, Any]:
 
 
 def _decoded(value: Any) -> Any:
-    """A value that may be JSON in text."""
+    """Return a value, parsed if it is JSON text."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError as error:

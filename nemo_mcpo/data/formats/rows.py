@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens what ``data`` names and streams its rows: JSON, parquet, a ``save_to_disk`` directory, or a hub dataset.
+"""Opens ``data`` and streams its rows: JSON, parquet, a ``save_to_disk`` directory, or a Hugging Face hub dataset.
 
-Local paths never touch the network or a cache directory; a hub name is ``owner/name`` or ``owner/name:split``.
+Reading a local path never uses the network or a cache directory. A hub name is ``owner/name`` or ``owner/name:split``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACCEPTED = "a .parquet, .json or .jsonl file, a save_to_disk directory, or a hu
 
 
 def read_rows(data: str) -> Iterator[tuple[str, Row]]:
-    """Yields ``(source, row)`` where source is ``file:line`` for JSON and ``file:row`` otherwise, from 1."""
+    """Yield ``(source, row)``; the source is ``file:line`` for JSON, ``file:row`` otherwise, counted from 1."""
     check_exists(data)
     numbered: Iterable[tuple[int, Row]]
     if not _is_hub_name(data) and not Path(data).is_dir() and not data.endswith(".parquet"):
@@ -42,14 +42,14 @@ def read_rows(data: str) -> Iterator[tuple[str, Row]]:
 
 
 def without_nulls(value: Any) -> Any:
-    """A value without the keys, at any depth, that hold nothing: Arrow adds to every object the keys of all others."""
+    """Return a value without keys that hold None, at any depth: Arrow gives every object the keys of all others."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def check_exists(data: str) -> None:
-    """Raises when ``data`` names nothing that can be read, before anything slow begins."""
+    """Raise DataError if ``data`` cannot be read, before any slow work starts."""
     path = Path(data)
     if path.is_file():
         if path.suffix not in _SUFFIXES:
@@ -58,14 +58,14 @@ def check_exists(data: str) -> None:
             raise DataError("the file is empty", where=data, expected=_ACCEPTED, fix="give a file with records")
     elif path.is_dir():
         if not ((path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()):
-            fix = "give one file of it, or save it with datasets' save_to_disk"
+            fix = "give one of its files, or save the dataset with datasets' save_to_disk"
             raise DataError("not a directory written by save_to_disk", where=data, expected=_ACCEPTED, fix=fix)
     elif not _is_hub_name(data):
         raise DataError("no such file", where=data, expected=_ACCEPTED, fix="check the path")
 
 
 def count_rows(data: str) -> int | None:
-    """How many rows ``data`` holds when that is cheap to know, for the progress bar."""
+    """Return the number of rows of ``data`` if that is cheap to find, else None; for the progress bar."""
     if Path(data).is_dir():
         return len(_load_directory(data))
     if Path(data).is_file() and data.endswith(".parquet"):
@@ -77,7 +77,7 @@ def count_rows(data: str) -> int | None:
 
 
 def content_hash(data: str) -> str:
-    """A hash of the bytes that ``read_rows`` reads; of a hub dataset, its revision."""
+    """Return a hash of the bytes that ``read_rows`` reads, or the revision of a hub dataset."""
     path = Path(data)
     if _is_hub_name(data):
         return _hub_revision(data)
@@ -86,7 +86,7 @@ def content_hash(data: str) -> str:
 
 
 def hash_files(root: Path, files: list[Path]) -> str:
-    """One hash of the names (relative to ``root``) and the bytes of ``files``."""
+    """Return one hash of the names (relative to ``root``) and the contents of ``files``."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         name = file.relative_to(root).as_posix() if file != root else ""
@@ -104,7 +104,7 @@ def _arrow_rows(data: str) -> Iterable[Row]:
 
 
 def _parquet_rows(data: str) -> Iterator[Row]:
-    # pyarrow itself, which datasets reads parquet with: no cache directory, and batches instead of whole row groups.
+    # pyarrow instead of datasets, which uses it too: no cache directory, and batches instead of whole row groups.
     try:
         for batch in _open_parquet(data).iter_batches(_BATCH):
             yield from batch.to_pylist()
@@ -137,7 +137,7 @@ def _load_directory(data: str) -> datasets.Dataset:
 def _is_hub_name(data: str) -> bool:
     if not _HUB_NAME.fullmatch(data) or data.endswith(_SUFFIXES):
         return False
-    # A mistyped local path must not become a request: its first folder usually exists.
+    # A mistyped local path must not become a request to the hub; its first folder usually exists.
     return not Path(data).exists() and not Path(data.split("/")[0]).is_dir()
 
 
@@ -152,7 +152,7 @@ def _load_hub(data: str) -> Iterator[Row]:
         splits = datasets.load_dataset(name, streaming=True, revision=_hub_revision(data))
         split = split or _choose_split(data, list(splits), f"name one, such as {name}:NAME")
         if split not in splits:
-            fix = f"name one that is there, such as {name}:{next(iter(splits))}"
+            fix = f"name an existing split, such as {name}:{next(iter(splits))}"
             raise DataError("no such split", where=data, got=split, expected=f"one of {list(splits)}", fix=fix)
         yield from splits[split]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -170,7 +170,7 @@ def _hub_revision(data: str) -> str:
 
 def _not_reachable(data: str, error: Exception) -> DataError:
     got = " ".join(str(error).split())[:120]
-    fix = "check the name; without network, download the dataset first and give its local path"
+    fix = "check the name; if there is no network, download the dataset first and give its local path"
     return DataError("neither a local file nor a reachable hub dataset", where=data, got=got, fix=fix)
 
 
@@ -179,4 +179,4 @@ def _choose_split(data: str, names: list[str], fix: str) -> str:
         return "train"
     if len(names) == 1:
         return names[0]
-    raise DataError("several splits and none is called train", where=data, got=names, fix=fix)
+    raise DataError("several splits, and none is named train", where=data, got=names, fix=fix)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """ShareGPT: ``conversations`` of ``{"from", "value"}`` turns, and ``chosen`` and ``rejected`` turns beside them.
 
-Without a pair, the last turn of a conversation is its only answer.
+Without a pair, the last turn of a conversation is its only response.
 """
 
 from __future__ import annotations
 
 from nemo_mcpo.data.formats.conversation import (
     Turns,
-    answer_of,
     checked_prompt,
-    pair_answers,
     pair_prompt,
+    pair_responses,
     prompt_turns,
-    without_answer,
+    response_of,
+    without_response,
 )
 from nemo_mcpo.data.formats.reader import Format
-from nemo_mcpo.data.formats.records import Answer, require
+from nemo_mcpo.data.formats.records import RawResponse, require
 from nemo_mcpo.data.formats.rows import Row
 
 
@@ -25,14 +25,14 @@ def _is_pair(row: Row) -> bool:
 
 
 def _prompt(row: Row) -> Turns:
-    return pair_prompt(row) if _is_pair(row) else checked_prompt(without_answer(_turns(row)))
+    return pair_prompt(row) if _is_pair(row) else checked_prompt(without_response(_turns(row)))
 
 
-def _answers(row: Row) -> list[Answer]:
+def _responses(row: Row) -> list[RawResponse]:
     return (
-        pair_answers(row)
+        pair_responses(row)
         if _is_pair(row)
-        else [answer_of(turn) for turn in _turns(row)[-1:] if turn.role == "assistant"]
+        else [response_of(turn) for turn in _turns(row)[-1:] if turn.role == "assistant"]
     )
 
 
@@ -42,7 +42,7 @@ def _turns(row: Row) -> Turns:
 
 FORMAT = Format(
     _prompt,
-    _answers,
+    _responses,
     columns=(frozenset({"conversations", "chosen", "rejected"}), frozenset({"conversations"})),
     prompt_columns=(frozenset({"conversations"}),),
     looks_right=lambda row: isinstance(row["conversations"], list),

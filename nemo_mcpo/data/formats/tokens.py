@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token ids as they are: ``{"prompt_ids": [...], "responses": [{"ids": [...], "rank"? or "score"?}, …]}``.
+"""Token ids, used as they are: ``{"prompt_ids": [...], "responses": [{"ids": [...], "rank"? or "score"?}, …]}``.
 
-Nothing is added: neither a template nor an end-of-turn token.
+Neither a chat template nor an end-of-turn token is added.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nemo_mcpo.data.formats.reader import Format
-from nemo_mcpo.data.formats.records import Answer, BadRecordError, require
+from nemo_mcpo.data.formats.records import BadRecordError, RawResponse, require
 from nemo_mcpo.data.formats.rows import Row
 
 
@@ -22,9 +22,9 @@ def _prompt(row: Row) -> tuple[int, ...]:
     return prompt
 
 
-def _answers(row: Row) -> list[Answer]:
+def _responses(row: Row) -> list[RawResponse]:
     responses = require(row, "responses", list)
-    return [Answer(_ids(require(r, "ids", list), "ids"), r.get("rank"), r.get("score")) for r in responses]
+    return [RawResponse(_ids(require(r, "ids", list), "ids"), r.get("rank"), r.get("score")) for r in responses]
 
 
 def _ids(values: list[Any], name: str) -> tuple[int, ...]:
@@ -33,14 +33,14 @@ def _ids(values: list[Any], name: str) -> tuple[int, ...]:
     except ValueError:  # lists of different lengths inside
         ids = np.empty((0, 0))
     if ids.ndim != 1 or ids.dtype.kind != "i":
-        raise BadRecordError("not the format's structure", f"{name}: not a list of 64-bit whole numbers")
+        raise BadRecordError("does not match the format's structure", f"{name}: not a list of 64-bit integers")
     return tuple(values)
 
 
 FORMAT = Format(
     _prompt,
-    _answers,
+    _responses,
     columns=(frozenset({"prompt_ids", "responses"}),),
     prompt_columns=(frozenset({"prompt_ids"}),),
-    has_words=False,
+    has_text=False,
 )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face model directories in and out: configuration, weights, tokenizer files, and tiny models for trials."""
+"""Import and export of Hugging Face model directories: configuration, weights, tokenizer; tiny models for trials."""

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The safetensors files of a Hugging Face directory: which there are, what is in them, and slices of their tensors.
+"""The safetensors files of a Hugging Face directory: their names, contents and hash, and slices of their tensors.
 
-Nothing but safetensors is ever read. Every header is read and checked when the checkpoint is opened, so that whatever
-is missing or damaged is found by every rank alike, before any weight is copied.
+Only safetensors files are read. Opening a checkpoint reads and checks every header, so that all ranks find the same
+missing or damaged file before any weight is copied.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,20 @@ from nemo_mcpo.models.huggingface.families import IGNORED_SUFFIXES, tensor_shape
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 OPTIONAL_FILES = ("generation_config.json",)
-"""Files of a model directory that need not be there."""
+"""Files that a model directory may lack."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The dtypes that weights may be stored in, by their safetensors names."""
+HASHED_BYTES = 1 << 26
+"""Size of the pieces in which ``hash_weights`` reads a tensor."""
+HASH_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TensorOnDisk:
-    """A tensor that is read when it is sliced, and only as much of it.
+    """A tensor of which only slices are read, when they are taken.
 
-    The file is mapped for the time of one read, so that pages of it never add up in memory.
+    The file is mapped for one read at a time, so that its pages do not accumulate in memory.
     """
 
     file: Path
@@ -52,13 +57,13 @@ class TensorOnDisk:
 
 
 def check_replaceable(directory: Path) -> None:
-    """Refuse a target that holds anything but an earlier model."""
+    """Raise CheckpointError for a target that is neither new, empty nor a model."""
     if not directory.exists():
         return
     if directory.is_dir() and ((directory / "config.json").exists() or not any(directory.iterdir())):
         return
     raise CheckpointError(
-        "the new model would replace something that is not a model",
+        "refusing to replace something that is not a model",
         where=str(directory),
         expected="a new path, an empty directory, or a Hugging Face directory",
         fix="choose another directory",
@@ -66,7 +71,7 @@ def check_replaceable(directory: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model directory."""
+    """Read a JSON object from a file of a model directory."""
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -83,18 +88,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a path that is not a directory."""
+    """Raise CheckpointError for a path that is not a directory."""
     if not directory.is_dir():
         raise CheckpointError(
             "not a directory" if directory.exists() else "the model directory does not exist",
             where=str(directory),
             expected="a Hugging Face directory with config.json and *.safetensors",
-            fix="check the path; a model of the hub must be downloaded first",
+            fix="check the path; models on the Hub must be downloaded first",
         )
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model, by transformers' own rule: the single file, else those of the index."""
+    """Return the weight files, chosen as transformers does: the single file if it exists, else the index's files."""
     check_directory(directory)
     if (directory / SINGLE_FILE).exists():
         return [directory / SINGLE_FILE]
@@ -103,7 +108,7 @@ def weight_files(directory: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
     if pickles:
         raise CheckpointError(
-            "only pickled weights, which can run any code and are never read",
+            "only pickled weights found, which can run arbitrary code and are never read",
             where=str(directory),
             got=", ".join(pickles[:3]),
             expected=f"{SINGLE_FILE} or {INDEX_FILE}",
@@ -118,7 +123,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _weight_map(index_file: Path) -> dict[str, str]:
-    """Tensor name -> file name; a file name that leads out of the directory is refused."""
+    """Return tensor name -> file name; refuse names that lead outside the directory."""
     weight_map = read_json(index_file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("no weight_map", where=str(index_file), fix="download the file again")
@@ -134,16 +139,16 @@ def _weight_map(index_file: Path) -> dict[str, str]:
 
 
 def read_header(file: Path) -> list[TensorOnDisk]:
-    """The tensors in one file; a missing, truncated or foreign file is refused."""
+    """Return the tensors of one file; refuse one that is missing, truncated or not safetensors."""
     if not file.exists():
-        raise CheckpointError("a shard of the model is missing", where=str(file), fix="download the model completely")
+        raise CheckpointError("a weight file is missing", where=str(file), fix="download the model completely")
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is not a dict
             return [TensorOnDisk(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            "truncated, or not a safetensors file",
+            "the file is truncated, or not a safetensors file",
             where=str(file),
             got=f"{file.stat().st_size} bytes: {error}",
             fix="download the file again",
@@ -151,7 +156,7 @@ def read_header(file: Path) -> list[TensorOnDisk]:
 
 
 def open_checkpoint(directory: Path, architecture: ModelArchitecture) -> dict[str, TensorOnDisk]:
-    """Every tensor that ``architecture`` consists of, checked for its shape; nothing else may be there."""
+    """Return every tensor of ``architecture``, with shapes and dtypes checked; refuse any other tensor."""
     found = {tensor.name: tensor for file in weight_files(directory) for tensor in read_header(file)}
     expected = tensor_shapes(architecture)
     _check_names(directory, found, expected, architecture)
@@ -186,7 +191,7 @@ def _check_names(
     unknown = [name for name in found if name not in expected and not name.endswith(ignored)]
     if unknown:
         raise CheckpointError(
-            "tensors that a model of this family does not have",
+            "unexpected tensors for this model family",
             where=str(directory),
             got=_first(unknown),
             fix="use the config.json that belongs to these weights; merge adapters before training",
@@ -196,3 +201,29 @@ def _check_names(
 def _first(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more
+
+
+def hash_weights(directory: str | Path) -> str:
+    """Return the blake2b hash, 32 hexadecimal digits, of every tensor's name, dtype, shape and bytes.
+
+    It does not depend on the directory's path or on how tensors are split into files.
+    """
+    tensors = [tensor for file in weight_files(Path(directory)) for tensor in read_header(file)]
+    tensors.sort(key=lambda tensor: tensor.name)
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        digests = list(threads.map(_hash_tensor, tensors))
+    whole = hashlib.blake2b(digest_size=16)
+    for digest in digests:
+        whole.update(digest)
+    return whole.hexdigest()
+
+
+def _hash_tensor(tensor: TensorOnDisk) -> bytes:
+    digest = hashlib.blake2b(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}\n".encode(), digest_size=32)
+    if 0 in tensor.shape or not tensor.shape:
+        return digest.digest()
+    num_rows = max(1, HASHED_BYTES // (4 * torch.Size(tensor.shape[1:]).numel()))
+    for first in range(0, tensor.shape[0], num_rows):
+        rows = tensor[first : min(first + num_rows, tensor.shape[0])]
+        digest.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

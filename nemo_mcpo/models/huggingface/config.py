@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config.json of a Hugging Face directory, as a ModelArchitecture and back.
+"""Converts config.json of a Hugging Face directory to a ModelArchitecture and back.
 
-Values that config.json leaves out are transformers' own defaults for the family. Whatever would change the forward
-pass in a way that the megatron-core model does not follow is refused: there is no nearly equal model.
+Missing values get transformers' defaults for the family. Values that would change the forward pass in a way that the
+megatron-core model does not implement are refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HOW_IT_RUNS = (
     *("attn_implementation", "_attn_implementation", "return_dict", "output_attentions", "output_hidden_states"),
     *("torchscript", "gradient_checkpointing"),
 )
-"""Keys of the machine that a model was saved on, which say nothing of what it computes."""
+"""Keys about how a model was run when it was saved; they do not change what it computes."""
 UNREAD_WINDOW = {
     "never": ("sliding_window", "use_sliding_window", "max_window_layers"),
     "always": ("use_sliding_window", "max_window_layers"),
     "by_layer": (),
 }
-"""``Family.window_use`` -> keys that say nothing."""
-_CURE = "use the config.json that belongs to the model"
+"""``Family.window_use`` -> keys without effect."""
+_FIX = "use the config.json that belongs to the model"
 
 SIZES = (
     "num_hidden_layers",
@@ -51,34 +51,34 @@ SIZES = (
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    """The contents of a directory's config.json, as the installed transformers reads them; of any family."""
+    """Read a directory's config.json, of any family, in the spelling of the installed transformers."""
     directory = Path(directory)
     check_directory(directory)
     where = directory / CONFIG_FILE
     raw = spelled_for_4(read_json(where), str(where))
-    # transformers takes null for a value of its own, not for one that was left out.
+    # transformers does not treat null as a missing value.
     null = {key for key in NULL_IS_DEFAULT if raw.get(key, 0) in (None, {})}
     return {key: value for key, value in raw.items() if key not in {*null, *HOW_IT_RUNS}}
 
 
 def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig:
-    """transformers' configuration of what ``read_config`` gave, with the family's defaults.
+    """Return transformers' configuration for the result of ``read_config``, with the family's defaults.
 
     Raises:
-        CheckpointError: transformers does not know the family, or refuses a value.
+        CheckpointError: transformers does not know the family, or rejects a value.
     """
     if str(raw.get("model_type")) not in CONFIG_MAPPING:
         raise CheckpointError(
             f"transformers {__version__} does not know this model_type",
             where=str(where),
             got=raw.get("model_type"),
-            fix="choose a model that this version knows, or install one that knows it",
+            fix="choose another model, or install a version of transformers that knows this one",
         )
     try:
         return AutoConfig.for_model(**raw)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(
-            "transformers refuses the configuration",
+            "transformers rejects the configuration",
             where=str(where),
             got=f"{type(error).__name__}: {error}"[:150],
             fix="use the config.json that belongs to the model",
@@ -86,7 +86,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
 
 
 def read_architecture(directory: str | Path) -> ModelArchitecture:
-    """The architecture that a Hugging Face directory's config.json describes."""
+    """Return the architecture that a Hugging Face directory's config.json describes."""
     where = Path(directory) / CONFIG_FILE
     raw = read_config(directory)
     family = find_family(raw, where)
@@ -122,41 +122,41 @@ def _check_sizes(config: PretrainedConfig, where: Path) -> None:
         value = getattr(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(
-                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1", fix=_CURE
+                "not a size", where=f"{where}: {key}", got=value, expected="an integer of at least 1", fix=_FIX
             )
     if config.num_attention_heads % config.num_key_value_heads:
         raise CheckpointError(
             "num_attention_heads must be a multiple of num_key_value_heads",
             where=str(where),
             got=f"{config.num_attention_heads} and {config.num_key_value_heads}",
-            fix=_CURE,
+            fix=_FIX,
         )
     epsilon, tied = config.rms_norm_eps, config.tie_word_embeddings
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
-        raise CheckpointError("not a number", where=f"{where}: rms_norm_eps", got=epsilon, fix=_CURE)
+        raise CheckpointError("not a number", where=f"{where}: rms_norm_eps", got=epsilon, fix=_FIX)
     if not isinstance(tied, bool):
-        raise CheckpointError("neither true nor false", where=f"{where}: tie_word_embeddings", got=tied, fix=_CURE)
+        raise CheckpointError("neither true nor false", where=f"{where}: tie_word_embeddings", got=tied, fix=_FIX)
 
 
 def _head_dim(config: PretrainedConfig, where: Path) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if not isinstance(size, int) or size < 2 or size % 2:
-        what = "the size of a head must be even: the rotary embedding turns pairs"
-        raise CheckpointError(what, where=f"{where}: head_dim", got=size, fix=_CURE)
+        what = "the head size must be even: rotary embedding rotates pairs"
+        raise CheckpointError(what, where=f"{where}: head_dim", got=size, fix=_FIX)
     return size
 
 
 def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> int | None:
-    """The window, where the attention of every layer uses it; None where none does.
+    """Return the window if every layer uses it, None if no layer does; refuse anything else.
 
-    ``declared`` are config.json's own ``layer_types``, which some programs follow in families that do not read them.
+    ``declared`` is config.json's own ``layer_types``, which some programs obey even for families that ignore it.
     """
     use = FAMILIES[config.model_type].window_use
     window = None if use == "never" else getattr(config, "sliding_window", None)
     if declared is not None and (not isinstance(declared, list) or len(declared) != config.num_hidden_layers):
         expected = f"a list of {config.num_hidden_layers} names"
         raise CheckpointError(
-            "not a type for each layer", where=f"{where}: layer_types", got=declared, expected=expected, fix=_CURE
+            "not one type per layer", where=f"{where}: layer_types", got=declared, expected=expected, fix=_FIX
         )
     kinds = set(map(str, config.layer_types if use == "by_layer" else declared or ()))
     kinds = kinds or {"full_attention" if window is None else "sliding_attention"}
@@ -164,25 +164,25 @@ def _sliding_window(config: PretrainedConfig, declared: object, where: Path) -> 
         return None
     if kinds != {"sliding_attention"} or window is None:
         raise CheckpointError(
-            "a sliding window in some layers only, or another kind of attention, is not supported",
+            "layers with different attention, or attention of an unknown type, are not supported",
             where=f"{where}: layer_types, max_window_layers",
             got=f"{', '.join(sorted(kinds))} and sliding_window: {json.dumps(window)}",
             expected="the same in every layer",
-            fix="set use_sliding_window: false, and delete layer_types, if sequences are shorter than the window",
+            fix="if sequences are shorter than the window, set use_sliding_window: false and delete layer_types",
         )
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise CheckpointError("not a size", where=f"{where}: sliding_window", got=window, fix=_CURE)
+        raise CheckpointError("not a size", where=f"{where}: sliding_window", got=window, fix=_FIX)
     return window
 
 
 def write_config(directory: Path, architecture: ModelArchitecture, source_dir: Path | None, dtype: str) -> None:
-    """Write config.json: the source model's own where there is one, with the dtype of the written weights.
+    """Write config.json: the source model's if there is one, with the dtype of the written weights.
 
-    What older and newer readers spell differently stands there in both spellings. Nothing in it changes what a program
-    samples, or makes one use a window that the model was trained without.
+    Keys that transformers 4 and 5 spell differently are written in both spellings. Keys that change sampling, or that
+    could enable a window that the model was trained without, are left out.
     """
     config = read_json(source_dir / CONFIG_FILE) if source_dir else fresh_config(architecture)
-    # Some servers read the keys of a window in families of which transformers does not.
+    # Some servers read the window's keys in families where transformers ignores them.
     unread = {*CHANGES_SAMPLES, *UNREAD_WINDOW[FAMILIES[architecture.family].window_use]}
     config = {key: value for key, value in config.items() if key not in unread}
     config |= spelled_for_both(architecture.rope_theta, architecture.rope_scaling)
@@ -191,7 +191,7 @@ def write_config(directory: Path, architecture: ModelArchitecture, source_dir: P
 
 
 def fresh_config(architecture: ModelArchitecture) -> dict[str, object]:
-    """The contents of a config.json for ``architecture``."""
+    """Return the contents of a config.json for ``architecture``."""
     config = {
         "architectures": list(FAMILIES[architecture.family].architectures),
         "model_type": architecture.family,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A complete Hugging Face directory from megatron-core model chunks: there entirely, or not at all."""
+"""Exports megatron-core model chunks as a Hugging Face directory, which appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def export_model(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a directory that transformers and inference servers load; called on every rank.
+    """Write a directory that transformers and inference servers can load. Every rank calls this.
 
     Args:
-        directory: the result; a model that is there already is replaced once the new one is complete.
+        directory: the result; an existing model is replaced once the new one is complete.
         chunks: this rank's model chunks.
-        architecture: what the chunks were built from.
-        source_dir: the model that training started from, whose config.json, tokenizer and template are kept.
-        dtype: of the written weights; the architecture's own by default.
-        max_shard_bytes: size that a file of weights does not exceed.
+        architecture: the architecture of the chunks.
+        source_dir: the initial model, whose config.json, tokenizer and chat template are kept.
+        dtype: dtype of the written weights; by default the architecture's.
+        max_shard_bytes: largest size of a weight file, in bytes.
     """
     directory = Path(directory).resolve()
     source_dir = Path(source_dir).resolve() if source_dir is not None else None
@@ -44,7 +44,7 @@ def export_model(
     if is_writer():
         try:
             _check_target(directory, source_dir, dtype)
-            # What can go wrong with the small files should do so before the long part.
+            # Write the small files first, so that their errors surface before the long part.
             partial = start_partial(directory)
             write_config(partial, architecture, source_dir, dtype)
             if source_dir is not None:
@@ -63,7 +63,7 @@ def _check_target(directory: Path, source_dir: Path | None, dtype: str) -> None:
         raise CheckpointError("unknown dtype", where=str(directory), got=dtype, expected=", ".join(DTYPES))
     if directory == source_dir:
         raise CheckpointError(
-            "the export would replace the model that training started from",
+            "the export would replace the initial model",
             where=str(directory),
             fix="choose another directory",
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Hugging Face tensors make each megatron-core parameter: one table a family.
+"""Which Hugging Face tensors make up each megatron-core parameter: one table per family.
 
-A ``*`` in a name stands for the layer's number, counted from 0 over the whole model. The names on the left are those
-of megatron-core's local layer spec; ``CANONICAL_SUFFIXES`` maps the ones that Transformer Engine fuses onto them.
+A ``*`` in a name stands for the layer's number, counted from 0 over the whole model. Parameter names are those of
+megatron-core's local layer spec; ``CANONICAL_SUFFIXES`` maps Transformer Engine's names to them.
 
 >>> [source.name for source in FAMILIES["llama"].rule("output_layer.weight").sources]
 ['lm_head.weight']
@@ -25,12 +25,12 @@ CANONICAL_SUFFIXES = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
-"""Transformer Engine's name of a layer's parameter -> the local layer spec's."""
+"""Transformer Engine's name of a layer's parameter -> its name in the local layer spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One Hugging Face tensor; ``shape`` names its sizes, see ``dimensions``."""
+    """One Hugging Face tensor; ``shape`` gives its sizes by name, see ``dimensions``."""
 
     name: str
     shape: tuple[str, ...]
@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One megatron-core parameter, the tensors it is made of, and how: a key of ``layouts.LAYOUTS``."""
+    """One megatron-core parameter, its tensors, and their ``layout``: a key of ``layouts.LAYOUTS``."""
 
     parameter: str
     layout: str
@@ -49,7 +49,7 @@ class Rule:
 class Family:
     """The models that share one Hugging Face ``model_type``.
 
-    ``window_use`` says when the attention obeys config.json's ``sliding_window``.
+    ``window_use`` tells whether attention obeys config.json's ``sliding_window``.
     """
 
     architectures: tuple[str, ...]
@@ -59,15 +59,15 @@ class Family:
     window_use: Literal["never", "always", "by_layer"] = "never"
 
     def rule(self, parameter: str) -> Rule:
-        """The rule of a megatron-core parameter, its layer number written as ``*``."""
+        """Return the rule of a megatron-core parameter, whose name has ``*`` for the layer number."""
         for rule in self.rules:
             if rule.parameter == parameter:
                 return rule
         raise CheckpointError(
-            "no Hugging Face tensor is known for this parameter",
+            "no known Hugging Face tensor for this parameter",
             where=parameter,
             expected=" or ".join(rule.parameter for rule in self.rules),
-            fix="build the model from the ModelArchitecture of its own checkpoint",
+            fix="build the model from its own checkpoint's ModelArchitecture",
         )
 
 
@@ -151,11 +151,11 @@ FAMILIES: dict[str, Family] = {
 """``model_type`` of config.json -> its table."""
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
-"""Tensors of old checkpoints that are computed, not learned."""
+"""Tensors in old checkpoints that are computed, not learned."""
 
 
 def find_family(config: dict[str, Any], where: Path) -> str:
-    """The key in ``FAMILIES`` of a config.json's contents; anything unsupported is refused."""
+    """Return the key in ``FAMILIES`` for a config.json's contents; refuse unsupported families."""
     model_type = config.get("model_type")
     declared = config.get("architectures") or []
     architectures = declared if isinstance(declared, list) else [declared]
@@ -173,7 +173,7 @@ def find_family(config: dict[str, Any], where: Path) -> str:
 
 
 def dimensions(architecture: ModelArchitecture) -> dict[str, int]:
-    """What the names in ``Source.shape`` stand for."""
+    """Return the sizes that the names in ``Source.shape`` stand for."""
     return {
         "vocab": architecture.vocab_size,
         "hidden": architecture.hidden_size,
@@ -185,9 +185,9 @@ def dimensions(architecture: ModelArchitecture) -> dict[str, int]:
 
 
 def model_rules(architecture: ModelArchitecture) -> Iterator[tuple[Rule, int | None]]:
-    """Every rule with its layer number (None outside the layers), in the order of the forward pass.
+    """Yield every rule with its layer number (None outside the layers), in the order of the forward pass.
 
-    A tied output layer is left out: the embedding is its only tensor.
+    A tied output layer is skipped, because its tensor is the embedding.
     """
     rules = [
         rule
@@ -202,12 +202,12 @@ def model_rules(architecture: ModelArchitecture) -> Iterator[tuple[Rule, int | N
 
 
 def at_layer(name: str, layer: int | None) -> str:
-    """``name`` with its ``*`` replaced by the layer's number."""
+    """Return ``name`` with its ``*`` replaced by the layer's number."""
     return name if layer is None else name.replace("*", str(layer))
 
 
 def tensor_shapes(architecture: ModelArchitecture) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of the Hugging Face checkpoint, in the order of the forward pass."""
+    """Return name -> shape of every tensor of the Hugging Face checkpoint, in the order of the forward pass."""
     sizes = dimensions(architecture)
     return {
         at_layer(source.name, layer): tuple(sizes[size] for size in source.shape)

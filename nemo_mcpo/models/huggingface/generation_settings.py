@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""generation_config.json: its end tokens are kept, and nothing else in it changes what is sampled.
+"""generation_config.json: keeps its end tokens and neutralizes every setting that changes what is sampled.
 
 Models ship with penalties and limits for their chat demos (Qwen2.5: repetition_penalty 1.05, top_k 20, top_p 0.8). A
-program that follows them draws from another distribution than the one that is trained.
+program that applies them samples from a different distribution than the one that is trained.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ CHANGES_SAMPLES = frozenset(
         *("num_return_sequences", "early_stopping", "low_memory", "max_length", "max_new_tokens", "min_length"),
         *("min_new_tokens", "max_time", "stop_strings", "stop", "custom_generate", "is_assistant"),
         *("prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit", "use_mtp"),
-        *("cache_implementation", "cache_config"),  # a quantized cache is another model
-        "_from_model_config",  # with which transformers 4 replaces the file's values by those of config.json
+        *("cache_implementation", "cache_config"),  # a quantized cache changes the logits
+        "_from_model_config",  # makes transformers 4 override the file with config.json
     )
 )
-"""Keys that choose, change or cut what is generated, of transformers 4 and 5 and of servers."""
+"""Keys of transformers 4 and 5 and of servers that select, change or cut what is generated."""
 
 
 def neutral_settings(vocab_size: int) -> dict[str, object]:
-    """The keys whose absence is not neutral everywhere.
+    """Return neutral values for the keys whose defaults are not neutral in every program.
 
-    Without ``do_sample`` transformers answers greedily, without ``top_k`` it draws from the best 50 tokens, and 0 for
-    all of them is refused by some servers: the size of the vocabulary means all to each.
+    Without ``do_sample`` transformers decodes greedily; without ``top_k`` it samples from the best 50 tokens. Some
+    servers reject 0 for "all tokens", but all accept the size of the vocabulary.
     """
     neutral = {"temperature": 1.0, "top_k": vocab_size, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     return {"do_sample": True, **neutral}
 
 
 def neutralized(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """A generation_config.json with everything that does not change what is sampled as it was.
+    """Return a generation_config.json without settings that change what is sampled; other keys are kept.
 
     >>> neutralized({"eos_token_id": 2, "top_k": 20, "bad_words_ids": [[5]]}, 300)["eos_token_id"]
     2
@@ -55,10 +55,10 @@ def neutralized(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
 
 
 def end_tokens(directory: Path, *more: int | None) -> list[int]:
-    """The end tokens that generation_config.json and config.json declare, then ``more``, each once.
+    """Return the end tokens of generation_config.json and config.json, then ``more``, without duplicates.
 
     Raises:
-        CheckpointError: a file that is damaged, or an end that is no token.
+        CheckpointError: a file is damaged, or an end token is not a token id.
     """
     ends: list[int] = []
     for path in (directory / GENERATION_CONFIG, directory / "config.json"):
@@ -66,8 +66,8 @@ def end_tokens(directory: Path, *more: int | None) -> list[int]:
         for token in declared if isinstance(declared, list) else [declared]:
             if isinstance(token, bool) or not isinstance(token, int | None):
                 raise CheckpointError(
-                    "not a token id", where=f"{path}: eos_token_id", got=repr(token), fix="write the token's number"
+                    "not a token id", where=f"{path}: eos_token_id", got=repr(token), fix="give an integer token id"
                 )
-            if token is not None and token >= 0:  # some write -1 for none
+            if token is not None and token >= 0:  # some models use -1 for none
                 ends.append(token)
     return list(dict.fromkeys([*ends, *(token for token in more if token is not None)]))

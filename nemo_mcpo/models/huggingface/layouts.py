@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How Hugging Face tensors are cut into one tensor-parallel rank's parameter, and put together again.
+"""How Hugging Face tensors are split into tensor-parallel parameters and joined again.
 
-Each layout is a pair of pure functions, and ``join([split(t, r, n) for r in range(n)]) == t``:
+Each layout is a pair of pure functions with ``join([split(t, r, n) for r in range(n)]) == t``:
 
     replicated       every rank holds the tensor
     columns          rank r holds its share of the columns (row-parallel linear layers)
@@ -9,7 +9,7 @@ Each layout is a pair of pure functions, and ``join([split(t, r, n) for r in ran
     gate_up          rank r holds [gate_r; up_r]
     query_key_value  rank r holds whole groups, each [queries of the group; key; value]
 
-A source is a tensor, or anything with a shape that is sliced like one, so that only what a rank needs is read.
+A source is a tensor or any object that has a shape and slices like one, so that each rank reads only what it needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nemo_mcpo.models.architecture import ModelArchitecture
 
 
 class Sliceable(Protocol):
-    """What ``split`` needs of a source."""
+    """What ``split`` requires of a source."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -32,7 +32,7 @@ class Sliceable(Protocol):
 
 
 class Layout(NamedTuple):
-    """``split(sources, architecture, rank, size)`` is a rank's parameter; ``join(shards, architecture)`` undoes it."""
+    """``split(sources, architecture, rank, size)`` gives a rank's part; ``join(shards, architecture)`` undoes it."""
 
     split: Callable[[Sequence[Sliceable], ModelArchitecture, int, int], torch.Tensor]
     join: Callable[[Sequence[torch.Tensor], ModelArchitecture], list[torch.Tensor]]

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that transformers runs: every place that loads one does so here, from the config.json that training reads.
+"""Loads models that transformers runs, with the same reading of config.json as training.
 
     engine ``hf``, evaluation    AutoModelForCausalLM
     judge ``reward_model``       AutoModelForSequenceClassification
 
-transformers fills weights that a file lacks with random numbers, and leaves out those that it has no place for. Here
-the model is the file's, whole, or refused.
+transformers initializes missing weights at random and ignores unknown ones. Here either is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nemo_mcpo.models.huggingface.checkpoint import check_directory, read_header
 from nemo_mcpo.models.huggingface.config import CONFIG_FILE, read_config, transformers_config
 
 ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
-"""What transformers raises for a directory that it cannot load."""
+"""Exceptions that transformers raises for a directory that it cannot load."""
 
 
 def load_model(
@@ -32,17 +31,17 @@ def load_model(
     dtype: torch.dtype | str = torch.float32,
     without: tuple[str, ...] = (),
 ) -> PreTrainedModel:
-    """A model on the CPU, in evaluation mode, that generates by nothing but what each call says.
+    """Load a model on the CPU, in evaluation mode, with neutral generation settings.
 
     Args:
         auto_class: one of transformers' ``AutoModelFor…``.
-        directory: config.json and safetensors weights.
-        where: the key that names the directory, for errors.
-        dtype: of the weights; ``"auto"`` as they are stored.
-        without: beginnings of the names of tensors that may stand in the files and are not of this model.
+        directory: a directory with config.json and safetensors weights.
+        where: the configuration key that names the directory, for errors.
+        dtype: dtype of the weights; ``"auto"`` for that of the files.
+        without: prefixes of tensor names that the files may have although the model does not.
 
     Raises:
-        CheckpointError: a file is missing or damaged, transformers refuses the model, or its weights are not whole.
+        CheckpointError: a file is missing or damaged, transformers rejects the model, or weights are missing or extra.
     """
     directory = Path(directory)
     check_directory(directory)
@@ -67,17 +66,17 @@ def load_model(
             "transformers cannot load the model",
             where=f"{where}: {directory}",
             got=f"{type(error).__name__}: {error}"[:200],
-            fix=f"give a complete directory that {auto_class.__name__} loads",
+            fix=f"use a complete directory that {auto_class.__name__} can load",
         ) from error
     _check_whole(report, f"{where}: {directory}", auto_class, without)
     return model.eval()
 
 
 def _check_whole(report: dict, where: str, auto_class: type, without: tuple[str, ...]) -> None:
-    """Refuse weights that were drawn at random, and files with more than the model."""
+    """Raise CheckpointError for weights that are missing from the files or that the model does not have."""
     missing, unused = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     unused = [name for name in unused if not name.startswith(without)]
-    problems = {"the model's files lack weights": missing, "the model's files have weights that it has not": unused}
+    problems = {"weights are missing": missing, "weights that the model does not have": unused}
     for what, names in problems.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -85,6 +84,6 @@ def _check_whole(report: dict, where: str, auto_class: type, without: tuple[str,
                 what,
                 where=where,
                 got=names[0] + more,
-                expected=f"the weights of {auto_class.__name__}, no more and no fewer",
-                fix="give a model of this kind, with the config.json that belongs to its weights",
+                expected=f"exactly the weights of {auto_class.__name__}",
+                fix="use a model of this kind, with the config.json that belongs to its weights",
             )

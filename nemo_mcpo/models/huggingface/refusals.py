@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of config.json that change what a model computes, and that the megatron-core model does not follow.
+"""Values in config.json that change what a model computes but that the megatron-core model does not implement.
 
-Most stand in models that grew out of a supported family and kept its name. A key that this family's code does not read
-is refused too, where another program reads it: what is trained, exported and served must be one model.
+Most appear in models that were derived from a supported family and kept its name. A key is refused even if
+transformers ignores it for the family, as long as another program reads it: the trained, exported and served models
+must be the same.
 
 >>> next(iter(unsupported({"logit_scale": 0.0625}, "llama")))
 ('logit_scale', 0.0625, 1.0)
@@ -23,12 +24,12 @@ OFF = (False, None, 0)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Keys that change one thing, and the values with which they do not; ``null`` never does.
+    """Keys that change the same part of a model, with their supported values; ``null`` is always supported.
 
     Attributes:
-        what: they change.
-        neutral: key -> values that are followed, the usual one first.
-        fix: beside choosing another model.
+        what: the part that the keys change.
+        neutral: key -> supported values, the usual one first.
+        fix: what the error message suggests.
     """
 
     what: str
@@ -64,11 +65,11 @@ KINDS: tuple[Kind, ...] = (
         _one("embedding_multiplier", "residual_multiplier", "scale_emb") | _off("scale_depth"),
     ),
     Kind(
-        "a rotary embedding of a part of each head, or of some layers",
+        "rotary embedding for a part of each head, or in some layers",
         _one("partial_rotary_factor", "rotary_pct")
         | _off("no_rope_layer_interval", "alibi")
         | {"no_rope_layers": (), "rope_local_base_freq": ()},
-        "choose a model whose heads are turned whole, in every layer",
+        "choose a model with full rotary embedding in every layer",
     ),
     Kind(
         "another attention mask",
@@ -88,9 +89,9 @@ KINDS: tuple[Kind, ...] = (
         "use the model before quantization",
     ),
     Kind(
-        "code of the model's own, which is never run",
+        "custom model code, which is never run",
         {"auto_map": ()},
-        "choose a model that transformers knows by itself; if this one is, delete auto_map",
+        "choose a model that transformers supports without custom code; if this is one, delete auto_map",
     ),
 )
 
@@ -98,11 +99,11 @@ SUPPORTED_BY: dict[str, dict[str, tuple[object, ...]]] = {
     "qwen2": {"attention_bias": (True, *OFF), "qkv_bias": (True,), "use_qkv_bias": (True,)},
     "qwen3": {"use_qk_norm": (True,), "qk_layernorm": (True,)},
 }
-"""Family -> values that it has anyway."""
+"""Family -> values that its models have by definition."""
 
 
 def refuse_unsupported(config: Mapping[str, Any], family: str, where: Path) -> None:
-    """CheckpointError for the first value that would be computed wrongly."""
+    """Raise CheckpointError for the first unsupported value."""
     for kind in KINDS:
         for key, value, neutral in unsupported(config, family, (kind,)):
             raise CheckpointError(
@@ -117,7 +118,7 @@ def refuse_unsupported(config: Mapping[str, Any], family: str, where: Path) -> N
 def unsupported(
     config: Mapping[str, Any], family: str, kinds: tuple[Kind, ...] = KINDS
 ) -> Iterator[tuple[str, object, object]]:
-    """``(key, value, neutral value)`` of whatever is not followed."""
+    """Yield ``(key, value, usual value)`` for every unsupported value."""
     for kind in kinds:
         for key, neutral in kind.neutral.items():
             value, followed = config.get(key), SUPPORTED_BY.get(family, {}).get(key, neutral)
@@ -128,7 +129,7 @@ def unsupported(
 
 
 def _same(value: object, neutral: object) -> bool:
-    """``1`` is ``1.0``, but ``True`` is not ``1``: a switch that is on is no factor of one."""
+    """Compare values; ``1`` equals ``1.0`` but not ``True``, because a switch is not a factor."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
 
 
@@ -137,7 +138,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _is_usual(config: Mapping[str, Any], key: str, value: object) -> bool:
-    """Numbers that say what every model of these families does, and lists that leave no layer out."""
+    """Return whether a value describes what every model of these families does."""
     if key == "no_rope_layers":
         return isinstance(value, list) and all(one == 1 for one in value)
     if key not in ("attention_multiplier", "query_pre_attn_scalar") or not isinstance(value, int | float):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes safetensors files of bounded size, each tensor streamed into its place.
+"""Writes safetensors files of bounded size, streaming one tensor at a time.
 
-The shapes are known beforehand, so each file's header is written first and no more than one tensor is held.
-The format: 8 bytes of header length (little-endian), a JSON header with the tensors' dtypes, shapes and offsets, the
-bytes.
+Shapes are known in advance, so each file's header is written first, and memory holds only one tensor. The format is
+8 bytes of header length (little-endian), a JSON header with the tensors' dtypes, shapes and offsets, then their bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def plan_shards(shapes: Shapes, dtype: torch.dtype, max_bytes: int) -> dict[str, Shapes]:
-    """File name -> the tensors in it, in order; a file exceeds ``max_bytes`` only where a single tensor does."""
+    """Return file name -> its tensors, in order; a file exceeds ``max_bytes`` only if a single tensor does."""
     shards: list[Shapes] = []
     room = 0
     for name, shape in shapes.items():
@@ -46,7 +45,7 @@ def write_shards(
     dtype: torch.dtype,
     tensors: Iterable[tuple[str, torch.Tensor | None]],
 ) -> None:
-    """Write the files and, where there are several, their index; ``tensors`` come in the planned order."""
+    """Write the files and, if there are several, their index; ``tensors`` arrive in the planned order."""
     stream = iter(tensors)
     for file_name, shapes in shards.items():
         _write_file(directory / file_name, shapes, dtype, stream)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every piece of text in a data file, whatever its schema: what a tokenizer is trained on."""
+"""All text in a data file of any schema, to train a tokenizer on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow.parquet as parquet
 from nemo_mcpo.errors import DataError
 
 NOT_TEXT = frozenset({"role", "model", "source", "id", "prompt_id", "dataset"})
-"""Fields whose strings label a record rather than belong to it."""
+"""Fields whose strings are labels of a record rather than text."""
 
 
 def read_texts(file: str | Path) -> Iterator[str]:
-    """The strings of a file, record by record: parquet, JSON lines, a JSON array, or plain text."""
+    """Yield the strings of a file, record by record: parquet, JSON lines, a JSON array, or plain text."""
     file = Path(file)
     if not file.is_file():
         raise DataError("the file does not exist", where=str(file), fix="check the path")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random models for trials: a tokenizer trained on your data, a chat template, weights of a named size."""
+"""Small random models for trials: weights of a named size, a tokenizer trained on your data, a chat template."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A named size. ``whole_vocabulary`` gives the embedding all rows, though the data may yield fewer tokens."""
+    """A named size. With ``whole_vocabulary`` the embedding has all rows, even if the data yields fewer tokens."""
 
     num_layers: int
     hidden_size: int
@@ -74,7 +74,7 @@ SIZES: dict[str, Size] = {
     "2.8b": Size(8, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
     "8b": Size(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
 }
-"""Layers are multiples of 4, heads of 4 and groups of 2: every size can be split two by two, and interleaved."""
+"""Layers are multiples of 4, heads of 4 and groups of 2: every size runs under TP2, PP2 and interleaved PP2."""
 
 
 def make_tiny_model(
@@ -89,13 +89,13 @@ def make_tiny_model(
     """Write a complete Hugging Face directory; the same arguments give the same bytes.
 
     Args:
-        data: file whose texts the byte-level BPE is trained on.
-        directory: the result; an earlier model there is replaced.
+        data: file with the text to train the byte-level BPE on.
+        directory: the result; an existing model is replaced.
         size: a key of ``SIZES``.
-        seed: of the random weights.
+        seed: seed of the random weights.
         family: a key of ``FAMILIES``.
-        vocab_size: tokens at most, special ones included; the size's own by default.
-        dtype: of the weights on disk.
+        vocab_size: largest number of tokens, special ones included; by default that of the size.
+        dtype: dtype of the weights on disk.
     """
     for name, value, known in (("--size", size, SIZES), ("--family", family, FAMILIES)):
         if value not in known:
@@ -108,7 +108,7 @@ def make_tiny_model(
         vocab_size = len(tokenizer)
     architecture = tiny_architecture(size, family, vocab_size or SIZES[size].vocab_size, dtype)
     partial = start_partial(directory)
-    # The template inside tokenizer_config.json is read by every version of transformers, a separate file is not.
+    # Every version of transformers reads a template in tokenizer_config.json, but not one in a separate file.
     tokenizer.save_pretrained(partial, save_jinja_files=False)
     _save_random_weights(partial, architecture, tokenizer, seed)
     move_into_place(directory)
@@ -116,7 +116,7 @@ def make_tiny_model(
 
 
 def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "float32") -> ModelArchitecture:
-    """The architecture of a named size in a family."""
+    """Return the architecture of a named size in a family."""
     shape = SIZES[size]
     return ModelArchitecture(
         family=family,
@@ -139,11 +139,13 @@ def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "flo
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with a chat template; digits stay single tokens, so that a small model can calculate."""
+    """Train a byte-level BPE with a chat template; digits are single tokens so that small models can do arithmetic."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     fewest = len(alphabet) + len(SPECIAL_TOKENS)
     if vocab_size < fewest:
-        raise ConfigError("too few tokens", where="--vocab-size", got=vocab_size, expected=f"at least {fewest}")
+        raise ConfigError(
+            "the vocabulary is too small", where="--vocab-size", got=vocab_size, expected=f"at least {fewest}"
+        )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -158,7 +160,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     bpe.train_from_iterator(texts, trainer)
     if bpe.get_vocab_size() <= fewest:
         raise DataError(
-            "no text to train a tokenizer on", where="--data", fix="give a file with some kilobytes of text"
+            "no text to train a tokenizer on", where="--data", fix="give a file with at least a few kilobytes of text"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -183,4 +185,4 @@ def _save_random_weights(
     model.generation_config = GenerationConfig(**neutral_settings(architecture.vocab_size), **token_ids)
     model.save_pretrained(directory, safe_serialization=True)
     for file in directory.glob("*.safetensors"):
-        file.chmod(0o644)  # the library makes them private, but a server may run as another user
+        file.chmod(0o644)  # safetensors makes them private, but a server may run as another user

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files beside the weights: tokenizer, chat template, and how to generate.
+"""The files beside the weights: tokenizer, chat template and generation settings.
 
-They are copied from the source model as they are, but for what an inference server trips over: a policy is sampled
-as it is (``generation_settings``), generation stops at every end-of-turn token, no ``token_type_ids`` are sent to the
-model, and what transformers 5 spells anew is spelled as every version reads it.
+They are copied from the source model, with changes that inference servers need: neutral sampling settings
+(``generation_settings``), generation that stops at every end-of-turn token, no ``token_type_ids`` for the model, and a
+spelling of transformers 5's keys that every version reads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODEL_INPUTS = ["input_ids", "attention_mask"]
 
 
 def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) -> None:
-    """Copy the source model's tokenizer files, and write generation_config.json for a model of ``vocab_size`` rows."""
+    """Copy the source model's tokenizer files and write generation_config.json for ``vocab_size`` tokens."""
     for name in COPIED_FILES:
         if (source_dir / name).is_dir():
             shutil.copytree(source_dir / name, directory / name)
@@ -57,7 +57,7 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
             older |= own_settings(tokenizer)
             tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
         write_json(path, older | {"model_input_names": MODEL_INPUTS})
-        # Every token at which an answer ends: those that are declared, the tokenizer's, and the chat template's.
+        # An answer ends at any of the declared end tokens, the tokenizer's and the chat template's.
         end_of_turn = load_chat_tokenizer(str(source_dir)).end_of_turn if tokenizer.chat_template else None
         ends = end_tokens(source_dir, tokenizer.eos_token_id, end_of_turn)
         pad = ends[0] if ends and tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -69,5 +69,5 @@ def write_tokenizer_files(directory: Path, source_dir: Path, vocab_size: int) ->
 
 
 def write_json(path: Path, contents: dict[str, object]) -> None:
-    """As transformers writes it."""
+    """Write JSON in transformers' format."""
     path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights between a Hugging Face directory and megatron-core model chunks, one tensor at a time.
+"""Moves weights between a Hugging Face directory and megatron-core model chunks, one tensor at a time.
 
-Import: every rank reads the slices of its own tensor-parallel share and pipeline layers, nothing else.
-Export: every tensor is gathered over the tensor-parallel group of the pipeline stage that owns it, and sent to the
-writing rank, which streams it into its place in the file: host memory stays near one tensor.
+Import: every rank reads only the slices of its tensor-parallel share and pipeline layers.
+Export: every tensor is gathered over the tensor-parallel group of the pipeline stage that owns it, then sent to the
+writing rank, which streams it to the file. Host memory stays near the size of one tensor.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.huggingface.checkpoint import TensorOnDisk, open_checkpoint
 from nemo_mcpo.models.huggingface.families import (
+    CANONICAL_SUFFIXES,
     EMBEDDING,
     FAMILIES,
     OUTPUT,
@@ -29,16 +31,17 @@ from nemo_mcpo.models.huggingface.families import (
     tensor_shapes,
 )
 from nemo_mcpo.models.huggingface.layouts import LAYOUTS
-from nemo_mcpo.models.huggingface.parameters import named_parameters
 from nemo_mcpo.models.huggingface.shards import MAX_SHARD_BYTES, plan_shards, write_shards
 from nemo_mcpo.platform.distributed import any_rank, local_device
+
+LOCAL_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 
 
 @torch.no_grad()
 def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture: ModelArchitecture) -> None:
-    """Fill the chunks' parameters from a Hugging Face directory, converted to the parameters' dtype and device.
+    """Fill the chunks' parameters from a Hugging Face directory, converted to their dtype and device.
 
-    Called on every rank, before the optimizer copies the parameters. Rows that pad the vocabulary become zero.
+    Every rank calls this before the optimizer copies the parameters. Rows that pad the vocabulary become zero.
     """
     checkpoint = open_checkpoint(Path(directory), architecture)
     family = FAMILIES[architecture.family]
@@ -50,11 +53,11 @@ def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture
         value = _read_parameter(rule, layer, checkpoint, architecture)
         if value.shape != parameter.shape:
             raise CheckpointError(
-                f"parameter {at_layer(name, layer)} has another shape than its weights",
+                f"parameter {at_layer(name, layer)} and its weights have different shapes",
                 where=str(directory),
                 got=list(value.shape),
                 expected=list(parameter.shape),
-                fix="build the model from the ModelArchitecture of this directory",
+                fix="build the model from this directory's ModelArchitecture",
             )
         parameter.copy_(value)
 
@@ -94,9 +97,10 @@ def export_weights(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the chunks' parameters as the safetensors files of a Hugging Face directory, which the first rank writes.
+    """Write the chunks' parameters as the safetensors files of a Hugging Face directory.
 
-    Called on every rank; returns when the files are complete. ``dtype`` defaults to the architecture's own.
+    Every rank calls this, one rank writes, and all return once the files are complete. ``dtype`` defaults to the
+    architecture's.
     """
     torch_dtype = getattr(torch, dtype or architecture.dtype)
     problem: Exception | None = None
@@ -108,14 +112,14 @@ def export_weights(
                 write_shards(Path(directory), shards, torch_dtype, tensors)
             except (OSError, NemoMcpoError) as error:
                 problem = error
-        # Also after a failure: a writer that stops receiving would leave the other ranks waiting for it.
+        # Keep receiving after a failure, or the other ranks would wait forever.
         for _ in tensors:
             pass
     raise_on_every_rank(problem, Path(directory))
 
 
 def is_writer() -> bool:
-    """Whether this rank writes the files: the first of the model's first data-parallel copy."""
+    """Return whether this rank writes the files: it is the first rank of the first replica."""
     return (
         parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
         and parallel_state.get_pipeline_model_parallel_rank() == 0
@@ -124,7 +128,7 @@ def is_writer() -> bool:
 
 
 def raise_on_every_rank(problem: Exception | None, directory: Path) -> None:
-    """Raise the writer's problem on every rank, so that none waits for it; also a barrier."""
+    """Raise the writer's problem on every rank, so that none keeps waiting; also a barrier."""
     if not any_rank(problem is not None):
         return
     if isinstance(problem, NemoMcpoError):
@@ -133,14 +137,14 @@ def raise_on_every_rank(problem: Exception | None, directory: Path) -> None:
         "cannot write the model",
         where=str(directory),
         got=problem or "see the first rank",
-        fix="check space and rights",
+        fix="check disk space and permissions",
     ) from problem
 
 
 def _gather_tensors(
     chunks: Sequence[GPTModel], architecture: ModelArchitecture, dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """``(name, tensor)`` of every Hugging Face tensor in order; the tensor is None on all ranks but the writer."""
+    """Yield ``(name, tensor)`` of every Hugging Face tensor in order; the tensor is None except on the writer."""
     mine = {(name, layer): parameter for name, layer, parameter in named_parameters(chunks)}
     owners = _owning_stages(list(mine))
     shapes = tensor_shapes(architecture)
@@ -155,7 +159,7 @@ def _gather_tensors(
 
 
 def _owning_stages(mine: list[tuple[str, int | None]]) -> dict[tuple[str, int | None], int]:
-    """Pipeline stage of every parameter; the first where several hold it (a tied embedding)."""
+    """Return the pipeline stage of every parameter; the first one if several hold it (a tied embedding)."""
     group = parallel_state.get_pipeline_model_parallel_group()
     per_stage: list[list[tuple[str, int | None]]] = [[] for _ in range(dist.get_world_size(group))]
     dist.all_gather_object(per_stage, mine, group=group)
@@ -169,7 +173,7 @@ def _gather_parameter(
     architecture: ModelArchitecture,
     dtype: torch.dtype,
 ) -> list[torch.Tensor] | None:
-    """The Hugging Face tensors of a parameter on the first tensor-parallel rank of its stage, None elsewhere."""
+    """Return a parameter's Hugging Face tensors on the first tensor-parallel rank of its stage, None elsewhere."""
     if parameter is None or parallel_state.get_pipeline_model_parallel_rank() != stage:
         return None
     shard = parameter.detach().to(dtype).contiguous()
@@ -186,7 +190,7 @@ def _gather_parameter(
 def _send_to_writer(
     tensor: torch.Tensor | None, stage: int, shape: tuple[int, ...], dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Hand a tensor of stage ``stage`` to the first stage, over the pipeline group of the first tensor ranks."""
+    """Send a tensor from its stage to the first stage, over the pipeline group of the first tensor-parallel ranks."""
     if parallel_state.get_tensor_model_parallel_rank() != 0:
         return None
     group = parallel_state.get_pipeline_model_parallel_group()
@@ -200,3 +204,19 @@ def _send_to_writer(
         dist.recv(tensor, src=dist.get_global_rank(group, stage), group=group)
         return tensor
     return None
+
+
+def named_parameters(chunks: Sequence[GPTModel]) -> Iterator[tuple[str, int | None, torch.nn.Parameter]]:
+    """Yield ``(name, layer, parameter)`` for every parameter of this rank's chunks.
+
+    ``name`` is the name in the local layer spec, with ``*`` for the layer. ``layer`` counts from 0 over the whole
+    model and is None outside the layers.
+    """
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            match = LOCAL_LAYER.fullmatch(name)
+            if match is None:
+                yield name, None, parameter
+            else:
+                layer = chunk.decoder.layers[int(match[1])].layer_number - 1
+                yield f"decoder.layers.*.{CANONICAL_SUFFIXES.get(match[2], match[2])}", layer, parameter

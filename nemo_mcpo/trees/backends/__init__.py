@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention backends for packed prompt trees: one file each, one table, one choice.
+"""Attention backends for packed prompt trees: one file per backend, their table, and the choice of one.
 
-A backend is ``attend(query, key, value, params) -> context``: query and context ``[S, heads, head_dim]``, key and
-value ``[S, groups, head_dim]``. A new one is a file with ``reason_unavailable`` and ``attend``, and a line in
+A backend is ``attend(query, key, value, params) -> context``: query and context are ``[S, heads, head_dim]``, key and
+value ``[S, groups, head_dim]``. To add one, write a file with ``reason_unavailable`` and ``attend`` and add a line to
 ``BACKENDS``.
 
 >>> choose_backend("auto", torch.device("cpu"), torch.float32)
@@ -23,7 +23,7 @@ from nemo_mcpo.trees.params import TreeParams
 
 
 class Backend(NamedTuple):
-    """``reason_unavailable(device, dtype)`` is None where ``attend`` runs."""
+    """``reason_unavailable(device, dtype)`` is None if ``attend`` can run."""
 
     reason_unavailable: Callable[[torch.device, torch.dtype], str | None]
     attend: Callable[[Tensor, Tensor, Tensor, TreeParams], Tensor]
@@ -43,22 +43,26 @@ AUTOMATIC = {
     "cpu": ("cascade", "sdpa"),
     "cuda": ("flash_attn", "varlen", "transformer_engine", "flex"),
 }
-"""What ``auto`` tries, in this order. On a GPU ``sdpa`` is too slow to be taken without being asked for."""
+"""What ``auto`` tries, in this order. On a GPU, ``sdpa`` is so slow that it must be requested by name."""
 
 
 def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> str:
-    """A key of ``BACKENDS`` that runs: ``requested``, or for ``auto`` the first of ``AUTOMATIC``; else ConfigError."""
+    """Return the backend to use, a key of ``BACKENDS``: ``requested``, or for ``auto`` the first that can run.
+
+    Raises:
+        ConfigError: none of them can run.
+    """
     names = AUTOMATIC[device.type] if requested == "auto" else (requested,)
     reasons = {name: BACKENDS[name].reason_unavailable(device, dtype) for name in names}
     for name, reason in reasons.items():
         if reason is None:
             return name
     raise ConfigError(
-        "no attention backend can run here" if requested == "auto" else "this attention backend cannot run here",
+        "no attention backend is available" if requested == "auto" else "this attention backend is not available",
         where="model.attention_backend",
         got="; ".join(f"{name}: {reason}" for name, reason in reasons.items()),
         expected=f"one of {', '.join(BACKENDS)}",
-        fix="set model.attention_backend=sdpa, which runs anywhere, slowly"
+        fix="set model.attention_backend=sdpa, which is slow but runs everywhere"
         if requested == "auto"
         else "set model.attention_backend=auto",
     )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Backend ``cascade``: CPU attention that does exactly the work there is, without masks and without copies of keys.
+r"""Backend ``cascade``: attention on a CPU without masks, copies of keys, or computing anything that is masked out.
 
-All completions of a tree attend to their prompt in one call (p), and each to itself in another (c); the two softmaxes
-are merged by their log-sum-exps, as flash attention merges its blocks:
+All completions of a tree attend to their prompt in one call (p), and each attends to itself in another (c); the two
+softmaxes are merged by their log-sum-exps, as FlashAttention merges its blocks:
 
 .. math::
     o = \sigma(\ell_p - \ell_c)\, o_p + \sigma(\ell_c - \ell_p)\, o_c, \qquad \ell = \log(e^{\ell_p} + e^{\ell_c})
 
-The backward pass of a part, given the merged :math:`o` and :math:`\ell`, is that part's share of the whole gradient.
+The backward pass of each call, given the merged :math:`o` and :math:`\ell`, is its share of the whole gradient.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.params import TreeParams
 
-# What scaled_dot_product_attention itself calls on a CPU; called directly because only it gives the log-sum-exps.
+# The operator behind scaled_dot_product_attention on a CPU; called directly because only it returns the log-sum-exps.
 _OPERATOR = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run, or None."""
+    """Return why this backend cannot run, or None."""
     if device.type != "cpu":
-        return "it is for CPUs"
-    return None if hasattr(torch.ops.aten, _OPERATOR) else f"torch {torch.__version__} lacks {_OPERATOR}"
+        return "it runs only on CPUs"
+    return None if hasattr(torch.ops.aten, _OPERATOR) else f"torch {torch.__version__} has no {_OPERATOR}"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
@@ -72,7 +72,7 @@ class _Cascade(torch.autograd.Function):
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, spans: tuple[TreeSpan, ...]) -> tuple[Tensor, Tensor]:
-    """Context ``[S, heads, d]`` and log-sum-exps ``[S, heads]``."""
+    """Return the context, ``[S, heads, d]``, and the log-sum-exps, ``[S, heads]``."""
     groups = key.shape[1]
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     lse = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
@@ -97,7 +97,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, spans: tuple[TreeSpan, .
 
 
 def _views(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """``[R, G, S, d]``: query heads that share a key head are a batch over which keys and values have stride 0."""
+    """Return three views ``[R, G, S, d]``; the R query heads of a group share its keys and values, by stride 0."""
     groups = key.shape[1]
     repeats = query.shape[1] // groups
     shared = [_by_group(tensor, groups).expand(repeats, -1, -1, -1) for tensor in (key, value)]
@@ -105,5 +105,5 @@ def _views(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
 
 
 def _by_group(tensor: Tensor, groups: int) -> Tensor:
-    """``[S, heads, …]`` viewed as ``[R, G, S, …]`` where head = g R + r."""
+    """Return a view of ``[S, heads, …]`` as ``[R, G, S, …]``, where head = g R + r."""
     return tensor.unflatten(1, (groups, -1)).movedim((2, 1), (0, 1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backend ``flex``: FlexAttention with the tree mask as a function, compiled to a block-sparse kernel on a GPU.
+"""Backend ``flex``: FlexAttention with the tree mask as a function, compiled to a block-sparse GPU kernel.
 
-Any dtype, float32 included, which the flash backends do not take. https://pytorch.org/blog/flexattention
+Supports float32, unlike the FlashAttention backends. https://pytorch.org/blog/flexattention
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from nemo_mcpo.records import TreeSpan
 from nemo_mcpo.trees.params import TreeParams
 
 BLOCK_SIZE = 128
-"""Queries and keys of a block; what FlexAttention's kernels are tuned for."""
+"""Queries and keys per block; FlexAttention's GPU kernels are tuned for this size."""
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run, or None."""
+    """Return why this backend cannot run, or None."""
     if device.type != "cuda":
         return "it needs a GPU: on a CPU it has no backward pass"
     if dtype == torch.float64:
-        return "it does not compute in float64"
+        return "it does not support float64"
     return None if importlib.util.find_spec("triton") else "the package triton is not installed"
 
 
@@ -41,7 +41,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
 
 
 def block_mask(params: TreeParams):
-    """FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks, without a mask of S × S on the way."""
+    """Return FlexAttention's ``BlockMask`` of a row, ``[1, 1, S, S]`` in blocks, without building an S × S mask."""
     from torch.nn.attention.flex_attention import BlockMask
 
     touched_QK, full_QK = attending_blocks(params.spans)
@@ -60,13 +60,13 @@ def block_mask(params: TreeParams):
 
 
 def attending_blocks(spans: tuple[TreeSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """bool ``[Q, K]`` twice, by block of queries and block of keys: where any pair attends, and where all pairs do."""
+    """Return two bool tables ``[Q, K]``, by query block and key block: any pair in it attends, and all pairs do."""
     starts = np.arange(0, spans[-1].stop, BLOCK_SIZE)
     stops = starts + BLOCK_SIZE
     touched, full = (np.zeros((len(starts), len(starts)), bool) for _ in range(2))
 
     def add(queries: tuple[int, int], keys: tuple[int, int]) -> None:
-        """All queries of one range attend to those keys of another that are not behind them."""
+        """Mark that each query of one range attends to the keys of another range up to its own position."""
         rows, columns = (slice(first // BLOCK_SIZE, -(-stop // BLOCK_SIZE)) for first, stop in (queries, keys))
         last_query = np.minimum(stops[rows], queries[1]) - 1
         first_key = np.maximum(starts[columns], keys[0])
@@ -86,13 +86,13 @@ def attending_blocks(spans: tuple[TreeSpan, ...]) -> tuple[np.ndarray, np.ndarra
 
 
 def _listed(blocks_QK: np.ndarray) -> list[Tensor]:
-    """For each block of queries, the count of its blocks of keys, int32 ``[Q]``, and their numbers, ``[Q, K]``."""
+    """Return how many key blocks each query block has, int32 ``[Q]``, and their numbers, int32 ``[Q, K]``."""
     counts_Q, numbers_QK = blocks_QK.sum(1), np.argsort(~blocks_QK, axis=1, kind="stable")
     return [torch.from_numpy(array.astype(np.int32)) for array in (counts_Q, numbers_QK)]
 
 
 def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tensor], Tensor]:
-    """``allowed(batch, head, query, key)`` of a row, for positions that broadcast; batch and head do not matter."""
+    """Return a row's ``allowed(batch, head, query, key)``; positions broadcast, batch and head are not used."""
     tree_S, branch_S = _branches(params)
 
     def allowed(batch: object, head: object, query: Tensor, key: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def mask_function(params: TreeParams) -> Callable[[object, object, Tensor, Tenso
 
 
 def _branches(params: TreeParams) -> list[Tensor]:
-    """int32 ``[S]``: number of a token's tree, and of its completion in the tree, -1 in a prompt."""
+    """Return each token's tree number and completion number, -1 in a prompt; int32 ``[S]`` each."""
     tree_S, branch_S = (np.full(params.spans[-1].stop, -1, np.int32) for _ in range(2))
     for number, span in enumerate(params.spans):
         tree_S[span.start : span.stop] = number

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backend ``sdpa``: torch's public ``scaled_dot_product_attention``, one call a segment; on any device, in any dtype.
+"""Backend ``sdpa``: torch's public ``scaled_dot_product_attention``; on any device, in any dtype.
 
-The reference of the other backends. A mask exists for one completion at a time, ``[C, P + C]``.
+It makes one call per prompt and one per completion, with a mask ``[C, P + C]`` for one completion at a time: the
+simplest backend, and a reference for the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Always None: it runs anywhere."""
+    """Return None: this backend runs everywhere."""
     return None
 
 
@@ -40,7 +41,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
 
 
 def heads_first(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``[S, heads, d]``, and ``[S, groups, d]`` twice, as three tensors ``[1, heads, S, d]``."""
+    """Return ``[S, heads, d]`` and twice ``[S, groups, d]`` as three tensors ``[1, heads, S, d]``."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:  # repeating the heads is faster than enable_gqa on CPU
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -48,5 +49,5 @@ def heads_first(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
 
 
 def _end_aligned(num_queries: int, num_before: int, device: torch.device) -> Tensor:
-    """``[C, P + C]``, True where a completion token may look: the whole prompt, and its completion up to itself."""
+    """Return ``[C, P + C]``, True where a completion token attends: its prompt, and its completion up to itself."""
     return torch.ones(num_queries, num_before + num_queries, dtype=torch.bool, device=device).tril(num_before)

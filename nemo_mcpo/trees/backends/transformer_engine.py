@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backend ``transformer_engine``: Transformer Engine's fused attention on packed sequences (thd), on a GPU.
 
-The mask must be ``padding_causal_bottom_right``. Plain ``padding_causal`` with queries and keys of different lengths
-is aligned at the beginnings instead, with a warning in a log as the only sign: wrong numbers.
+The mask must be ``padding_causal_bottom_right``. With plain ``padding_causal``, queries and keys of different lengths
+are aligned at their beginnings: the results are wrong, and the only sign is a warning in the log.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from nemo_mcpo.trees.backends.varlen_layout import reason_no_varlen_kernel, varlen_layout
+from nemo_mcpo.trees.backends.varlen_layout import reason_no_varlen, varlen_layout
 from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run, or None."""
-    if reason := reason_no_varlen_kernel(device, dtype):
+    """Return why this backend cannot run, or None."""
+    if reason := reason_no_varlen(device, dtype):
         return reason
     return (
         None if importlib.util.find_spec("transformer_engine") else "the package transformer_engine is not installed"
@@ -44,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
 
 @cache
 def _attention(num_heads: int, num_groups: int, head_dim: int):
-    """Transformer Engine's module, which has no weights: one for all layers."""
+    """Return Transformer Engine's attention module; it has no weights, so all layers share one."""
     from transformer_engine.pytorch import DotProductAttention
 
     return DotProductAttention(

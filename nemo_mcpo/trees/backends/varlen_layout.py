@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row of trees as the sequences of a variable-length attention kernel."""
+"""A row of trees as sequences for variable-length attention."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from nemo_mcpo.trees.params import TreeParams
 
 @dataclass(frozen=True, slots=True)
 class VarlenLayout:
-    """A row as causal sequences, aligned at their ends: every prompt on itself, every completion on [prompt | itself].
+    """A row as end-aligned causal sequences: each prompt attends to itself, each completion to [prompt | itself].
 
-    The queries are the row as it lies. Keys and values are gathered: a prompt's once for itself and once for each of
-    its completions, G in all.
+    The queries are the row itself. Keys and values are gathered, G in total: those of a prompt once for itself and
+    once for each of its completions.
 
     Attributes:
         query_offsets, key_offsets: int32 ``[sequences + 1]``.
-        longest_query, longest_key: tokens.
-        gather_G: the row's position of every gathered key.
-        own_S: the place in G of every position, gathered for its own sequence.
-        copies: ``(positions, places)``: where prompts were gathered to for their first, second, … completion;
-            positions of one entry are distinct.
+        longest_query, longest_key: in tokens.
+        gather_G: position in the row of each gathered key.
+        own_S: index in G of each position of the row, as gathered for its own sequence.
+        copies: pairs ``(positions, places)``, one for the prompts' first completions, one for their second ones, …:
+            positions of those prompts in the row, and the indices in G of their copies. The positions of a pair are
+            distinct.
     """
 
     query_offsets: Tensor
@@ -38,23 +39,23 @@ class VarlenLayout:
     copies: tuple[tuple[Tensor, Tensor], ...]
 
     def gather(self, tensor_S: Tensor) -> Tensor:
-        """Keys or values of the row, ``[S, …]``, as ``[G, …]``."""
+        """Gather the row's keys or values: ``[S, …]`` to ``[G, …]``."""
         return _Gather.apply(tensor_S, self)
 
 
-def reason_no_varlen_kernel(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why no variable-length kernel can run, whichever package it comes from, or None."""
+def reason_no_varlen(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why variable-length attention cannot run, whichever package provides it, or None."""
     if device.type != "cuda":
         return "it needs a GPU"
     if dtype not in (torch.bfloat16, torch.float16):
-        return f"it computes in bf16 and fp16, not in {dtype}"
+        return f"it supports bf16 and fp16, not {dtype}"
     return None
 
 
 def varlen_arguments(
     query: Tensor, key: Tensor, value: Tensor, params: TreeParams
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int]:
-    """What FlashAttention's variable-length kernels take first, in their order."""
+    """Return the leading positional arguments of FlashAttention's variable-length functions, in order."""
     layout = params.derived(varlen_layout)
     return (
         query,
@@ -68,13 +69,13 @@ def varlen_arguments(
 
 
 def varlen_layout(params: TreeParams) -> VarlenLayout:
-    """See ``VarlenLayout``; use it as ``params.derived(varlen_layout)``."""
+    """Build the layout of a row; call it as ``params.derived(varlen_layout)``, so that all layers share it."""
     query_lengths, key_lengths, gather, own = [], [], [], []
     copies: dict[int, tuple[list, list]] = {}
     place = 0
 
     def add(start: int, stop: int) -> np.ndarray:
-        """Gather these positions next; their places."""
+        """Gather these positions next, and return their indices in G."""
         nonlocal place
         gather.append(np.arange(start, stop))
         place += stop - start
@@ -109,7 +110,7 @@ def varlen_layout(params: TreeParams) -> VarlenLayout:
 
 
 class _Gather(torch.autograd.Function):
-    """``index_select`` whose backward adds copy by copy: in a fixed order, where atomic additions would not be."""
+    """``index_select`` with a deterministic backward: it adds one copy after another, not by unordered atomics."""
 
     @staticmethod
     def forward(ctx, tensor_S: Tensor, layout: VarlenLayout) -> Tensor:

@@ -244,7 +244,7 @@ def test_nothing_starts_over_where_all_are_damaged(make, name):
     assert manager.newest() is None
     save_all(manager, [None])
     (manager.directory / "step-00000001" / name).write_text("")
-    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         manager.newest()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of benchmarks share: one process, and a small llama on disk."""
+"""Fixtures of the tests of benchmarks: one process, and a small Llama on disk."""
 
 from tests.unit.models.conftest import llama_directory, one_process
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks for a GPU: every command is one that the benchmark takes, and results become lines of the table."""
+"""The GPU checks: every command is valid for the benchmark, and results become lines of the table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPREAD = {"median": 1.2, "low": 1.1, "high": 1.3}
 
 
 @pytest.mark.parametrize("scale", [GPU, REHEARSAL], ids=["gpu", "rehearsal"])
-def test_every_check_is_a_command_that_the_benchmark_takes(tmp_path, scale):
+def test_every_check_is_a_valid_command(tmp_path, scale):
     every = list(checks(scale, ROOT, tmp_path))
     assert len({check.name for check in every}) == len(every)
     for check in every:
@@ -54,7 +54,7 @@ def check(name: str, program: str, **changes: object) -> Check:
     return Check(name, ("-c", program), **changes)
 
 
-def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
+def test_a_failing_check_does_not_affect_the_others(tmp_path):
     said: list[str] = []
     chosen = [
         check("good", f"open(r'{tmp_path}/good.json', 'w').write('[]'); print('fine')"),
@@ -69,9 +69,9 @@ def test_a_check_that_fails_leaves_the_others_alone(tmp_path):
     assert {one.name: outcome_of(one, tmp_path) for one in chosen} == {
         "good": "",
         "bad": "exit 1: error: training: out of memory",
-        "lacking": "not run: no transformer_engine, nowhere/ here",
-        "slow": "not done after 1 s",
-        "silent": "exit 0, and no result",
+        "lacking": "not run: transformer_engine, nowhere/ not found",
+        "slow": "timed out after 1 s",
+        "silent": "exit 0, but no result",
     }
     assert outcome_of(check("never", ""), tmp_path) == "not run"
     assert (tmp_path / "good.log").read_text() == "fine\n" and read_results(chosen[0], tmp_path) == []
@@ -127,18 +127,18 @@ def test_peer(speedup, ours, reached):
         "trl_peak_gigabytes": 10.0,
     }
     assert [line.reached for line in measurements("peer-1b", [report])] == reached
-    assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # a CPU knows no peaks
+    assert len(measurements("peer-1b", [{"shared_speedup": SPREAD}])) == 1  # on a CPU there are no peaks
 
 
 def test_optimizers():
-    """An update has no target: what it takes depends on the machine's way to its host memory."""
+    """An update has no target, because its time depends on the bandwidth to host memory."""
     phases = {"optimizer": {"seconds": 0.25}, "training": {"seconds": 0.5}}
     keys = {"moments_dtype": "float32", "cpu_offload": True}
     [line] = measurements(
         "optimizer-1b-offload", [{"phases": phases, "seconds": 1.0, "peak_gigabytes": 9.5, "optimizer": keys}]
     )
     assert line.what == "update of 1b, moments_dtype=float32, cpu_offload=True"
-    assert (line.value, line.reached) == ("250 ms of a step of 1000 ms; 9.5 GB at most", None)
+    assert (line.value, line.reached) == ("250 ms of 1000 ms per step; peak 9.5 GB", None)
 
 
 def test_the_table():
@@ -146,7 +146,7 @@ def test_the_table():
     assert table(lines).splitlines() == [
         "| measurement | value | target |  |",
         "| --- | --- | --- | --- |",
-        "| loss in bf16 against float32, 50 steps | 0.0100 nats a step; another seed: 0.0200 | <= another seed "
+        "| loss in bf16 against float32, 50 steps | 0.0100 nats per step; another seed: 0.0200 | <= another seed "
         "| reached |",
     ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Medians, turns, and peaks of memory."""
+"""Medians, turns, and peak memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The straight line through the cost of candidates."""
+"""The linear fit of the cost of candidates."""
 
 from __future__ import annotations
 

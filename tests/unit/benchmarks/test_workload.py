@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic trees have the shape that was asked for."""
+"""Synthetic trees have the requested shape."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_trees_have_the_shape():
 
 
 @pytest.mark.parametrize("text", ["250", "250x", "x250", "0x5", "5x-1", "axb", ""])
-def test_a_shape_that_is_none(text):
+def test_invalid_shapes(text):
     with pytest.raises(ConfigError, match="--shape"):
         Shape.parse(text)

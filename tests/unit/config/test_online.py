@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of an online run's keys, by the key that the message names."""
+"""The rules for the keys of an online run, checked by the key in the error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.
         ({"rollouts.temperatures": [1.0]}, "rollouts.samples"),
         ({"rollouts.samples": 0}, "rollouts.samples"),
         ({"rollouts.engine": "vllm"}, "rollouts.engine"),
-        ({"rollouts.server.launcher": "sglang"}, "rollouts.server.launcher"),
-        ({"judge.server.launcher": "sglang"}, "judge.server.launcher"),
+        ({"rollouts.server.launcher": "none"}, "rollouts.server.launcher"),
+        ({"judge.server.launcher": "none"}, "judge.server.launcher"),
         ({"model.mcpo.sampler": "given"}, "model.mcpo.sampler"),
         ({"model.mcpo.objective": "sft", "model.mcpo.num_negatives": 0}, "model.mcpo.objective"),
         ({"judge.kind": "oracle"}, "judge.kind"),
@@ -46,26 +46,26 @@ def test_refusals(changes, where):
     assert caught.value.where == where and caught.value.fix
 
 
-def test_an_unknown_key_of_a_section_of_its_own():
+def test_an_unknown_key_in_a_section_of_online_runs():
     with pytest.raises(ConfigError) as caught:
         compose_online("rollouts.temperature=1")
     assert (caught.value.where, caught.value.fix) == ("rollouts.temperature", "did you mean rollouts.temperatures?")
 
 
-def test_servers_are_chosen_by_name():
+def test_servers_are_selected_by_name():
     config = compose_online("server@judge.server=transformers", "judge.server.replicas=2")
     assert (config.judge.server.launcher, config.rollouts.server.launcher) == ("transformers", "trtllm")
     assert (config.judge.server.replicas, config.rollouts.server.replicas) == (2, 1)
     assert config.rollouts.server.max_seq_len == config.model.data.max_length
 
 
-def test_as_many_requests_as_a_server_takes_at_once():
+def test_concurrency_follows_the_batch_size_of_a_server():
     config = compose_online("server@rollouts.server=vllm", "rollouts.server.max_batch_size=64")
     assert (config.rollouts.server.concurrency, config.judge.server.concurrency) == (64, 256)
     assert compose_online("server@judge.server=transformers").judge.server.concurrency == 4
 
 
-def test_every_stage_has_its_work():
+def test_every_stage_has_a_function():
     assert list(online_stages.WORK) == list(STAGES)
 
 

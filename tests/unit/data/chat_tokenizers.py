@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small tokenizers in the style of each model family: its special tokens, its chat template, its way with spaces."""
+"""Small tokenizers like those of each model family, with its special tokens, chat template, and handling of spaces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ QWEN3 = (
 
 @dataclass(frozen=True)
 class Family:
-    """What makes a family's tokenizer: ``end_of_turn`` is the token that its template ends an assistant turn with."""
+    """Properties of a family's tokenizer; ``end_of_turn`` is the token that ends its assistant turns."""
 
     template: str | None
     special_tokens: tuple[str, ...]
@@ -80,7 +80,7 @@ FAMILIES = {
 
 
 def save_tokenizer(directory: Path, family: Family, corpus: list[str] = CORPUS) -> str:
-    """Trains and saves the tokenizer; it adds BOS by itself where the family has one, as the real ones do."""
+    """Train and save the tokenizer; it adds BOS if the family has one, as the real ones do."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=family.sentencepiece, unk_token=None))
     if family.sentencepiece:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # while training: a "▁" only ever begins a token

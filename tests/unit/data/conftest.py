@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data tests share: a chat tokenizer, and files of records."""
+"""Fixtures of the data tests: a chat tokenizer, and files of records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def write_jsonl(tmp_path: Path) -> Callable[..., str]:
-    """Writes records, one a line (a string is written as it is), and gives the file's path."""
+    """Write records, one per line (strings are written as they are), and return the file's path."""
 
     def write(*records: Any, name: str = "data.jsonl") -> str:
         lines = [record if isinstance(record, str) else json.dumps(record) for record in records]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering: the same on every day, and nothing of a conversation lost."""
+"""Rendering does not depend on the date, and loses no part of a conversation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shown(tokenizer: PreTrainedTokenizerFast, turns: list[Message], inputs: str 
 
 
 @pytest.mark.parametrize("day", ["{{ strftime_now('%Y-%m-%d') }}", "{%- set d = strftime_now('%Y-%m-%d') %}{{ d }}"])
-def test_today_is_always_the_same_day(tokenizer: PreTrainedTokenizerFast, day: str) -> None:
+def test_todays_date_is_fixed(tokenizer: PreTrainedTokenizerFast, day: str) -> None:
     tokenizer.chat_template = day + QWEN2
     assert shown(tokenizer, [USER]).startswith("2024-07-26")
 
@@ -55,7 +55,7 @@ def test_tools_and_calls_are_shown(tokenizer: PreTrainedTokenizerFast) -> None:
     assert "<tools>" in text and 'add: {"a": 2}' in text and "4" in text
 
 
-def test_a_template_may_want_the_arguments_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_may_expect_arguments_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = AS_TEXT
     assert 'add: {"a": 2}<' in shown(tokenizer, [USER, CALLING, RESULT])
 
@@ -64,7 +64,7 @@ def test_a_template_may_want_the_arguments_as_text(tokenizer: PreTrainedTokenize
     "template", [AS_TEXT, WITH_CALLS.replace("CALL }}", "'add: ' }}{{ call.function.arguments }}")]
 )
 @pytest.mark.parametrize("arguments", [{"a": 2}, '{"a": 2}'])
-def test_arguments_are_json_in_every_template(
+def test_arguments_are_json_with_every_template(
     tokenizer: PreTrainedTokenizerFast, template: str, arguments: object
 ) -> None:
     tokenizer.chat_template = template
@@ -74,64 +74,64 @@ def test_arguments_are_json_in_every_template(
     )
 
 
-def test_a_template_that_shows_the_first_call_alone_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_that_shows_only_the_first_call_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = AS_JSON.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
     other = {**CALL, "function": {"name": "subtract", "arguments": {}}}
-    with pytest.raises(RefusedByTemplate, match="does not show all of tool_calls"):
+    with pytest.raises(RefusedByTemplate, match="omits part of tool_calls"):
         shown(tokenizer, [USER, Message("assistant", "", json.dumps({"tool_calls": [CALL, other]})), RESULT])
 
 
 @pytest.mark.parametrize("content", ["2+2", "user", "What is 2+2?"])
-def test_a_skipped_turn_whose_words_stand_elsewhere_is_refused(
+def test_an_omitted_turn_whose_words_occur_elsewhere_is_refused(
     tokenizer: PreTrainedTokenizerFast, content: str
 ) -> None:
     tokenizer.chat_template = (
         "{% for m in messages if m.role != 'system' %}{{ m.role + m.content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
     )
-    with pytest.raises(RefusedByTemplate, match="leaves a turn out"):
+    with pytest.raises(RefusedByTemplate, match="omits a turn"):
         shown(tokenizer, [Message("system", content), Message("user", "What is 2+2?")])
 
 
 @pytest.mark.parametrize(
     ("turns", "inputs", "reason"),
     [
-        ([USER], TOOLS, "does not show tools"),
-        ([USER], '{"documents": [{"text": "a"}]}', "does not show documents"),
-        ([USER], '{"verbosity": "low"}', "does not show verbosity"),
-        ([USER, CALLING, USER], "", "does not show tool_calls"),
+        ([USER], TOOLS, "omits tools"),
+        ([USER], '{"documents": [{"text": "a"}]}', "omits documents"),
+        ([USER], '{"verbosity": "low"}', "omits verbosity"),
+        ([USER, CALLING, USER], "", "omits tool_calls"),
         ([USER, Message("assistant", "4", '{"reasoning_content": "two and two"}'), USER], "", "reasoning_content"),
-        ([dataclasses.replace(USER, extra='{"name": "Ann"}')], "", "does not show name"),
+        ([dataclasses.replace(USER, extra='{"name": "Ann"}')], "", "omits name"),
     ],
 )
-def test_what_a_template_does_not_show_is_refused(
+def test_an_omitted_part_is_refused(
     tokenizer: PreTrainedTokenizerFast, turns: list[Message], inputs: str, reason: str
 ) -> None:
     with pytest.raises(RefusedByTemplate, match=reason):
         shown(tokenizer, turns, inputs)
 
 
-def test_a_turn_that_a_template_skips_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_omitted_turn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = QWEN2.replace("{{ '<|im_start|>' + m.role", "{% if m.role != 'tool' %}{{ '' + m.role", 1)
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>\n' }}{% endfor", "' }}{% endif %}{% endfor")
     shown(tokenizer, [USER])
-    with pytest.raises(RefusedByTemplate, match="leaves a turn out"):
+    with pytest.raises(RefusedByTemplate, match="omits a turn"):
         shown(tokenizer, [USER, Message("tool", "the result"), USER])
 
 
-def test_a_text_that_is_escaped_or_trimmed_is_shown(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_escaped_text_counts_as_shown(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = QWEN2.replace("m.content +", "(m.content | tojson) +")
     assert '\\"four\\"' in shown(tokenizer, [Message("user", 'say "four"')])
 
 
-def test_earlier_thoughts_are_the_templates_own_affair(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_may_omit_earlier_thoughts(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = QWEN2 + "{% if false %}{{ messages[0].reasoning_content }}{% endif %}"
     assert "two and two" not in shown(
         tokenizer, [USER, Message("assistant", "4", '{"reasoning_content": "two and two"}'), USER]
     )
 
 
-def test_a_thought_has_the_name_that_the_template_looks_for(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_thought_is_passed_under_the_key_that_the_template_reads(tokenizer: PreTrainedTokenizerFast) -> None:
     thought = "{% if m.reasoning_content %}{{ '(' + m.reasoning_content + ')' }}{% endif %}{{ m.content + "
     tokenizer.chat_template = QWEN2.replace("+ '\n' + m.content +", "}}" + thought, 1)
     turns = [USER, Message("assistant", "4", '{"thinking": "two and two"}'), USER]
@@ -141,7 +141,7 @@ def test_a_thought_has_the_name_that_the_template_looks_for(tokenizer: PreTraine
 @pytest.mark.parametrize(
     "failing", ["{{ 1 / 0 }}", "{{ messages[9].content }}", "{{ '' + none }}", "{{ raise_exception('no') }}"]
 )
-def test_whatever_a_template_raises_is_a_reason(tokenizer: PreTrainedTokenizerFast, failing: str) -> None:
+def test_any_exception_of_a_template_is_a_reason(tokenizer: PreTrainedTokenizerFast, failing: str) -> None:
     tokenizer.chat_template = failing
     with pytest.raises(RefusedByTemplate) as caught:
         render(tokenizer, [USER], add_generation_prompt=True)
@@ -152,7 +152,7 @@ def test_several_templates_without_a_default(tmp_path: Path) -> None:
     directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
     (tmp_path / "chat_template.jinja").unlink()
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    for names, message in ((("rag", "tool_use"), "no default among the chat templates"), (("default", "rag"), "")):
+    for names, message in ((("rag", "tool_use"), "no chat template is named default"), (("default", "rag"), "")):
         config["chat_template"] = [{"name": name, "template": QWEN2} for name in names]
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         if message:
@@ -178,7 +178,7 @@ def test_a_template_that_is_not_text(tmp_path: Path) -> None:
         load_chat_tokenizer(directory)
 
 
-def test_no_tokenizer_names_the_key() -> None:
+def test_a_missing_tokenizer_names_the_option() -> None:
     with pytest.raises(DataError, match=r"text data needs a tokenizer.*--tokenizer"):
         load_chat_tokenizer("")
 
@@ -192,7 +192,7 @@ def test_no_tokenizer_names_the_key() -> None:
         ("tokenizer.json", '{"model": 1}'),
     ],
 )
-def test_a_tokenizer_that_transformers_refuses_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+def test_an_unreadable_tokenizer_is_an_error_of_one_line(tmp_path: Path, file: str, content: str) -> None:
     directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
     (tmp_path / file).write_text(content)
     with pytest.raises(DataError, match="no usable tokenizer") as caught:

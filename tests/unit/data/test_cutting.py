@@ -32,19 +32,19 @@ def text(chat: ChatTokenizer, turns: tuple[Message, ...], limit: int) -> str:
     return chat.tokenizer.decode(ids)
 
 
-def test_the_oldest_turns_go_first_and_the_system_turn_stays(chat: ChatTokenizer) -> None:
-    old, answer, middle, reply, last = (
+def test_oldest_turns_are_removed_first_and_the_system_turn_stays(chat: ChatTokenizer) -> None:
+    old, first_reply, middle, second_reply, last = (
         Message("user", "first"), Message("assistant", "one"), Message("user", "second"), Message("assistant", "two"),
         Message("user", "third"),
     )  # fmt: skip
-    turns = (SYSTEM, old, answer, middle, reply, last)
-    for kept in ((SYSTEM, middle, reply, last), (SYSTEM, last)):
+    turns = (SYSTEM, old, first_reply, middle, second_reply, last)
+    for kept in ((SYSTEM, middle, second_reply, last), (SYSTEM, last)):
         whole = tokens(chat, *kept)
         assert cut_prompt(chat, PreferenceRecord("x:1", turns, ()), len(whole)) == whole
         assert cut_prompt(chat, PreferenceRecord("x:1", turns, ()), len(tokens(chat, *turns)) - 1) != whole[:-1]
 
 
-def test_the_frame_stays_where_a_text_loses_its_beginning(chat: ChatTokenizer) -> None:
+def test_template_text_stays_when_a_turn_loses_its_beginning(chat: ChatTokenizer) -> None:
     whole = chat.tokenizer.decode(tokens(chat, SYSTEM, LONG))
     limit = len(tokens(chat, SYSTEM, Message("user", ""))) + 25
     cut = text(chat, (SYSTEM, LONG), limit)
@@ -54,31 +54,31 @@ def test_the_frame_stays_where_a_text_loses_its_beginning(chat: ChatTokenizer) -
     assert len(cut) < len(whole)
 
 
-def test_as_much_is_kept_as_fits(chat: ChatTokenizer) -> None:
+def test_as_much_as_fits_is_kept(chat: ChatTokenizer) -> None:
     least = len(tokens(chat, SYSTEM, Message("user", "")))
     for limit in range(least + 3, len(tokens(chat, SYSTEM, LONG)), 17):
         assert len(cut_prompt(chat, PreferenceRecord("x:1", (SYSTEM, LONG), ()), limit)) >= limit - 3
 
 
-def test_no_character_is_halved(chat: ChatTokenizer) -> None:
+def test_no_character_is_split(chat: ChatTokenizer) -> None:
     smiles = Message("user", "\N{GRINNING FACE}\N{SNOWMAN}" * 20 + " ok")
     least = len(tokens(chat, SYSTEM, Message("user", "")))
     for limit in range(least + 5, least + 20):
         assert "\N{REPLACEMENT CHARACTER}" not in text(chat, (SYSTEM, smiles), limit)
 
 
-def test_a_call_and_its_result_stay_behind_their_question(chat: ChatTokenizer) -> None:
+def test_a_call_and_its_result_stay_with_their_question(chat: ChatTokenizer) -> None:
     turns = (LONG, Message("assistant", "call"), Message("tool", "the result is 4"))
     cut = text(chat, turns, len(tokens(chat, *turns)) - 40)
     assert "the result is 4" in cut and "Why?" in cut and "call" in cut
 
 
-def test_a_frame_that_does_not_fit_is_a_reason(chat: ChatTokenizer) -> None:
-    with pytest.raises(RefusedByTemplate, match="fits into max_prompt_length"):
+def test_a_prompt_without_room_for_text_is_refused(chat: ChatTokenizer) -> None:
+    with pytest.raises(RefusedByTemplate, match="fits in max_prompt_length"):
         cut_prompt(chat, PreferenceRecord("x:1", (SYSTEM, LONG), ()), 4)
 
 
-def test_truncation_keeps_the_prompts_end_and_the_answers_beginning() -> None:
+def test_truncation_keeps_the_end_of_prompts_and_the_beginning_of_completions() -> None:
     cut = cut_sequences([1, 2, 3, 4], [[5, 6, 7, 8, 0], [9, 0]], max_prompt_length=3, max_length=5)
     assert cut.prompt.tolist() == [2, 3, 4]
     assert [ids.tolist() for ids in cut.completions] == [[5, 6], [9, 0]]
@@ -99,6 +99,6 @@ def test_truncation_properties() -> None:
         for completion, kept in zip(completions, cut.completions, strict=True):
             assert len(kept) == min(len(completion), max_length - len(cut.prompt)) >= 1
             assert completion[: len(kept)] == kept.tolist()
-            assert (0 in kept) == (len(kept) == len(completion))  # a cut answer has no end of turn
+            assert (0 in kept) == (len(kept) == len(completion))  # a cut completion has no end of turn
             alone = cut_sequences(prompt, [completion], max_prompt_length, max_length).completions[0]
             assert alone.tolist() == kept.tolist()

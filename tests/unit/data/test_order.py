@@ -6,7 +6,7 @@ import numpy as np
 from nemo_mcpo.data.order import PromptStream, epoch_permutation
 
 
-def test_every_epoch_has_every_prompt_once_and_nothing_is_dropped_at_its_end() -> None:
+def test_every_epoch_has_every_prompt_once_without_dropping_any() -> None:
     samples = PromptStream(10, seed=1, shuffle=True).take(0, 35)
     assert [epoch for epoch, _ in samples] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 5
     for epoch in range(3):
@@ -18,7 +18,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert len(set(orders)) == len(orders)
 
 
-def test_resume_is_only_a_number() -> None:
+def test_resume_needs_only_the_number_of_consumed_prompts() -> None:
     whole = PromptStream(7, seed=3, shuffle=True).take(0, 45)
     for consumed in range(40):
         assert PromptStream(7, seed=3, shuffle=True).take(consumed, 5) == whole[consumed : consumed + 5]
@@ -30,16 +30,16 @@ def test_batches_of_any_size_give_the_same_order() -> None:
     assert pieces == PromptStream(7, seed=3, shuffle=True).take(0, 42)
 
 
-def test_without_shuffle_the_order_is_the_files() -> None:
+def test_without_shuffle_the_order_is_that_of_the_file() -> None:
     assert PromptStream(3, seed=9, shuffle=False).take(2, 3) == [(0, 2), (1, 0), (1, 1)]
 
 
 def test_the_order_is_the_same_in_every_numpy_version() -> None:
-    # Recorded values: a change here changes every run that is resumed.
+    # Recorded values: changing them would change every resumed run.
     assert epoch_permutation(8, seed=1234, epoch=0).tolist() == RECORDED
 
 
-def test_first_places_are_uniform() -> None:
+def test_first_prompts_are_uniform() -> None:
     firsts = np.bincount([epoch_permutation(5, seed, 0)[0] for seed in range(5000)], minlength=5)
     assert ((firsts - 1000) ** 2 / 1000).sum() < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
 

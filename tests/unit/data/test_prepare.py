@@ -22,8 +22,8 @@ from nemo_mcpo.records import Message
 from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
 
 TOKENS = {"prompt_ids": [1, 2], "responses": [{"ids": [3], "rank": 1}, {"ids": [4, 5], "rank": 2}]}
-ANSWERS = ["I am fine, thank you.", "Hello", "The sum of two and three is five."]
-TEXT = {"prompt": "How are you?", "responses": [{"text": text, "score": -i} for i, text in enumerate(ANSWERS)]}
+RESPONSES = ["I am fine, thank you.", "Hello", "The sum of two and three is five."]
+TEXT = {"prompt": "How are you?", "responses": [{"text": text, "score": -i} for i, text in enumerate(RESPONSES)]}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def prepared_directories(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "prepared").glob("*"))
 
 
-def test_text_becomes_the_templates_tokens(
+def test_text_is_tokenized_with_the_template(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tokenizer_dir: str
 ) -> None:
     path = write_jsonl(TEXT)
@@ -57,12 +57,12 @@ def test_text_becomes_the_templates_tokens(
     tree = dataset[0]
     rendered = render_prompt(chat, (Message("user", TEXT["prompt"]),))
     assert tree.prompt_tokens.tolist() == encode_prompts(chat, [rendered])[0]
-    assert [completion.tolist() for completion in tree.completions] == encode_answers(chat, ANSWERS)
+    assert [completion.tolist() for completion in tree.completions] == encode_answers(chat, RESPONSES)
     assert tree.scores is not None and tree.scores.tolist() == [0, -1, -2]
     assert dataset.source(0) == f"{path}:1"
 
 
-def test_many_chunks_keep_the_files_order(
+def test_chunks_keep_the_order_of_the_file(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(*({**TEXT, "prompt": f"Question {i}"} if i % 5 else {**TEXT, "prompt": ""} for i in range(40)))
@@ -74,7 +74,7 @@ def test_many_chunks_keep_the_files_order(
         assert file.read_bytes() == (pieces.directory / file.name).read_bytes(), file.name
 
 
-def test_a_second_call_opens_what_the_first_wrote(
+def test_a_second_call_opens_the_dataset_of_the_first(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(TEXT)
@@ -117,7 +117,7 @@ def test_tokens_need_no_tokenizer(build: Callable[..., PreparedDataset], write_j
     assert [completion.tolist() for completion in tree.completions] == [[3], [4, 5]]
 
 
-def test_long_prompts_and_answers_are_cut_and_counted(
+def test_long_prompts_and_responses_are_cut_and_counted(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     long = {"prompt_ids": list(range(10)), "responses": [{"ids": [7] * 9, "rank": 1}, {"ids": [8], "rank": 2}]}
@@ -127,37 +127,39 @@ def test_long_prompts_and_answers_are_cut_and_counted(
     assert (dataset.report.truncated_prompts, dataset.report.truncated_answers) == (1, 1)
 
 
-def test_the_same_answer_counts_once(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+def test_equal_responses_count_once(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
     twice = {"prompt": "Hi", "responses": [{"text": text} for text in ("fine", "five", "fine ", "five", "two")]}
     alone = {"prompt": "Hi", "chosen": "fine", "rejected": "fine"}
     dataset = build(write_jsonl(twice, alone))
     assert len(dataset) == 1 and dataset.num_completions.tolist() == [3]
     assert dataset.report.repeated_answers == 2
-    assert dict(dataset.report.dropped) == {"the answers are all the same": 1}
+    assert dict(dataset.report.dropped) == {"all responses are identical": 1}
     kept = build(write_jsonl(twice, alone), keep_repeated=True)
     assert kept.num_completions.tolist() == [5, 2] and kept.fingerprint != dataset.fingerprint
 
 
-def test_scores_stay_with_their_answers(
+def test_scores_stay_with_their_responses(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
-    answers = [{"text": text, "score": score} for text, score in (("fine", 5), ("five", 4), ("fine", 3), ("two", 2))]
-    scores = build(write_jsonl({"prompt": "Hi", "responses": answers}))[0].scores
+    responses = [{"text": text, "score": score} for text, score in (("fine", 5), ("five", 4), ("fine", 3), ("two", 2))]
+    scores = build(write_jsonl({"prompt": "Hi", "responses": responses}))[0].scores
     assert scores is not None and scores.tolist() == [5, 4, 2]
 
 
-def test_answers_that_differ_behind_the_limit_are_the_same(
+def test_responses_that_differ_beyond_the_limit_are_identical(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     row = {"prompt": "Hi", "responses": [{"text": "fine " * 200 + end} for end in ("one", "two")]}
-    with pytest.raises(DataError, match="1 x the answers are all the same once they are cut"):
+    with pytest.raises(DataError, match="1 x all responses are identical after truncation"):
         build(write_jsonl(row))
     tokens = {"prompt_ids": [1], "responses": [{"ids": [3, 4, 5]}, {"ids": [3, 4, 6]}]}
-    with pytest.raises(DataError, match="once they are cut"):
+    with pytest.raises(DataError, match="after truncation"):
         build(write_jsonl(tokens), "tokens", max_prompt_length=2, max_length=3)
 
 
-def test_one_answer_is_one_for_sft(build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]) -> None:
+def test_equal_responses_count_once_for_sft(
+    build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
+) -> None:
     dataset = build(write_jsonl({"prompt": "Hi", "chosen": "fine", "rejected": "fine"}), min_answers=1)
     assert dataset.num_completions.tolist() == [1]
 
@@ -167,8 +169,8 @@ def test_ids_outside_the_vocabulary_drop_the_record(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], bad_id: int
 ) -> None:
     in_prompt = {**TOKENS, "prompt_ids": [1, bad_id]}
-    in_answer = {**TOKENS, "responses": [{"ids": [3], "rank": 1}, {"ids": [bad_id], "rank": 2}]}
-    path = write_jsonl(TOKENS, in_prompt, in_answer)
+    in_response = {**TOKENS, "responses": [{"ids": [3], "rank": 1}, {"ids": [bad_id], "rank": 2}]}
+    path = write_jsonl(TOKENS, in_prompt, in_response)
     dataset = build(path, "tokens", vocab_size=100)
     assert len(dataset) == 1
     assert dict(dataset.report.dropped) == {"token id outside the vocabulary": 2}
@@ -188,7 +190,7 @@ def test_vocabulary_size_comes_from_the_models_configuration(
         build(write_jsonl(TOKENS), "tokens", tokenizer_dir=str(model))
 
 
-def test_a_prompt_that_the_template_refuses_is_dropped(
+def test_a_prompt_refused_by_the_template_is_dropped(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], tmp_path: Path
 ) -> None:
     mistral = save_tokenizer(tmp_path / "mistral", FAMILIES["mistral"])
@@ -203,10 +205,10 @@ def test_dropped_records_are_counted_and_listed(
 ) -> None:
     path = write_jsonl(TEXT, {**TEXT, "prompt": " "}, {**TEXT, "responses": []}, {**TEXT, "prompt": ""})
     dataset = build(path)
-    assert dict(dataset.report.dropped) == {"empty prompt": 2, "no answers": 1}
+    assert dict(dataset.report.dropped) == {"empty prompt": 2, "no responses": 1}
     assert [json.loads(line) for line in dataset.dropped_path.read_text().splitlines()] == [
         {"source": f"{path}:2", "reason": "empty prompt", "detail": ""},
-        {"source": f"{path}:3", "reason": "no answers", "detail": ""},
+        {"source": f"{path}:3", "reason": "no responses", "detail": ""},
         {"source": f"{path}:4", "reason": "empty prompt", "detail": ""},
     ]
 
@@ -217,7 +219,7 @@ def test_dropped_records_are_counted_and_listed(
         ([{**TEXT, "prompt": ""}, {**TEXT, "prompt": ""}], "no usable record .got 2 x empty prompt"),
         ([TEXT, "{oops"], "data.jsonl:2: not JSON"),
         ([TEXT, "[1]"], "data.jsonl:2: not a JSON object"),
-        ([{"question": "Hi"}], "data.jsonl:1: not the format's columns"),
+        ([{"question": "Hi"}], "data.jsonl:1: columns do not fit the format"),
         (["[]"], "no usable record .got no records"),
     ],
 )
@@ -234,7 +236,7 @@ def test_unusable_files_leave_nothing_behind(
     assert prepared_directories(tmp_path) == []
 
 
-def test_a_missing_file_is_found_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
+def test_a_missing_file_is_reported_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
     with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
         build("absent.jsonl", tokenizer_dir="also absent")
 
@@ -257,7 +259,7 @@ def test_no_chat_template(
         ({"max_candidates": 0}, "model.data.max_candidates"),
     ],
 )
-def test_impossible_options(
+def test_options_out_of_range(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str], changes: dict, key: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -265,7 +267,7 @@ def test_impossible_options(
     assert caught.value.where == key
 
 
-def test_a_full_disk_leaves_nothing_and_the_next_call_builds(
+def test_a_full_disk_leaves_nothing_and_the_next_call_builds_again(
     build: Callable[..., PreparedDataset],
     write_jsonl: Callable[..., str],
     tmp_path: Path,
@@ -302,4 +304,4 @@ def test_a_killed_build_leaves_nothing_that_opens(
     [leftover] = prepared_directories(tmp_path)
     assert leftover.name.startswith(".")
     dataset = build(path, "tokens", tokenizer_dir=None)
-    assert prepared_directories(tmp_path) == [dataset.directory]  # what the dead process left is gone
+    assert prepared_directories(tmp_path) == [dataset.directory]  # the leftovers of the killed process are gone

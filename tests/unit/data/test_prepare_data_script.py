@@ -48,14 +48,14 @@ def test_table(
     assert "completions         2" in capsys.readouterr().out
 
 
-def test_bad_data_is_one_line_and_exit_code_1(
+def test_bad_data_prints_one_line_and_exits_with_1(
     run: Callable[..., int], tokenizer_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*options("absent.jsonl", tokenizer_dir, tmp_path)) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_bad_usage_is_exit_code_2(run: Callable[..., int], tmp_path: Path) -> None:
+def test_bad_usage_exits_with_2(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--data", "x") == 2
     assert run("--data", "x", "--format", "csv", "--max-prompt-length", "1", "--max-length", "2") == 2
     limits = ("--max-prompt-length", "1", "--max-length", "2", "--cache-dir", str(tmp_path))
@@ -63,6 +63,6 @@ def test_bad_usage_is_exit_code_2(run: Callable[..., int], tmp_path: Path) -> No
     assert run("--data", "x.jsonl", "--format", "tokens", *limits[:3], "1", *limits[4:]) == 2  # max_length too short
 
 
-def test_help_knows_every_format(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_format(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert "{" + ",".join(["auto", *FORMATS]) + "}" in capsys.readouterr().out

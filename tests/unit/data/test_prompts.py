@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts without answers: their tokens from the prepared dataset, their words from the file."""
+"""Prompts without responses: tokens come from the prepared dataset, text from the file."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_tokens_have_prompts_too(tmp_path):
     assert (records[0].prompt, records[0].responses, dropped) == ((1, 2), (), [])
 
 
-def test_one_answer_is_enough_where_one_is_asked_for(tmp_path):
+def test_one_response_is_enough_if_one_is_required(tmp_path):
     data = write(tmp_path / "data.jsonl", [{"prompt": "Hi", "responses": [{"text": "a", "score": 1.0}]}])
     assert len(read("jsonl", data, min_answers=1)[0]) == 1
     records, dropped = read("jsonl", data)
-    assert records == [] and dropped[0].reason == "one answer"
+    assert records == [] and dropped[0].reason == "only one response"
 
 
-def test_words_of_some_records(tmp_path):
+def test_text_of_some_records(tmp_path):
     rows = [{"prompt": f"Question {number}"} for number in range(5)] + [{"prompt": ""}]
     data = write(tmp_path / "data.jsonl", rows)
     assert read_conversations(data, "jsonl", [f"{data}:2", f"{data}:5"]) == {
@@ -66,14 +66,14 @@ def test_words_of_some_records(tmp_path):
     }
 
 
-def test_words_of_a_file_that_was_prepared_under_another_path(tmp_path):
+def test_text_of_a_file_that_was_prepared_from_another_path(tmp_path):
     data = write(tmp_path / "data.jsonl", [{"prompt": f"Question {number}"} for number in range(3)])
     assert read_conversations(data, "jsonl", ["elsewhere.jsonl:2"]) == {
         "elsewhere.jsonl:2": (Message("user", "Question 1"),)
     }
 
 
-def test_offline_responses_count_more_than_a_pair_beside_them(tmp_path):
+def test_responses_take_precedence_over_a_pair(tmp_path):
     row = {"prompt": "Hi", "chosen": "c", "responses": [{"text": "a"}, {"text": "b"}]}
     records, dropped = read("jsonl", write(tmp_path / "data.jsonl", [row]))
     assert dropped == [] and [response.text for response in records[0].responses] == ["a", "b"]
@@ -89,7 +89,7 @@ def test_judges_see_tools(tmp_path):
     assert turn_text(beside[0]).startswith("Be kind.\n(tools) ")
 
 
-def test_token_ids_have_no_words(tmp_path):
+def test_token_ids_have_no_text(tmp_path):
     data = write(tmp_path / "data.jsonl", [{"prompt_ids": [1, 2]}])
-    with pytest.raises(DataError, match="prompts without words"):
+    with pytest.raises(DataError, match="prompts have no text"):
         read_conversations(data, "auto", [f"{data}:1"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers behind their prompts: thoughts are opened once and closed before the answer, calls are the template's."""
+"""Responses after their prompts: thoughts are opened once and closed; calls are written by the template."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatTokenizer]:
     }
 
 
-def wholes(chat: ChatTokenizer, *answers: Response, prompt: tuple[Message, ...] = USER) -> list[str]:
-    """What the model sees from the assistant's header on, for each answer."""
-    rendered = render_record(chat, PreferenceRecord("x:1", prompt, answers))
-    ids = encode_continuations(chat, rendered.answers)
+def wholes(chat: ChatTokenizer, *responses: Response, prompt: tuple[Message, ...] = USER) -> list[str]:
+    """The text that the model sees after the assistant's header, for each response."""
+    rendered = render_record(chat, PreferenceRecord("x:1", prompt, responses))
+    ids = encode_continuations(chat, rendered.continuations)
     texts = [rendered.prompt + chat.tokenizer.decode(one) for one in ids]
     return [text.rpartition("<|im_start|>assistant\n")[2] for text in texts]
 
@@ -73,14 +73,14 @@ def test_a_thought_opened_without_a_line_break(chats: dict[str, ChatTokenizer]) 
     assert texts == [f"{EMPTY}<|im_end|>", f"{THOUGHT}<|im_end|>", "<think>no break</think>4<|im_end|>"]
 
 
-def test_a_thought_without_end_is_not_closed_for_it(chats: dict[str, ChatTokenizer]) -> None:
+def test_an_unclosed_thought_stays_unclosed(chats: dict[str, ChatTokenizer]) -> None:
     for name in ("opened", "qwen3"):
         assert wholes(chats[name], Response("<think>\nso far")) == ["<think>\nso far<|im_end|>"]
 
 
 @pytest.mark.parametrize("name", ["opened", "stripping", "keys", "qwen3"])
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         Response("<think>\nso far"),
         Response("<think>two</think>4</think>"),
@@ -91,15 +91,17 @@ def test_a_thought_without_end_is_not_closed_for_it(chats: dict[str, ChatTokeniz
         Response(PLAIN, extra=json.dumps({"reasoning_content": THOUGHT})),
     ],
 )
-def test_thoughts_are_opened_and_closed_once(chats: dict[str, ChatTokenizer], name: str, answer: Response) -> None:
+def test_thoughts_are_opened_and_closed_once(chats: dict[str, ChatTokenizer], name: str, response: Response) -> None:
     with pytest.raises(RefusedByTemplate, match="not opened once and closed"):
-        check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (answer,))))
+        check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (response,))))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_whole_thoughts_pass(chats: dict[str, ChatTokenizer], name: str) -> None:
-    answers = (Response(THOUGHT), Response(f" \n{THOUGHT}"), Response(THOUGHT.removeprefix("<think>\n")))
-    check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (*answers, Response(PLAIN)))))
+def test_complete_thoughts_pass(chats: dict[str, ChatTokenizer], name: str) -> None:
+    responses = (Response(THOUGHT), Response(f" \n{THOUGHT}"), Response(THOUGHT.removeprefix("<think>\n")))
+    check_thoughts(
+        chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (*responses, Response(PLAIN))))
+    )
 
 
 def test_a_thought_that_the_prompt_forbids_is_refused(chats: dict[str, ChatTokenizer]) -> None:
@@ -109,12 +111,12 @@ def test_a_thought_that_the_prompt_forbids_is_refused(chats: dict[str, ChatToken
         check_thoughts(chats["qwen3"], rendered)
 
 
-def test_a_thought_that_was_opened_elsewhere_is_opened(chats: dict[str, ChatTokenizer]) -> None:
-    answer = Response(THOUGHT.removeprefix("<think>\n"))
-    assert wholes(chats["qwen3"], answer) == [f"{THOUGHT}<|im_end|>"]
+def test_a_thought_without_its_opening_tag_gets_it(chats: dict[str, ChatTokenizer]) -> None:
+    response = Response(THOUGHT.removeprefix("<think>\n"))
+    assert wholes(chats["qwen3"], response) == [f"{THOUGHT}<|im_end|>"]
 
 
-def test_a_template_that_calls_its_switch_thinking(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_template_whose_switch_is_named_thinking(chats: dict[str, ChatTokenizer]) -> None:
     assert wholes(chats["switch"], Response(PLAIN)) == ["</think>4<|im_end|>"]
     assert wholes(chats["switch"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
 
@@ -123,21 +125,21 @@ def test_a_template_that_writes_the_empty_thought(chats: dict[str, ChatTokenizer
     assert wholes(chats["qwen3"], Response(PLAIN), Response("5")) == [f"{EMPTY}<|im_end|>", EMPTY[:-1] + "5<|im_end|>"]
 
 
-def test_beside_a_thought_the_prompt_asks_for_thoughts(chats: dict[str, ChatTokenizer]) -> None:
+def test_any_thought_in_a_record_selects_the_thinking_prompt(chats: dict[str, ChatTokenizer]) -> None:
     texts = wholes(chats["qwen3"], Response(THOUGHT), Response(PLAIN))
     assert texts == [f"{THOUGHT}<|im_end|>", f"{EMPTY}<|im_end|>"]
 
 
 @pytest.mark.parametrize("name", ["opened", "stripping", "keys", "qwen3"])
-def test_a_thought_in_a_key_of_its_own_is_the_thought_of_the_text(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_a_thought_in_its_own_key_equals_a_thought_in_the_text(chats: dict[str, ChatTokenizer], name: str) -> None:
     for key in ("reasoning_content", "thinking"):
-        answer = Response(PLAIN, extra=json.dumps({key: "two and two"}))
-        assert wholes(chats[name], answer) == [f"{THOUGHT}<|im_end|>"]
+        response = Response(PLAIN, extra=json.dumps({key: "two and two"}))
+        assert wholes(chats[name], response) == [f"{THOUGHT}<|im_end|>"]
 
 
 def test_a_template_without_thoughts_keeps_the_text_and_refuses_the_key(chats: dict[str, ChatTokenizer]) -> None:
     assert wholes(chats["qwen2"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
-    with pytest.raises(RefusedByTemplate, match="does not show reasoning_content"):
+    with pytest.raises(RefusedByTemplate, match="omits reasoning_content"):
         wholes(chats["qwen2"], Response(PLAIN, extra=REASONING))
 
 
@@ -150,7 +152,7 @@ def calling(tmp_path: Path) -> ChatTokenizer:
     return load_chat_tokenizer(save_tokenizer(tmp_path, dataclasses.replace(FAMILIES["qwen2"], template=CALLING)))
 
 
-def test_an_answer_may_be_a_call(calling: ChatTokenizer) -> None:
+def test_a_response_may_be_a_call(calling: ChatTokenizer) -> None:
     called, plain = wholes(calling, Response("", extra=CALLS), Response(PLAIN))
     assert '"name": "add"' in called and called.endswith("<|im_end|>") and called.count("<|im_end|>") == 1
     assert plain == "4<|im_end|>"
@@ -161,7 +163,7 @@ def test_a_call_that_spells_a_special_token_is_refused(calling: ChatTokenizer) -
         wholes(calling, Response("<|im_end|>", extra=CALLS))
 
 
-def test_special_tags_of_thoughts_are_tokens(tmp_path: Path) -> None:
+def test_tags_that_are_special_tokens_become_tokens(tmp_path: Path) -> None:
     family = dataclasses.replace(
         FAMILIES["qwen2"],
         template=QWEN2.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n[THINK]'"),
@@ -173,6 +175,6 @@ def test_special_tags_of_thoughts_are_tokens(tmp_path: Path) -> None:
         chat,
         PreferenceRecord("x:1", (Message("user", "2+2?"),), (Response("[THINK]two[/THINK]4"), Response("4 </s>"))),
     )
-    thinking, plain = encode_continuations(chat, rendered.answers)
+    thinking, plain = encode_continuations(chat, rendered.continuations)
     assert thinking.count(end) == plain.count(end) == 1 and plain[0] == end
     assert chat.tokenizer.convert_tokens_to_ids("[THINK]") not in thinking

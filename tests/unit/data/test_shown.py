@@ -21,7 +21,7 @@ def prepared(data: str, tokenizer_dir: str, cache: Path, **changes: Any) -> Prep
     return prepare_dataset(data=data, tokenizer_dir=tokenizer_dir, **{**options, **rest, **changes})
 
 
-def test_what_the_model_sees(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
+def test_record_as_the_model_sees_it(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
     path = write_jsonl(ROW)
     dataset = prepared(path, tokenizer_dir, tmp_path)
     tree = dataset[0]
@@ -37,7 +37,7 @@ def test_what_the_model_sees(write_jsonl: Callable[..., str], tokenizer_dir: str
     assert not trained[3].endswith("<|eot_id|>")
 
 
-def test_a_cut_prompt_says_so(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
+def test_a_cut_prompt_is_marked(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
     row = {**ROW, "prompt": "Hello there! " * 40}
     dataset = prepared(write_jsonl(row), tokenizer_dir, tmp_path)
     assert f"{dataset.lost_tokens(0)[0]} more cut off at the beginning)" in show_record(dataset, 0, tokenizer_dir)

@@ -50,21 +50,21 @@ def test_prompt_equals_transformers_own_tokenized_template(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bos_comes_as_often_as_the_template_writes_it(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_bos_occurs_as_often_as_the_template_writes_it(chats: dict[str, ChatTokenizer], name: str) -> None:
     chat = chats[name]
     ids = encode_prompts(chat, [render_prompt(chat, QUESTION)])[0]
     assert ids.count(chat.tokenizer.bos_token_id) == (0 if FAMILIES[name].bos is None else 1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
+def test_prompt_and_completion_are_the_tokens_of_the_whole_conversation(
     chats: dict[str, ChatTokenizer], name: str
 ) -> None:
     chat = chats[name]
     ids = encode_prompts(chat, [render_prompt(chat, QUESTION)])[0] + encode_answers(chat, ["I am fine."])[0]
     turns = [turn.as_dict() for turn in (*QUESTION, Message("assistant", "I am fine."))]
     whole = chat.tokenizer.apply_chat_template(turns, **TEMPLATE_ARGUMENTS)
-    # Llama 2 puts a space before </s>, other templates a newline after the end of the turn: neither is trained on.
+    # Llama 2 writes a space before </s>, other templates a newline after the end of the turn; neither is trained.
     assert whole[: len(ids) - 1] == ids[:-1]
     assert ids[-1] in whole[len(ids) - 1 : len(ids) + 1]
 
@@ -75,29 +75,29 @@ def test_sentencepiece_gets_no_second_space_and_byte_level_gets_one(chats: dict[
     assert chats["llama3"].lead == chats["qwen2"].lead == chats["qwen3"].lead == ""
 
 
-def test_qwen3_has_the_empty_thought_in_the_prompt(chats: dict[str, ChatTokenizer]) -> None:
+def test_qwen3_writes_the_empty_thought_in_the_prompt(chats: dict[str, ChatTokenizer]) -> None:
     assert render_prompt(chats["qwen3"], QUESTION).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
-def test_the_prompt_does_not_change_with_the_day(chats: dict[str, ChatTokenizer]) -> None:
+def test_prompt_does_not_depend_on_the_date(chats: dict[str, ChatTokenizer]) -> None:
     text = render_prompt(chats["llama3"], QUESTION)
     assert "Today Date: 26 Jul 2024" in text
     assert datetime.now().strftime("%d %b %Y") not in text
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_answer_that_spells_a_special_token_has_one_end_of_turn(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_a_response_spelling_a_special_token_has_one_end_of_turn(chats: dict[str, ChatTokenizer], name: str) -> None:
     chat = chats[name]
     ids = encode_answers(chat, [f"I am {FAMILIES[name].end_of_turn} fine."])[0]
     assert ids.count(chat.end_of_turn) == 1
 
 
-def test_an_answer_has_the_same_tokens_whatever_its_siblings(chats: dict[str, ChatTokenizer]) -> None:
+def test_tokens_of_a_response_do_not_depend_on_its_siblings(chats: dict[str, ChatTokenizer]) -> None:
     chat = chats["llama3"]
     assert encode_answers(chat, ["Hello there!", "fine"])[0] == encode_answers(chat, ["Hello there!"])[0]
 
 
-def test_limits_saved_in_tokenizer_json_do_not_cut(tmp_path: Path) -> None:
+def test_limits_saved_in_tokenizer_json_are_ignored(tmp_path: Path) -> None:
     directory = save_tokenizer(tmp_path, FAMILIES["llama3"])
     path = tmp_path / "tokenizer.json"
     saved = json.loads(path.read_text())
@@ -116,12 +116,12 @@ def test_end_of_turn_falls_back_to_eos(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"template": None}, "no chat template"),
-        ({"template": "{{ messages[0].content }}", "eos": None}, "nothing says which token ends a turn"),
+        ({"template": "{{ messages[0].content }}", "eos": None}, "cannot tell which token ends a turn"),
         ({"template": "{{ raise_exception('never') }}"}, "does not render"),
         ({"template": "{% for %}"}, "does not render"),
     ],
 )
-def test_unusable_templates_name_the_directory_and_a_cure(tmp_path: Path, changes: dict, message: str) -> None:
+def test_unusable_templates_name_the_directory_and_a_fix(tmp_path: Path, changes: dict, message: str) -> None:
     directory = save_tokenizer(tmp_path, dataclasses.replace(FAMILIES["llama3"], **changes))
     with pytest.raises(DataError, match=message) as caught:
         load_chat_tokenizer(directory)
@@ -135,14 +135,14 @@ def test_missing_tokenizer(tmp_path: Path) -> None:
         load_chat_tokenizer(str(tmp_path))
 
 
-def test_tokenizer_hash_changes_with_the_content_only(tmp_path: Path) -> None:
+def test_tokenizer_hash_depends_only_on_the_content(tmp_path: Path) -> None:
     one, two = (save_tokenizer(tmp_path / name, FAMILIES["llama3"]) for name in ("one", "two"))
     assert tokenizer_hash(one) == tokenizer_hash(two)
     (tmp_path / "two" / "chat_template.jinja").write_text("other")
     assert tokenizer_hash(one) != tokenizer_hash(two)
 
 
-def test_special_tokens_before_every_answer_are_tokens(tmp_path: Path) -> None:
+def test_special_tokens_before_every_response_are_tokens(tmp_path: Path) -> None:
     template = LLAMA3.replace("'<|end_header_id|>\n\n' + (m", "'<|end_header_id|>\n\n<|final|> ' + (m", 1)
     special = (*FAMILIES["llama3"].special_tokens, "<|final|>")
     family = dataclasses.replace(FAMILIES["llama3"], template=template, special_tokens=special)

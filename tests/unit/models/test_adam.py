@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compact AdamW against torch's, its rounding, and what it keeps of a run through checkpoints."""
+"""CompactAdamW against torch's AdamW, its rounding, and its states in checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mean_losses(model, steps: int) -> list[float]:
 
 
 def continued(directory, folder, before: dict, after: dict) -> tuple:
-    """A model that trained on, and one that continues its checkpoint with other keys; what each found in 3 steps."""
+    """Train a model, continue its checkpoint with other keys, and return the results of both over 3 steps."""
     model = trainable_model(directory, **LEARNING, **before)
     train(model, TREES, 2)
     save_sharded_state(model, folder)
@@ -65,7 +65,7 @@ def test_gradients_are_clipped_as_by_torch(llama_directory, clip):
 
 
 @process
-def test_moments_in_bfloat16_learn_as_those_in_float32(llama_directory):
+def test_moments_in_bfloat16_learn_like_those_in_float32(llama_directory):
     exact, small = (
         mean_losses(trainable_model(llama_directory, **LEARNING, **more), 12) for more in ({}, SMALL_MOMENTS)
     )
@@ -77,7 +77,7 @@ def test_moments_in_bfloat16_learn_as_those_in_float32(llama_directory):
 
 @pytest.fixture(params=["torch", "transformer_engine"])
 def found_adam(request, monkeypatch) -> None:
-    """megatron-core keeps the number of updates elsewhere where it found Transformer Engine's Adam."""
+    """With Transformer Engine's Adam, megatron-core keeps the number of updates elsewhere."""
     monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", request.param != "torch")
     monkeypatch.setattr(distrib_optimizer, "USING_TE_OPTIMIZER", request.param != "torch")
 
@@ -112,8 +112,8 @@ def test_a_run_continues_with_other_moments(llama_directory, tmp_path, before, a
         assert losses == pytest.approx(expected, rel=0.02)
 
 
-def test_a_tied_embedding_is_rounded_alike_on_both_of_its_stages():
-    """Where it is the first parameter of an optimizer, and where it is the last."""
+def test_a_tied_embedding_is_rounded_equally_on_both_stages():
+    """It is the first parameter of one optimizer and the last of the other."""
 
     def updated(order: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(5)
@@ -134,7 +134,7 @@ def test_rounding_is_exact_in_the_mean():
     generator = torch.Generator().manual_seed(1)
     exact = torch.randn(16, generator=generator)
     many = torch.stack([round_stochastically(exact, generator).float() for _ in range(4000)])
-    step = exact.abs() * 2**-7  # at most the distance of two neighbors
+    step = exact.abs() * 2**-7  # at most the distance between neighbors
     assert (many.mean(0) - exact).abs().max() <= (4 * step / 2 / 4000**0.5).max()
     assert ((many - exact).abs() <= step).all()
 
@@ -146,7 +146,7 @@ def test_rounding_keeps_what_bfloat16_can_hold():
 
 
 def test_a_second_moment_in_bfloat16_decays():
-    """Rounded to the nearest it would stay as it is for ever."""
+    """Rounded to nearest, it would never change."""
     weights = torch.zeros(1000)
     group = {"params": [weights], "lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
     optimizer = CompactAdamW([group], moments=torch.bfloat16, on_host=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees in, tables out: the same numbers whatever the packing and the order, and the gradients of a loss by hand."""
+"""From trees to tables: the same numbers for every packing and order, and gradients of a loss computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def budget(tokens: int) -> dict[str, object]:
 
 
 def references(trees: list[PromptTree]) -> list[list[float]]:
-    """Reference log-probs of a tree that follow from its tokens, so that every order of the trees has the same."""
+    """Reference log-probs that depend only on a tree's tokens, so that the order of the trees does not matter."""
     return [[-5.0 * len(c) + 0.1 * float(c.sum() % 7) for c in tree.completions] for tree in trees]
 
 
@@ -95,7 +95,7 @@ def test_a_tree_of_one_completion_has_no_candidate_to_score(llama_directory):
     assert model.score([single], first_column=1).logps_bK.tolist() == [[0.0]]
 
 
-def test_losses_and_gradients_are_those_by_hand(llama_directory):
+def test_losses_and_gradients_equal_those_computed_by_hand(llama_directory):
     expected, expected_gradients = expected_losses(llama_directory)
     loss, metrics, gradients = train(llama_directory, TREES)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)

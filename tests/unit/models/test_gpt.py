@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import (
     ParallelLayout,
+    RMSNorm,
     build_gpt,
     fp8_scoring,
     resolve_transformer_impl,
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def weighted(logps: list[torch.Tensor]) -> torch.Tensor:
-    """A sum in which every completion has another weight, so that no gradient can hide in another's."""
+    """Weight every completion differently, so that a gradient in the wrong place shows."""
     joined = torch.cat(logps)
     return (joined * torch.linspace(-1, 1, len(joined), dtype=joined.dtype)).sum()
 
@@ -77,7 +80,7 @@ def test_recomputed_activations_give_the_same_gradients(llama_directory, recompu
 
 
 def gradients_by_backward(model) -> dict[str, torch.Tensor]:
-    """Activation checkpointing works under ``backward`` only, not under ``autograd.grad``."""
+    """Activation checkpointing works only under ``backward``, not under ``autograd.grad``."""
     weighted(packed_logps(model, TREES)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -90,7 +93,7 @@ def test_angles_stay_float32_in_a_bf16_model(llama_directory):
     assert chunk.rotary_frequencies.dtype == torch.float32
 
 
-def test_scoring_in_fp8_pads_rows_and_is_over_when_it_ends(llama_directory):
+def test_fp8_scoring_pads_rows_and_is_undone_at_its_end(llama_directory):
     config = transformer_config(read_architecture(llama_directory), ParallelLayout(dtype=torch.bfloat16))
     placed = place(random_trees([2], longest=5))
 
@@ -104,10 +107,35 @@ def test_scoring_in_fp8_pads_rows_and_is_over_when_it_ends(llama_directory):
     assert config.fp8 is None and row_tokens() == exact
 
 
-def test_which_layers():
+def test_transformer_impl_is_resolved():
     assert resolve_transformer_impl("local", needs_fp8=False) == "local"
     assert resolve_transformer_impl("auto", needs_fp8=False) == "local"
     with pytest.raises(ConfigError, match="transformer_impl"):
         resolve_transformer_impl("transformer_engine", needs_fp8=False)
     with pytest.raises(ConfigError, match="fp8"):
         resolve_transformer_impl("auto", needs_fp8=True)
+
+
+def norm_config(sequence_parallel: bool, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    return SimpleNamespace(sequence_parallel=sequence_parallel, params_dtype=dtype)
+
+
+def test_rms_norm():
+    norm = RMSNorm(norm_config(sequence_parallel=False), hidden_size=4, eps=1e-3)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+
+
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_gradients_of_norms_are_summed_over_sequence_parallel_ranks(sequence_parallel):
+    norm = RMSNorm(norm_config(sequence_parallel=sequence_parallel), hidden_size=4)
+    assert norm.weight.sequence_parallel is sequence_parallel
+
+
+def test_weights_of_norms_have_the_dtype_of_the_other_parameters():
+    assert (
+        RMSNorm(norm_config(sequence_parallel=False, dtype=torch.bfloat16), hidden_size=4).weight.dtype
+        == torch.bfloat16
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.nemo``: saved and restored through NeMo's own calls, with the same weights and no pickle inside."""
+"""``.nemo`` files are saved and restored through NeMo's API, with the same weights and without pickles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.small_gpt import parameters_of, small_model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates by their formulas, and one update of AdamW by hand."""
+"""Learning rates from their formulas, an update of AdamW computed by hand, and the gradient norm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 
 import pytest
 import torch
+from megatron.core.optimizer import clip_grads
+from megatron.core.utils import local_multi_tensor_l2_norm
 
-from nemo_mcpo.models.optimizer import fuse_torch_adam, optimizer_parts
+from nemo_mcpo.models.optimizer import exact_norm, fuse_torch_adam, install_exact_norm, optimizer_parts
 from tests.support.small_gpt import MCPO, parameters_of, trainable_model
 from tests.support.trees import preference_batch, random_trees
 
@@ -103,8 +105,8 @@ def test_gradients_are_cleared(llama_directory):
     assert norms[0] == norms[1]
 
 
-def test_torch_s_adam_in_one_kernel_makes_the_same_update(llama_directory):
-    """A CPU has that kernel too; there nobody asks for it."""
+def test_fused_adam_makes_the_same_update(llama_directory):
+    """A CPU supports it too, but runs do not request it there."""
 
     def updated(fused: bool) -> dict[str, torch.Tensor]:
         model = trainable_model(llama_directory, model__optim__lr=1e-3)
@@ -121,3 +123,25 @@ def test_torch_s_adam_in_one_kernel_makes_the_same_update(llama_directory):
     expected = updated(fused=False)
     for name, value in updated(fused=True).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
+
+
+def test_the_norm_of_one_large_number_and_millions_of_small_ones():
+    """In float32, each of their squares would be lost."""
+    small, large = torch.full((1 << 22,), 1e-4), torch.tensor([1.0])
+    norm, _ = exact_norm(65536, None, [[torch.cat([large, small]), large]], False)
+    assert norm.dtype == torch.float32
+    assert norm.tolist() == pytest.approx([(2.0 + (1 << 22) * 1e-8) ** 0.5], rel=1e-7)
+
+
+def test_norms_of_transformer_engine_and_apex_are_kept(monkeypatch):
+    for found, expected in ((local_multi_tensor_l2_norm, exact_norm), (torch.norm, torch.norm)):
+        monkeypatch.setattr(clip_grads, "l2_norm_impl", found)
+        install_exact_norm()
+        assert clip_grads.l2_norm_impl is expected
+
+
+def test_norms_of_single_tensors_are_not_read_on_the_host(monkeypatch):
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: pytest.fail("made of numbers on the host"))
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda self: pytest.fail("read on the host"))
+    norm, _ = exact_norm(65536, None, [[torch.full((4,), 3.0), torch.full((2, 2), 4.0)]])
+    assert norm.item() == 10.0

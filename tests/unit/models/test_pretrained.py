@@ -16,7 +16,7 @@ import torch
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models import pretrained
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, note_contents
-from nemo_mcpo.models.huggingface.hashing import hash_weights
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.pretrained import NEMO_FOLDER, hash_pretrained, open_pretrained
 from nemo_mcpo.models.sharded_state import save_sharded_state
 from tests.support.small_gpt import MCPO, parameters_of, small_model, trainable_model
@@ -81,7 +81,7 @@ def test_a_changed_nemo_file_is_unpacked_again(archive, llama_directory, tmp_pat
 
 
 def test_processes_that_open_the_same_file_at_once_unpack_it_once(archive, tmp_path, monkeypatch):
-    """Every process of a launch opens the archive before they can talk to each other."""
+    """All processes of a launch open the archive before process groups exist."""
     extract = pretrained._extract
     calls = []
 
@@ -131,13 +131,15 @@ def test_the_hash_of_a_checkpoint_follows_its_weights(checkpoint, tmp_path):
 
 def test_nothing_there(tmp_path):
     message = refusal(tmp_path / "nothing", tmp_path)
-    assert message.startswith("pretrained_checkpoint.restore_from_path: there is no model (got ")
-    assert str(tmp_path / "nothing") in message
+    assert message.startswith("pretrained_checkpoint.restore_from_path: ")
+    assert f"got {tmp_path / 'nothing'}" in message
 
 
 def test_another_kind_of_file(tmp_path):
     (tmp_path / "model.bin").touch()
-    assert "there is no model" in refusal(tmp_path / "model.bin", tmp_path)
+    assert f"(got {tmp_path / 'model.bin'}, expected a Hugging Face directory" in refusal(
+        tmp_path / "model.bin", tmp_path
+    )
 
 
 def test_a_directory_without_a_configuration(tmp_path):
@@ -145,17 +147,17 @@ def test_a_directory_without_a_configuration(tmp_path):
     assert str(tmp_path / "empty") in refusal(tmp_path / "empty", tmp_path)
 
 
-def test_a_nemo_file_that_is_no_archive(tmp_path):
+def test_a_nemo_file_that_is_not_an_archive(tmp_path):
     (tmp_path / "model.nemo").write_bytes(b"not a tar")
     message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
-    assert message.startswith(f"{tmp_path / 'model.nemo'}: the .nemo file cannot be unpacked")
+    assert message.startswith(f"{tmp_path / 'model.nemo'}: cannot unpack the .nemo file (got ")
 
 
-def test_a_truncated_nemo_file_is_not_taken_for_a_whole_one(archive, tmp_path):
+def test_a_truncated_nemo_file_is_refused_again_and_again(archive, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
     for _ in range(2):
-        assert "the .nemo file cannot be unpacked" in refusal(archive, tmp_path / "cache")
+        assert "cannot unpack the .nemo file" in refusal(archive, tmp_path / "cache")
 
 
 def test_a_nemo_file_of_another_program(tmp_path):
@@ -171,7 +173,7 @@ def test_a_nemo_file_cannot_write_outside(tmp_path):
     (tmp_path / "evil").write_text("x")
     with tarfile.open(tmp_path / "model.nemo", "w") as tar:
         tar.add(tmp_path / "evil", arcname="../../escaped")
-    assert "cannot be unpacked" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert "cannot unpack" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -179,4 +181,4 @@ def test_a_nemo_file_with_a_link(tmp_path):
     (tmp_path / "link").symlink_to("/etc/passwd")
     with tarfile.open(tmp_path / "model.nemo", "w") as tar:
         tar.add(tmp_path / "link", arcname=f"{NEMO_FOLDER}/config.json")
-    assert "a link or a device" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert "is a link or a device" in refusal(tmp_path / "model.nemo", tmp_path / "cache")

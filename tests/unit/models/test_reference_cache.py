@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache keeps what was scored, drops what was torn, and continues with the same chunks and bits."""
+"""The cache keeps complete chunks, drops incomplete ones, and continues with the same chunks and bits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def values(cache: ReferenceCache) -> list[list[float]]:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> tuple[ReferenceCache, Scorer]:
-    """A filled cache in ``tmp_path / "whole"``, and who scored it."""
+    """A filled cache in ``tmp_path / "whole"``, and its scorer."""
     cache, scorer = open_cache(tmp_path / "whole"), Scorer()
     assert fill(cache, scorer) == len(TREES)
     return cache, scorer
@@ -65,7 +65,7 @@ def test_filled_from_whole_chunks_under_the_budget(whole):
     sizes = [sum(TREES[index].num_tokens for index in chunk) for chunk in scorer.chunks]
     assert len(sizes) > 2
     assert all(size <= BUDGET or len(chunk) == 1 for size, chunk in zip(sizes, scorer.chunks, strict=True))
-    # Greedy: what comes next would not have fitted.
+    # Greedy: the next prompt would not have fit.
     for size, following in zip(sizes, scorer.chunks[1:], strict=False):
         assert size + TREES[following[0]].num_tokens > BUDGET
     for chunk in scorer.chunks:

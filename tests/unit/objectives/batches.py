@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small inputs of an objective."""
+"""Small inputs for objectives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nemo_mcpo.records import ObjectiveInputs
 
 
 def from_rewards(rewards: list[list[float]] | torch.Tensor, valid: list[list[bool]] | None = None) -> ObjectiveInputs:
-    """Inputs with these rewards in float64: every reference log-prob is -50, every length 10."""
+    """Inputs with these rewards in float64; every reference log-prob is -50 and every length 10."""
     rewards_BK = torch.as_tensor(rewards, dtype=torch.float64)
     reference_BK = torch.full_like(rewards_BK, -50.0)
     return ObjectiveInputs(
@@ -21,7 +21,7 @@ def from_rewards(rewards: list[list[float]] | torch.Tensor, valid: list[list[boo
 
 
 def random_inputs(num_prompts: int, num_completions: int, dtype: torch.dtype, scale: float = 20.0) -> ObjectiveInputs:
-    """Inputs with normal log-probs of the given spread; all columns valid."""
+    """Inputs with normally distributed log-probs of standard deviation ``scale``; all columns are valid."""
     generator = torch.Generator().manual_seed(13)
     policy, reference = scale * torch.randn(2, num_prompts, num_completions, generator=generator, dtype=dtype)
     lengths = torch.randint(1, 30, (num_prompts, num_completions), generator=generator)

@@ -27,20 +27,20 @@ def test_loss_is_the_formula():
     torch.testing.assert_close(dpo(from_rewards([[3.0, 5.0], [2.0, -4.0]])), expected)
 
 
-def test_several_negatives_are_the_mean_over_the_valid_pairs():
+def test_loss_of_several_negatives_is_the_mean_over_the_valid_pairs():
     loss = dpo(from_rewards([[3.0, 5.0, 1.0, -2.0]], [[True, True, False, True]]))
     expected = (pair_loss(3 - 5) + pair_loss(3 - -2)) / 2
     torch.testing.assert_close(loss, torch.tensor([expected], dtype=torch.float64))
 
 
-def test_no_negative_is_loss_zero_attached_to_the_graph():
+def test_loss_without_negatives_is_zero_and_has_a_gradient():
     inputs = from_rewards([[2.0, 1.0]], [[True, False]])
     dpo(inputs).sum().backward()
     assert dpo(inputs).item() == 0
     assert torch.equal(inputs.policy_logps.grad, torch.zeros(1, 2, dtype=torch.float64))
 
 
-def test_equal_rewards_cost_log_two_whatever_the_number_of_negatives():
+def test_loss_at_equal_rewards_is_log_two_for_any_number_of_negatives():
     torch.testing.assert_close(dpo(from_rewards([[0.0] * 4])), torch.tensor([math.log(2)], dtype=torch.float64))
 
 
@@ -49,7 +49,7 @@ def test_equal_rewards_cost_log_two_whatever_the_number_of_negatives():
 def test_loss_equals_trl(name, dtype):
     trainer_class = pytest.importorskip("trl", reason="TRL is not installed").DPOTrainer
     if not hasattr(trainer_class, "dpo_loss"):
-        pytest.skip("this TRL computes its loss inside a step on a whole model; 0.28 has it as a function")
+        pytest.skip("this version of TRL computes the loss inside a training step; 0.28 has it as a function")
     inputs = random_inputs(64, 2, dtype)
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device="cpu"),
@@ -63,7 +63,7 @@ def test_loss_equals_trl(name, dtype):
         trainer, *inputs.policy_logps.unbind(dim=-1), *inputs.ref_logps.unbind(dim=-1)
     )
     outputs = OBJECTIVES[name](inputs, beta=BETA)
-    # TRL subtracts in another order, so that the two round differently.
+    # TRL subtracts in another order, so the two round differently.
     torch.testing.assert_close(outputs.loss, expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
     # TRL reports beta times the reward.
     torch.testing.assert_close(BETA * outputs.metrics["rewards/chosen"], chosen.float())

@@ -31,13 +31,13 @@ def test_masked_negative_is_not_in_the_sum():
 
 @pytest.mark.parametrize("num_negatives", [1, 2, 3, 5])
 @pytest.mark.parametrize("beta", [0.01, 1.0])
-def test_equal_rewards_cost_the_log_of_one_plus_negatives(num_negatives, beta):
+def test_loss_at_equal_rewards_is_the_log_of_one_plus_negatives(num_negatives, beta):
     loss = mcpo(from_rewards([[0.0] * (1 + num_negatives)]), beta)
     torch.testing.assert_close(loss, torch.tensor([math.log(1 + num_negatives)], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("num_columns", [1, 3])
-def test_no_negative_is_loss_zero_attached_to_the_graph(num_columns):
+def test_loss_without_negatives_is_zero_and_has_a_gradient(num_columns):
     inputs = from_rewards([[2.0] * num_columns], [[True] + [False] * (num_columns - 1)])
     loss = mcpo(inputs)
     loss.sum().backward()
@@ -51,7 +51,7 @@ def test_extreme_rewards_approach_their_limits():
     torch.testing.assert_close(loss, expected, rtol=1e-15, atol=0)
 
 
-def test_gradient_is_lemma_3_2():
+def test_gradient_agrees_with_lemma_3_2():
     """Paper, Lemma 3.2 (M = 1): -beta sigma(beta r1 - beta r0) grad(r0 - r1)."""
     inputs = random_inputs(16, 2, torch.float64)
     mcpo(inputs).sum().backward()
@@ -60,8 +60,8 @@ def test_gradient_is_lemma_3_2():
     torch.testing.assert_close(inputs.policy_logps.grad, torch.stack([pull, -pull], dim=-1))
 
 
-def test_gradient_is_equation_8_over_the_sampled_set():
-    """Paper, Eq. (8): -grad beta r0 + E_w[grad beta r], the weights being the kernel's over y0 and its negatives."""
+def test_gradient_agrees_with_equation_8_over_the_sampled_set():
+    """Paper, Eq. (8): -grad beta r0 + E_w[grad beta r], with the kernel's weights over y0 and its negatives."""
     inputs = random_inputs(16, 5, torch.float64)
     mcpo(inputs).sum().backward()
     weights = (BETA * (inputs.policy_logps - inputs.ref_logps).detach()).softmax(dim=-1)
@@ -70,7 +70,7 @@ def test_gradient_is_equation_8_over_the_sampled_set():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_negative_is_dpo(dtype):
+def test_one_negative_equals_dpo(dtype):
     inputs = random_inputs(64, 2, dtype)
     losses = [OBJECTIVES[name](inputs, beta=BETA).loss for name in ("mcpo", "dpo")]
     gradients = [torch.autograd.grad(loss.sum(), inputs.policy_logps)[0] for loss in losses]

@@ -33,7 +33,7 @@ def test_metrics_are_the_formulas_in_nats(name):
         torch.testing.assert_close(metrics[metric], torch.tensor(values), equal_nan=True)
 
 
-def test_padding_row_counts_nowhere():
+def test_padding_row_has_no_metrics():
     metrics = reward_metrics(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
     assert all(value.isnan().all() for value in metrics.values())
 

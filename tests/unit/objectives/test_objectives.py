@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all objectives promise, and the table that names them."""
+"""Properties of all objectives, and their table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_gradient(name):
 
 
 @every_objective
-def test_columns_not_valid_change_nothing_whatever_stands_there(name):
+def test_values_in_invalid_columns_do_not_matter(name):
     clean = random_inputs(3, 3, torch.float64)
     padded = ObjectiveInputs(
         policy_logps=torch.nn.functional.pad(clean.policy_logps.detach(), (0, 2), value=math.nan).requires_grad_(),
@@ -63,7 +63,7 @@ def test_columns_not_valid_change_nothing_whatever_stands_there(name):
 
 @every_objective
 @pytest.mark.parametrize("garbage", [0.0, math.nan])
-def test_padding_row_has_loss_and_gradient_zero(name, garbage):
+def test_padding_row_has_zero_loss_and_gradient(name, garbage):
     logps = torch.full((1, 3), garbage, requires_grad=True)
     none = torch.zeros(1, 3, dtype=torch.bool)
     inputs = ObjectiveInputs(policy_logps=logps, ref_logps=torch.zeros(1, 3), lengths=none.long(), valid=none)
@@ -78,7 +78,7 @@ def test_padding_row_has_loss_and_gradient_zero(name, garbage):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nats", [1e4, -1e4])
 def test_extreme_rewards(name, dtype, nats):
-    """Beta times a reward of ±1e4 in every column, and in the preferred one alone."""
+    """Rewards of ±1e4 / beta in all columns, in the preferred one only, and in a negative."""
     beta = 0.01
     rewards = torch.tensor([[nats, nats, nats], [nats, 0, 0], [0, nats, 0], [nats, -nats, 0]], dtype=dtype) / beta
     inputs = dataclasses.replace(
@@ -104,7 +104,7 @@ def test_order_of_negatives_does_not_matter(name):
 
 
 @every_objective
-def test_the_reference_is_read_only_where_it_is_needed(name):
+def test_reference_is_read_only_if_needed(name):
     inputs = random_inputs(3, 3, torch.float64)
     without = dataclasses.replace(inputs, ref_logps=None)
     if Need.REFERENCE not in OBJECTIVES[name].needs:
@@ -114,7 +114,7 @@ def test_the_reference_is_read_only_where_it_is_needed(name):
             bind_objective(name, {}, BETA)(without)
 
 
-def test_a_beta_of_its_own_goes_before_the_kernels():
+def test_own_beta_overrides_the_kernels():
     inputs = random_inputs(3, 3, torch.float64)
     expected = OBJECTIVES["mcpo"](inputs, beta=0.3).loss
     assert torch.equal(bind_objective("mcpo", {}, 0.3)(inputs).loss, expected)

@@ -16,7 +16,7 @@ def test_loss_is_the_formula():
     torch.testing.assert_close(outputs.metrics["sft/nll_per_token"], expected.detach().float())
 
 
-def test_gradient_is_one_over_the_length_and_reaches_only_the_preferred():
+def test_gradient_is_minus_one_over_the_length_for_the_preferred_completion_alone():
     inputs = random_inputs(5, 3, torch.float64)
     OBJECTIVES["sft"](inputs).loss.sum().backward()
     expected = torch.zeros(5, 3, dtype=torch.float64)
@@ -24,6 +24,6 @@ def test_gradient_is_one_over_the_length_and_reaches_only_the_preferred():
     torch.testing.assert_close(inputs.policy_logps.grad, expected)
 
 
-def test_rewards_have_no_value():
+def test_reward_metrics_are_nan():
     metrics = OBJECTIVES["sft"](random_inputs(5, 1, torch.float32)).metrics
     assert all(metrics[name].isnan().all() for name in REWARD_METRICS)

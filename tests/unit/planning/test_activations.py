@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plan says a forward pass keeps, against what autograd really keeps in a small model."""
+"""Planned activations against those that autograd keeps in a small model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import torch
 
 from nemo_mcpo.models.forward_step import score_trees, train_trees
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
-from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.optimizer import wrap_for_training
-from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.replay import LayerRecording, ProductRecording
 from nemo_mcpo.objectives import OBJECTIVES
-from nemo_mcpo.planning.activations import CPU, Kernels, layer_bytes, output_bytes, recorded_bytes
+from nemo_mcpo.planning.activations import CPU, Operators, layer_bytes, output_bytes, recorded_bytes
 from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.workload import rows_of
 from nemo_mcpo.trees.backends import flash_attn
@@ -38,19 +37,19 @@ from tests.support.trees import place
 
 TOLERANCE = 0.03
 IN_BF16 = replace(CPU, norm=5)
-"""Inside of a norm a CPU keeps two tensors in float32."""
+"""A norm on a CPU keeps two tensors in float32."""
 FUSED = replace(CPU, swiglu=3, gathers=True)
 """A GPU's fused feed-forward and variable-length attention, with the norms of a CPU."""
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def measured_and_planned(name: str, layout: ParallelLayout, kernels: Kernels) -> tuple[int, float]:
-    """Bytes kept by a forward pass of four trees in one row."""
+def measured_and_planned(name: str, layout: ParallelLayout, operators: Operators) -> tuple[int, float]:
+    """Return the bytes kept by a forward pass of four trees in one row."""
     architecture = ARCHITECTURES[name]
     [chunk] = build_gpt(architecture, layout)
     fill(chunk.parameters())
-    if kernels.gathers:
+    if operators.gathers:
         chunk.attend = flash_attn.attend
         chunk.config.bias_activation_fusion = True
     batch = trees(4)
@@ -63,9 +62,9 @@ def measured_and_planned(name: str, layout: ParallelLayout, kernels: Kernels) ->
     planned_layout = layout_of(layout)
     rows = rows_of(planned_layout, DATA)
     layers = architecture.num_layers * layer_bytes(
-        architecture, planned_layout, layout.recompute, rows.gathered, kernels
+        architecture, planned_layout, layout.recompute, rows.gathered, operators
     )
-    return measured, tokens * layers + output_bytes(architecture, planned_layout, rows.targets, tokens, kernels)
+    return measured, tokens * layers + output_bytes(architecture, planned_layout, rows.targets, tokens, operators)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
@@ -84,7 +83,7 @@ def test_in_bf16(recompute):
 
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_with_the_kernels_of_a_gpu(name, recompute, monkeypatch):
+def test_with_the_operators_of_a_gpu(name, recompute, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=varlen))
     with torch.compiler.set_stance("force_eager"):
         measured, planned = measured_and_planned(name, ParallelLayout(recompute=recompute), FUSED)
@@ -101,7 +100,7 @@ def test_what_scoring_keeps_for_training(reuse, recording):
         kept = [(output,) for output in rows[0].tape.outputs.values()]
     else:
         kept = [result for results in rows[0].tape.results.values() for result in results]
-    # Attention on a CPU has two results, which are recorded; those of a GPU's kernels are not.
+    # Attention on a CPU has two results, which are recorded; attention on a GPU is not recorded.
     measured = storage_bytes(result[0] for result in kept if len(result) == 1)
     assert measured == recorded_bytes(architecture, replace(layout_of(ParallelLayout()), reuse=reuse), tokens=400)
 
@@ -132,7 +131,7 @@ class Varlen(torch.autograd.Function):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_peak_of_a_training_pass(vocab_size, recompute, bound, dtype):
-    """A large vocabulary makes the head the peak, which is exact; a layer's backward pass is bounded."""
+    """With a large vocabulary the head is the peak, which is exact; a layer's backward pass is an upper bound."""
     architecture = replace(ARCHITECTURES["llama"], vocab_size=vocab_size)
     layout = ParallelLayout(recompute=recompute, dtype=dtype)
     chunks = build_gpt(architecture, layout)
@@ -142,6 +141,6 @@ def test_the_peak_of_a_training_pass(vocab_size, recompute, bound, dtype):
     with Allocations(fixed) as allocations:
         train_trees(wrapped, preferences(), partial(OBJECTIVES["dpo"], beta=0.1), ROW_TOKENS)
     planned = layout_of(layout)
-    kernels = CPU if dtype == torch.float32 else IN_BF16
-    memory = stage_memory(architecture, planned, rows_of(planned, DATA), 0, kernels)
+    operators = CPU if dtype == torch.float32 else IN_BF16
+    memory = stage_memory(architecture, planned, rows_of(planned, DATA), 0, operators)
     assert 0.99 < memory.phases["training"] / allocations.peak < bound

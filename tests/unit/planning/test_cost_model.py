@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a step's work, against counts of what torch really multiplies."""
+"""The cost model of a step against torch's count of operations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_steps_by_hand():
             "head_dim": 1, "padded_vocab_size": 1,
         },
     )()  # fmt: skip
-    # Only the head is left: 2 operations a completion token.
+    # Only the head remains: 2 operations per completion token.
     [tree] = random_trees([4], seed=1)
     lengths = [len(completion) for completion in tree.completions]
     two_passes = StepCost(architecture, recompute="full", reuse=False)
@@ -64,7 +64,7 @@ ATTENTION_ONLY = type(
 
 
 def pairs(*completions: int) -> float:
-    """Operations of attention in a tree with a prompt of two tokens: 4 a pair."""
+    """Operations of attention in a tree with a prompt of two tokens: 4 per pair."""
     return 4 * (3 + sum(2 * length + length * (length + 1) / 2 for length in completions))
 
 
@@ -74,16 +74,16 @@ def pairs(*completions: int) -> float:
         ("none", False, False, 0),
         ("selective", False, False, 1),
         ("full", False, False, 1),
-        ("full", True, False, 0),  # the forward pass reads layers, their recompute runs attention
+        ("full", True, False, 0),  # the forward pass replays layers, and recompute runs attention
         ("full", True, True, -1),
-        ("none", True, False, 0),  # products are read, attention runs
+        ("none", True, False, 0),  # products are replayed, and attention runs
         ("selective", True, False, 1),
         ("none", True, True, -1),
         ("selective", True, True, -1),
     ],
 )
 def test_attention_runs_again_on_a_gpu(recompute, reuse, replays, again):
-    """Beside the scored answers' attention and three of what is trained."""
+    """In addition to the attention of scored completions and three times that of trained ones."""
     prompt, lengths = np.zeros(2), [np.zeros(count) for count in (1, 3, 2)]
     tree = PromptTree(0, 0, prompt, tuple(lengths))
     cost = StepCost(ATTENTION_ONLY, recompute, reuse, replays_attention=replays)
@@ -92,7 +92,7 @@ def test_attention_runs_again_on_a_gpu(recompute, reuse, replays, again):
 
 
 def test_a_head_that_is_not_kept_runs_again():
-    """2 operations a completion token: forward, backward twice, once again."""
+    """2 operations per completion token: forward, two in the backward pass, and once more."""
     [tree] = random_trees([2], seed=1)
     shape = type("Architecture", (), {**vars(ATTENTION_ONLY.__class__), "hidden_size": 1, "num_layers": 0})()
     tokens = sum(len(completion) for completion in tree.completions)

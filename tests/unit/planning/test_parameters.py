@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of public models, and of their parts on the ranks."""
+"""Sizes of public models and of their shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUBLISHED = {
     "llama-3.1-70b": 70_553_706_496,
     "llama-3.1-405b": 405_853_388_800,
 }
-"""Of their safetensors files."""
+"""Numbers of parameters in their safetensors files."""
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: what it refuses, and that what it proposes fits."""
+"""The command refuses what does not work, and its proposals fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_does_not_fit_is_refused_with_a_layout_that_fits(tmp_path):
 
 
 def keys(advice: str) -> list[str]:
-    """The keys of the model that an error proposes."""
+    """Return the overrides of the model that an error proposes."""
     return [word.rstrip(".,;") for word in advice.split() if word.startswith("model.")]
 
 
@@ -43,9 +43,9 @@ def test_how_many_gpus_are_needed(tmp_path):
     arguments = ["gpt_mcpo", "--model", "llama-3.1-70b"]
     with pytest.raises(DoesNotFitError, match="no layout fits on 8 GPUs: use 32 with") as refusal:
         plan(tmp_path, *arguments)
-    more, offloaded = str(refusal.value).split("; or on 8 ")
+    more, offloaded = str(refusal.value).split("; or, on 8 GPUs, ")
     assert plan(tmp_path, *arguments, "--gpus", "32", *keys(more))["fits"]
-    assert "model.optim.cpu_offload=true" in keys(offloaded) and "GB of host memory on a node" in offloaded
+    assert "model.optim.cpu_offload=true" in keys(offloaded) and "GB of host memory per node" in offloaded
     assert plan(tmp_path, *arguments, "--gpus", "8", *keys(offloaded))["fits"]
 
 
@@ -58,7 +58,7 @@ def test_layers_that_do_not_divide_leave_gpus_idle(tmp_path):
 
 
 def test_rules_are_those_of_training(tmp_path):
-    with pytest.raises(ConfigError, match="do not divide into model replicas"):
+    with pytest.raises(ConfigError, match="do not divide evenly into model replicas"):
         plan(tmp_path, "gpt_mcpo", "--model", "llama-3.1-8b", "--gpus", "6")
     with pytest.raises(ConfigError, match="does not divide the model's 126 layers"):
         plan(tmp_path, "--model", "llama-3.1-405b", "--gpus", "16", "model.pipeline_model_parallel_size=4")
@@ -80,8 +80,8 @@ def test_exit_codes():
     ("words", "said"),
     [
         ("--completion-length 100000", r"--completion-length: .*got 100121, .*model\.data\.max_length=4096"),
-        ("--prompt-length inf", "--prompt-length: lengths that no data have"),
-        ("--completion-length nan", "lengths that no data have"),
+        ("--prompt-length inf", "--prompt-length: impossible lengths .*inf"),
+        ("--completion-length nan", "impossible lengths .*nan"),
         ("model.micro_batch_tokens=64", "model.micro_batch_tokens: a row's budget is smaller than one prompt"),
         ("model.mcpo.num_negatives=50", r"more negatives than candidates \(got 50, expected at most 5\)"),
         ("--candidates 0", "--candidates: no candidates"),
@@ -91,9 +91,9 @@ def test_exit_codes():
         ("--hfu nan", "--hfu: out of range"),
         ("--write-gbs 0", "--write-gbs: out of range"),
         ("--gpus 0", "--gpus: not a number of GPUs"),
-        ("--prepared /", "--prepared: not a prepared dataset .*check the path"),
-        ("--json /", "--json: cannot be written .*Is a directory"),
-        ("--json /proc/nothing/plan.json", "--json: cannot be written .*No such file"),
+        ("--prepared /", "--prepared: not a prepared dataset .*scripts/prepare_data.py"),
+        ("--json /", "--json: cannot write .*Is a directory"),
+        ("--json /proc/nothing/plan.json", "--json: cannot write .*No such file"),
         ("--table --gpus 8", "--gpus --model: would be ignored with --table"),
         ("model.fp8=hybrid", "model.fp8: this GPU has no FP8"),
     ],
@@ -116,8 +116,10 @@ def test_a_layout_that_does_not_divide_gets_one_that_does(tmp_path, words):
     assert plan(tmp_path, *arguments, *proposed, "--gpus", count)["fits"]
 
 
-def test_tensor_parallelism_stays_inside_of_a_node():
+def test_tensor_parallelism_stays_within_a_node():
     question = Question(replace(SHAPES["llama-3.1-8b"], num_query_groups=32), DataShape(), GPUS["H100"])
     config = checked({"model.tensor_model_parallel_size": 16}, 16)
-    with pytest.raises(ConfigError, match=r"tensor parallelism that crosses nodes \(got 16.*; for 16 GPUs: model"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.tensor_model_parallel_size: .*crosses nodes \(got 16.*; for 16 GPUs: model"
+    ):
         check_layout(config, question, 16)

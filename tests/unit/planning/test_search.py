@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows the search tries."""
+"""The rows that the search tries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def question(**data: float) -> Question:
 
 
 def test_budgets_are_halved_as_long_as_a_prompt_has_room():
-    # A prompt may have 2,048 tokens; six answers of 1,200 are 7,321 tokens with theirs, two are 2,521.
+    # A prompt may have 2,048 tokens; with six completions of 1,200 it has 7,321 tokens, with two 2,521.
     assert list(budgets(CONFIG, question())) == [
         (8192, 32768),
         (4096, 16384),

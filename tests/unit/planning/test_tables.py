@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/planning.md has what the command prints."""
+"""docs/planning.md has the tables that the command prints."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from tests.support.configs import ROOT, compose
 
 def test_the_tables_of_the_documentation_are_those_of_the_command():
     if markdown(compose(name="gpt_mcpo", world_size=8)) not in (ROOT / "docs" / "planning.md").read_text():
-        pytest.fail("docs/planning.md has other tables than python scripts/plan.py --table prints")
+        pytest.fail("docs/planning.md differs from the output of python scripts/plan.py --table")

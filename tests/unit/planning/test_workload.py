@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as the plan counts them are rows as the engine packs them."""
+"""Planned rows equal those that the engine packs."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_reuse_trains_in_parts():
     assert rows.count == 2  # of two trained trees of 100 tokens, and of one
 
 
-def test_a_known_longest_prompt_is_a_row_of_its_own():
+def test_a_known_longest_prompt_gets_its_own_row():
     data = DataShape(64, 40, 30, 3, longest=1600, longest_trained=1100)
     rows = rows_of(layout_of(ParallelLayout()), data)
     assert (rows.scored, rows.largest) == (1600, 1100)
 
 
-def test_a_mean_prompt_larger_than_the_budget_is_a_row_of_its_own():
+def test_a_mean_prompt_larger_than_the_budget_gets_its_own_row():
     data = DataShape(64, 40, 300, 3)
     rows = rows_of(layout_of(ParallelLayout()), data)  # budgets of 200 tokens
     assert (rows.scored, rows.largest) == (40 + 4 * 300, 40 + 2 * 300)

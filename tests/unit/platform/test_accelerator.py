@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The device that a run gets, by what torch and the driver say, and FP8 only on GPUs that have it."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +26,7 @@ SCORING = checked(IN_BF16 | {"model.mcpo.scoring_fp8": True}).model
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Puts a nvidia-smi that prints these lines first on PATH; returns a file that grows when it is called."""
+    """Puts an nvidia-smi that prints these lines first in PATH; returns a file that grows with every call."""
 
     def install(*lines: str) -> Path:
         program, calls = tmp_path / "nvidia-smi", tmp_path / "calls"
@@ -38,14 +40,14 @@ def driver(tmp_path, monkeypatch):
     return install
 
 
-def test_fp8_where_it_is(driver):
+def test_fp8_on_gpus_that_have_it(driver):
     for model in (HYBRID, SCORING):
         calls = driver(H100, H100)
         check_fp8_here(model)
-        assert calls.read_text()  # it passes for what the driver says, not unasked
+        assert calls.read_text()  # it passes because of what the driver says
     calls = driver(A100)
     check_fp8_here(checked().model)
-    assert not calls.read_text()  # without FP8 nobody needs to know
+    assert not calls.read_text()  # without FP8, the driver is not asked
 
 
 @pytest.mark.parametrize(
@@ -55,16 +57,18 @@ def test_fp8_where_it_is(driver):
         ([], "no GPU, compute capability 0.0"),
     ],
 )
-def test_fp8_where_it_is_not(driver, lines, found):
+def test_fp8_on_gpus_that_lack_it(driver, lines, found):
     driver(*lines)
-    with pytest.raises(ConfigError, match=r"model\.mcpo\.scoring_fp8: this GPU has no FP8 .*scoring_fp8=false"):
-        check_fp8_here(SCORING)
-    with pytest.raises(ConfigError) as caught:
-        check_fp8_here(HYBRID)
-    assert str(caught.value) == (
-        f"model.fp8: this GPU has no FP8 (got hybrid on {found}, expected at least 8.9 (H100, H200, L40)). "
-        "Fix: set model.fp8=null: bf16 runs on A100 and newer."
-    )
+    for model, key, value, off in (
+        (SCORING, "model.mcpo.scoring_fp8", True, "false"),
+        (HYBRID, "model.fp8", "hybrid", "null"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_fp8_here(model)
+        error = caught.value
+        assert (error.where, error.got) == (key, f"{value} on {found}")
+        assert error.expected == "at least 8.9 (H100, H200, L40)"
+        assert error.fix.startswith(f"set {key}={off}")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_only_visible_gpus_need_fp8(driver, monkeypatch):
         check_fp8_here(HYBRID)
 
 
-def test_a_driver_that_does_not_say_is_believed(driver, monkeypatch):
+def test_gpus_of_unknown_capability_pass(driver, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     calls = driver("0, NVIDIA GB10, [N/A], [N/A], [N/A], 580.95")
     check_fp8_here(HYBRID)
@@ -95,14 +99,16 @@ def test_a_driver_that_does_not_say_is_believed(driver, monkeypatch):
         check_fp8_here(HYBRID)
 
 
-def test_fp8_by_blocks_needs_hopper(driver):
-    by_blocks = checked(IN_BF16 | {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"}).model
+def test_blockwise_fp8_needs_hopper(driver):
+    blockwise = checked(IN_BF16 | {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"}).model
     driver(H100)
-    check_fp8_here(by_blocks)
+    check_fp8_here(blockwise)
     driver(L40)
     check_fp8_here(HYBRID)
-    with pytest.raises(ConfigError, match=r"no FP8 by blocks .*NVIDIA L40S.*at least 9\.0 \(H100, H200\)"):
-        check_fp8_here(by_blocks)
+    with pytest.raises(ConfigError) as caught:
+        check_fp8_here(blockwise)
+    assert "blockwise" in caught.value.what and "NVIDIA L40S" in str(caught.value.got)
+    assert caught.value.expected == "at least 9.0 (H100, H200)"
 
 
 OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)."
@@ -110,7 +116,7 @@ OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes this a machine with so many GPUs, a torch for this CUDA, and what torch says of the driver when asked."""
+    """Simulates a machine: its number of GPUs, the CUDA of its torch, and torch's warning about the driver."""
 
     def install(num_gpus: int, cuda: str | None, warning: str = "", usable: bool = False) -> list[bool]:
         asked = []
@@ -134,21 +140,21 @@ def test_a_driver_that_is_too_old_is_named(machine, name):
     machine(8, "12.9", OLD_DRIVER)
     with pytest.raises(ConfigError) as caught:
         select_accelerator(name)
-    assert str(caught.value).startswith(f"trainer.accelerator: torch cannot use a GPU here (got {name}; {OLD_DRIVER})")
-    assert "update the driver" in str(caught.value)
+    assert (caught.value.where, caught.value.got) == ("trainer.accelerator", f"{name}; {OLD_DRIVER}")
+    assert "update the driver" in caught.value.fix
 
 
-def test_gpus_that_are_not_there(machine):
+def test_a_machine_without_gpus(machine):
     machine(0, "12.9")
     select_accelerator("auto")
     with pytest.raises(ConfigError, match=r"for CUDA 12\.9 finds no GPU"):
         select_accelerator("gpu")
 
 
-def test_a_torch_without_cuda_beside_a_gpu(machine):
+def test_a_torch_without_cuda_on_a_machine_with_a_gpu(machine):
     machine(1, None)
     select_accelerator("auto")
-    with pytest.raises(ConfigError, match="is built for CPUs only"):
+    with pytest.raises(ConfigError, match="is built for CPU only"):
         select_accelerator("gpu")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frame of every command: exit codes, one line before any traceback, configuration from YAML and overrides."""
+"""What all commands share: exit codes, one line before any traceback, configuration from YAML and overrides."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_exit_codes_and_first_line(body, code, first_line):
     assert done.stderr.split("\n")[0] == first_line
 
 
-def test_only_what_nobody_foresaw_has_a_traceback():
+def test_only_unexpected_errors_have_a_traceback():
     assert "Traceback" not in run_main("raise DataError('bad')").stderr
     assert run_main("raise ValueError('bad')").stderr.split("\n")[1].startswith("Traceback")
 
@@ -71,7 +71,7 @@ IN_A_COLLECTIVE = "exec(compile('1 / 0', '/env/torch/distributed/distributed_c10
     ("body", "left"),
     [("raise DataError('x')", True), ("1 / 0", True), ("pass", False), (IN_A_COLLECTIVE, False), (GLOO, False)],
 )
-def test_a_rank_that_fails_leaves_a_mark_for_its_job(tmp_path, body, left):
+def test_a_rank_that_fails_by_itself_marks_its_job(tmp_path, body, left):
     run_main(body, NEMO_MCPO_FAILURE=str(tmp_path / "failed"))
     assert (tmp_path / "failed").exists() == left
 
@@ -94,7 +94,7 @@ def test_overrides():
     assert config.model.data.train == "prompts.jsonl"
 
 
-def test_a_group_is_chosen_by_its_name():
+def test_a_group_is_selected_by_name():
     config = load(
         *MANDATORY, "model=mistral_7b", "model.tensor_model_parallel_size=1", "model.sequence_parallel=false"
     )
@@ -112,7 +112,7 @@ def test_config_path_and_name(tmp_path: Path):
         assert load(*argv, *MANDATORY, name="nothing").model.global_batch_size == 128
 
 
-def test_options_may_stand_between_overrides():
+def test_options_between_overrides():
     config = load(MANDATORY[0], "--config-name", "tiny_cpu", MANDATORY[1], name="gpt_mcpo")
     assert config.exp_manager.name == "tiny_cpu"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compiled gives what the function gives, inside of a tape that listens to products too."""
+"""A compiled function returns what the function returns, even while products are recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_mcpo.models import log_probs
-from nemo_mcpo.models.product_replay import ProductRecording
+from nemo_mcpo.models.replay import ProductRecording
 from nemo_mcpo.platform import compiled
 from nemo_mcpo.platform.compiled import compiled_on_gpu
 from nemo_mcpo.trees import rotary
@@ -17,7 +17,7 @@ from nemo_mcpo.trees import rotary
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Everything is traced as for a GPU, and run by torch: a CPU may have no compiler. Counts what was traced."""
+    """Traces functions as on a GPU but runs them with torch, since there may be no compiler; lists what was traced."""
     traced: list[str] = []
 
     def trace(function, dynamic):
@@ -52,7 +52,7 @@ def test_rotary_embedding(as_on_a_gpu):
     assert recording.results == {1: []} and as_on_a_gpu == ["_turn"]
 
 
-def test_the_head_s_exponentials(as_on_a_gpu):
+def test_the_exponentials_of_the_log_prob_head(as_on_a_gpu):
     logits = torch.randn(5, 9)
     logits[:, 7:] = -torch.inf
     ours, theirs = logits.clone(), logits.clone()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter: "cuda" means this CPU, nothing is patched twice, and nothing at all where CUDA is available."""
+"""The adapter: "cuda" means the CPU, nothing is patched twice, and nothing at all if CUDA is available."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the adapter i
 
 @pytest.fixture(scope="module", autouse=True)
 def adapter():
-    """Installed once and for all, as in every run."""
+    """Installed once per process, as in every run."""
     install_cpu_adapter()
 
 
@@ -40,7 +40,7 @@ def test_factories_make_cpu_tensors(device):
     assert {tensor.device.type for tensor in made} == {"cpu"}
 
 
-def test_other_devices_stay():
+def test_other_devices_are_kept():
     assert torch.zeros(2, device="meta").is_meta
 
 
@@ -65,17 +65,17 @@ def test_types_of_cuda_can_be_converted_to():
 
 
 class Calls(TorchFunctionMode):
-    """Hears every call, and passes it on."""
+    """Passes every call on unchanged."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return func(*args, **(kwargs or {}))
 
 
 class Subclass(torch.Tensor):
-    """Of no type of its own."""
+    """Changes nothing."""
 
 
-def test_modes_and_subclasses_see_the_same():
+def test_function_modes_and_subclasses():
     for tensor in (torch.zeros(2), torch.zeros(2).as_subclass(Subclass)):
         with Calls():
             assert tensor.type() == "torch.cuda.FloatTensor"
@@ -95,7 +95,7 @@ def test_the_default_device_of_a_block(name):
         assert getattr(torch, name)(*arguments.get(name, (2,))).is_meta
 
 
-def test_moving_to_cuda_is_nothing():
+def test_moving_to_cuda_does_nothing():
     tensor = torch.zeros(2)
     assert tensor.cuda() is tensor
     assert torch.cuda.current_device() == torch.device("cpu")
@@ -120,7 +120,7 @@ def test_a_second_call_patches_nothing():
     assert (torch.zeros, torch.Tensor.type, torch.cuda.manual_seed) == before
 
 
-def test_nothing_with_cuda(monkeypatch):
+def test_nothing_is_patched_with_cuda(monkeypatch):
     monkeypatch.setattr(cpu, "_installed", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = torch.zeros

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process: groups are set up and taken down again; errors of rank 0 end every rank."""
+"""Process groups of one process: set up and shut down; errors on rank 0 end every rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nemo_mcpo.platform.distributed import (
 
 @pytest.fixture
 def groups():
-    """A fresh parallel state; what another test left is taken down first."""
+    """A fresh parallel state; one that another test left is shut down first."""
     if dist.is_initialized():
         shut_down()
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
@@ -60,7 +60,7 @@ def test_any_rank_of_one(groups, flag):
     assert any_rank(flag) is flag
 
 
-def test_on_rank_zero_gives_its_value_and_raises_its_error(groups):
+def test_on_rank_zero_returns_the_value_and_raises_the_error(groups):
     assert on_rank_zero(lambda: {"steps": [1, 2]}) == {"steps": [1, 2]}
 
     def fail():
@@ -71,7 +71,7 @@ def test_on_rank_zero_gives_its_value_and_raises_its_error(groups):
 
 
 @pytest.mark.parametrize(("outcome", "code"), [([None, 2], 2), ([None, 1], 1)])
-def test_another_rank_leaves_without_a_message_of_its_own(groups, monkeypatch, outcome, code):
+def test_other_ranks_exit_without_a_message(groups, monkeypatch, outcome, code):
     def broadcast(values: list) -> None:
         values[:] = outcome
 

@@ -34,12 +34,12 @@ def test_what_a_gpu_enables(capability: str, enables: str) -> None:
     assert bool(row.fix) == ("FP8" not in enables)
 
 
-def test_one_row_a_gpu() -> None:
+def test_one_row_per_gpu() -> None:
     rows = doctor.gpu_rows(f"{A100}\n{H100}\n")
     assert [row.name for row in rows] == ["GPU 0", "GPU 1"]
 
 
-def test_memory_that_the_driver_does_not_tell() -> None:
+def test_memory_that_the_driver_does_not_report() -> None:
     (row,) = doctor.gpu_rows("0, NVIDIA GB10, [N/A], [N/A], 12.1, 580.95")
     assert "[N/A] GiB" in row.found
 
@@ -50,7 +50,7 @@ def test_no_gpu_and_a_broken_driver_are_different() -> None:
     assert (broken.status, broken.reason) == ("broken", "Failed to initialize NVML: Driver/library version mismatch")
 
 
-def test_a_cpu_build_of_torch_beside_a_gpu_is_reported() -> None:
+def test_a_cpu_build_of_torch_on_a_gpu_machine_is_reported() -> None:
     cpu_build, cuda_build = (Row("torch", "ok", f"2.13.0 ({kind})", "") for kind in ("CPU build", "CUDA 13.0"))
     gpus = doctor.gpu_rows(A100)
     assert [row.status for row in doctor.torch_sees_gpus_row([cpu_build], gpus)] == ["broken"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forks of a process: they are what the script would be as a process of its own."""
+"""A fork behaves like the script in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-# pytest runs threads of its own: the parent of the forks is a process for itself.
+# The parent of the forks is a separate process, since pytest runs threads.
 PARENT = """
 import json, os, signal, sys, time
 from nemo_mcpo.platform.children import stop_child
@@ -25,7 +25,7 @@ script = [sys.executable, sys.argv[1]]
 
 
 def run_parent(tmp_path, script: str, parent: str) -> str:
-    """What a parent prints that runs ``parent`` with ``script`` as a command."""
+    """Return what a parent process prints that runs ``parent`` with ``script`` as its command."""
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
     program = PARENT + textwrap.dedent(parent)
     done = subprocess.run(
@@ -35,8 +35,8 @@ def run_parent(tmp_path, script: str, parent: str) -> str:
     return done.stdout
 
 
-def test_a_fork_is_the_script(tmp_path):
-    """Its arguments, environment, module path, name, session, output and threads; imported modules are there."""
+def test_a_fork_runs_the_script(tmp_path):
+    """Arguments, environment, module path, name, session, output and threads are the script's; modules are loaded."""
     (tmp_path / "beside.py").write_text("VALUE = 7")
     script = """
         import json, os, sys
@@ -115,7 +115,7 @@ def test_a_fork_and_what_it_started_are_stopped(tmp_path):
     assert run_parent(tmp_path, script, parent) == "-15\n"
     pid = (tmp_path / "ready").read_text()
     state = subprocess.run(["ps", "-o", "state=", "-p", pid], capture_output=True, text=True).stdout.strip()
-    assert state in ("", "Z")  # gone, or waiting for whoever collects orphans
+    assert state in ("", "Z")  # gone, or not yet reaped
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The heartbeat file: its content, how often it is written, and that a full disk is ignored."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +15,7 @@ from nemo_mcpo.platform.heartbeat import Heartbeat
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """What time it is."""
+    """The current time, which a test can set."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(heartbeat, "time", SimpleNamespace(time=lambda: clock.now))
     return clock
@@ -33,7 +35,7 @@ def test_what_a_watcher_reads(tmp_path, monkeypatch, clock):
     assert os.listdir(tmp_path / "run") == ["heartbeat.json"]
 
 
-def test_no_more_than_one_a_second_but_always_the_end_and_the_beginning(tmp_path, clock):
+def test_at_most_one_per_second_but_always_the_first_and_the_last(tmp_path, clock):
     beats = Heartbeat(tmp_path / "run")
     for seconds, doing, done, written in (
         (0.0, "reference", 5, 5),
@@ -47,7 +49,7 @@ def test_no_more_than_one_a_second_but_always_the_end_and_the_beginning(tmp_path
         assert read(tmp_path / "run")["done"] == written
 
 
-def test_a_full_disk_stops_nobody(tmp_path):
+def test_a_failed_write_is_ignored(tmp_path):
     run = tmp_path / "run"
     run.touch()  # a file where the directory should be
     beats = Heartbeat(run)

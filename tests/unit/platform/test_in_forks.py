@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Forks return the results of one process in order, and none of them is left behind."""
+
 from __future__ import annotations
 
 import os
@@ -41,7 +43,7 @@ def test_work_need_not_be_picklable():
     assert list(in_forks(lambda item: table.get(item), [3, 4])) == ["three", None]
 
 
-def test_one_process_where_there_are_threads_or_one_item(monkeypatch):
+def test_one_process_with_threads_or_a_gpu_or_one_item(monkeypatch):
     assert (num_forks(0), num_forks(1), num_forks(5)) == (1, 1, 2)
     assert list(in_forks(lambda item: os.getpid(), [1])) == [os.getpid()]
     torch.set_num_threads(2)
@@ -55,16 +57,18 @@ def test_an_error_of_the_work_comes_through():
     def fail(item):
         raise DataError("bad item", got=item, fix="drop it")
 
-    with pytest.raises(DataError, match=r"bad item .got 1.\. Fix: drop it\."):
+    with pytest.raises(DataError) as caught:
         list(in_forks(fail, [1, 2]))
+    assert (caught.value.what, caught.value.got, caught.value.fix) == ("bad item", 1, "drop it")
 
 
 def test_a_killed_process_is_an_error():
-    with pytest.raises(MemoryExhaustedError, match="one of several processes was killed"):
+    with pytest.raises(MemoryExhaustedError) as caught:
         list(in_forks(lambda item: os.kill(os.getpid(), signal.SIGKILL), [1, 2]))
+    assert caught.value.got == "2 processes" and "OMP_NUM_THREADS=2" in caught.value.fix
 
 
-def test_whoever_stops_early_leaves_no_process():
+def test_stopping_early_leaves_no_process():
     results = in_forks(product, range(50))
     pid, _ = next(results)
     results.close()

@@ -37,14 +37,14 @@ def test_one_process_has_no_ranks(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ending", "code"), [("raise SystemExit(2)", 2), ("import signal; os.kill(os.getpid(), signal.SIGKILL)", -9)]
 )
-def test_one_failure_ends_all(tmp_path, ending, code):
+def test_one_failure_stops_all(tmp_path, ending, code):
     slept = tmp_path / "slept"
     program = (
         f"import os, pathlib, time\nif os.environ['RANK'] == '1':\n    {ending}\n"
         f"time.sleep(60)\npathlib.Path({str(slept)!r}).touch()"
     )
     assert run_processes([sys.executable, "-c", program], 2, StopRequest()) == code
-    assert not slept.exists()  # the other one was ended, not waited for
+    assert not slept.exists()  # the other one was stopped, not waited for
 
 
 def test_a_stop_is_passed_on(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Out of memory, on a CPU's allocator for real and with the messages of a GPU's: the part and its remedies."""
+"""Running out of memory names the part and its remedies: with the CPU's allocator, and with messages of a GPU's."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ ON_A_GPU = (
 )
 
 
-def test_a_gpu_says_what_was_asked_for_and_what_there_is():
+def test_the_facts_of_a_gpu_s_message_are_kept():
     with pytest.raises(MemoryExhaustedError) as caught, memory_of("training"):
         raise torch.OutOfMemoryError(ON_A_GPU)
-    assert str(caught.value) == (
-        f"training: out of memory (got {ON_A_GPU.partition('. If')[0]}). Fix: lower model.micro_batch_tokens; or set "
-        "model.activations_checkpoint_granularity=full; or raise model.tensor_model_parallel_size, with "
-        "model.sequence_parallel=true. scripts/plan.py shows what fits."
-    )
+    assert (caught.value.where, caught.value.got) == ("training", ON_A_GPU.partition(". If")[0])
+    assert caught.value.fix == f"{'; or '.join(REMEDIES['training'])}. scripts/plan.py shows what fits"
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_a_cpu_that_is_out_of_memory():
+def test_a_cpu_runs_out_of_memory():
     @memory_of("scoring")
     def score() -> torch.Tensor:
         return torch.empty(1 << 60, dtype=torch.uint8)
@@ -42,7 +39,7 @@ def test_cuda_and_its_libraries(message):
         raise RuntimeError(message)
 
 
-def test_other_errors_pass():
+def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), memory_of("training"):
         raise RuntimeError("shapes differ")
 

@@ -21,7 +21,7 @@ def package(name: str, module: str, check: str) -> Package:
     )
 
 
-def test_every_check_has_its_outcome_even_after_a_crash() -> None:
+def test_every_check_has_an_outcome_even_after_a_crash() -> None:
     outcomes = run_checks(
         {
             "good": "detail = 40 + 2",
@@ -63,7 +63,7 @@ def test_rows() -> None:
     assert all(row.required for row in rows)
 
 
-def test_detail_is_shown_beside_the_version() -> None:
+def test_detail_is_shown_next_to_the_version() -> None:
     row = package_row(package("torch", "torch", "x"), True, "2.13.0", Outcome(detail="CPU build"))
     assert row.found == "2.13.0 (CPU build)"
 

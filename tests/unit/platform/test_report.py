@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table lines up, and a reason and a fix stand under their row."""
+"""The table is aligned, with reason and fix under their row."""
 
 from nemo_mcpo.platform.report import Row, failures, render
 

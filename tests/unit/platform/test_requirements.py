@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing of setup.py's requirements ends in failure; another version is shown."""
+"""A missing or broken requirement of setup.py is a failure; another version is only shown."""
 
 import importlib.metadata
 
@@ -54,5 +54,5 @@ def test_another_version_is_shown_and_passes() -> None:
 
 
 def test_pre_releases_fit() -> None:
-    """NVIDIA numbers its builds so."""
+    """NVIDIA's builds have such version numbers."""
     assert Requirement("torch>=2.10.0a0,<2.14").specifier.contains("2.10.0a0+b558c986e8.nv25.11", prereleases=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process notes of signals and of the clock; every case in a process of its own."""
+"""Requests to stop, by signals and by the clock; signals are sent to processes of their own."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def main(argv):
 
 
 def ended(body: str) -> subprocess.CompletedProcess[str]:
-    """A command with this body of ``main``."""
+    """Run a command whose ``main`` has this body."""
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     program = f"{HEAD}{lines}command.run_command(main)"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
-def test_a_signal_is_noted(name):
+def test_a_signal_is_recorded(name):
     done = ended(f"stop.listen()\nos.kill(os.getpid(), signal.{name})\nprint(stop.reason())")
     assert (done.returncode, done.stdout) == (0, f"{name}\n")
 
@@ -49,7 +49,7 @@ def test_the_second_ctrl_c_interrupts():
     assert (done.returncode, done.stdout) == (130, "SIGINT\n")
 
 
-def test_leaving_at_once_runs_what_cleans_up():
+def test_leaving_at_once_runs_finally_blocks():
     done = ended(
         "stop.leave_at_once()\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
         "finally:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('cleaned')"
@@ -57,12 +57,12 @@ def test_leaving_at_once_runs_what_cleans_up():
     assert (done.returncode, done.stdout) == (75, "cleaned\n")
 
 
-def test_a_signal_that_came_before_is_not_lost():
+def test_an_earlier_signal_is_not_lost():
     done = ended("stop.listen()\nos.kill(os.getpid(), signal.SIGUSR1)\nstop.leave_at_once()\nprint('no')")
     assert (done.returncode, done.stdout) == (75, "")
 
 
-def test_a_fork_ends_as_it_would_have():
+def test_a_signal_takes_its_default_action_in_a_fork():
     done = ended(
         "stop.listen()\nchild = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
         "child.start()\ntime.sleep(0.5)\nchild.terminate()\nchild.join()\nprint(child.exitcode, stop.reason())"
@@ -72,7 +72,7 @@ def test_a_fork_ends_as_it_would_have():
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
 def test_a_shielded_fork_finishes(name):
-    """As the writers of a checkpoint must, of a job or a terminal that signals all of its processes."""
+    """The writers of a checkpoint must finish when a scheduler or a terminal signals all processes."""
     done = ended(
         "def write():\n    time.sleep(1.0)\n    os._exit(7)\n"
         "stop.listen()\n"
@@ -94,7 +94,7 @@ def test_the_clock():
     assert stop.reason(needed_seconds=150.0) == "the job's time is used up"
 
 
-def test_the_budget_counts_from_the_job_s_start():
+def test_the_budget_counts_from_the_start_of_the_job():
     assert job_deadline(None, {}) == math.inf
     assert job_deadline(60.0, {JOB_START: "1000.5", "SLURM_JOB_START_TIME": "7"}) == 1060.5
     assert job_deadline(60.0, {"SLURM_JOB_START_TIME": "1000"}) == 1060.0

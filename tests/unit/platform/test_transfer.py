@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One buffer holds tensors of every kind, and gives them back as they were."""
+"""One buffer holds tensors of any dtype and shape, and returns them unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORS = [
 
 
 @pytest.mark.parametrize("tensors", [TENSORS, TENSORS[::-1], TENSORS[:1], TENSORS[2:3], []], ids=len)
-def test_what_is_packed_comes_out(tensors):
+def test_unpacking_returns_what_was_packed(tensors):
     buffer = packed(tensors, pinned=False)
     assert buffer.dtype == torch.uint8 and len(buffer) % ALIGNMENT == 0
     found = unpacked(buffer, tensors)
@@ -33,13 +33,13 @@ def test_what_is_packed_comes_out(tensors):
 
 
 def test_views_of_one_buffer():
-    """Nothing is copied a second time where the buffer has arrived."""
+    """Nothing is copied again after the buffer has arrived."""
     buffer = packed(TENSORS, pinned=False)
     storages = {one.untyped_storage().data_ptr() for one in unpacked(buffer, TENSORS)}
     assert storages == {buffer.untyped_storage().data_ptr()}
 
 
-def test_on_the_device_where_they_are():
+def test_tensors_that_are_on_the_device_are_returned_as_they_are():
     cpu = torch.device("cpu")
     assert all(found is given for found, given in zip(on_device(TENSORS, cpu), TENSORS, strict=True))
     assert sent(TENSORS[0], cpu) is TENSORS[0]

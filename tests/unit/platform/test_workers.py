@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls in threads: all results, the first error, a tick for the caller."""
+"""Calls in threads: all results, the first error, and ticks in the caller's thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_all_results_whatever_their_order():
     assert sorted(found) == [number**2 for number in range(50)]
 
 
-def test_no_more_calls_at_a_time_than_threads():
+def test_no_more_concurrent_calls_than_threads():
     running, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(3, timeout=60.0)
 
@@ -25,7 +25,7 @@ def test_no_more_calls_at_a_time_than_threads():
         with lock:
             running += 1
             most = max(most, running)
-        together.wait()  # for two others: fewer threads would wait for ever
+        together.wait()  # for two others: fewer threads would wait forever
         with lock:
             running -= 1
 
@@ -48,7 +48,7 @@ def test_the_first_error_does_not_wait_for_the_others():
     released.set()
 
 
-def test_the_caller_is_ticked_while_it_waits(monkeypatch):
+def test_ticks_while_the_caller_waits(monkeypatch):
     monkeypatch.setattr(workers, "_TICK_SECONDS", 0.01)
     enough, ticks = threading.Event(), []
 

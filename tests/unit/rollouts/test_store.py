@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match=r"No space left on device.*make room"):
+        with pytest.raises(StorageError, match=r"No space left on device.*free disk space"):
             store.append([sample(2)])
     assert (tmp_path / SHARD).read_bytes() == content
     assert sample(2).key not in store

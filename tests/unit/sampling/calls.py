@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every sampler with every set of parameters worth a test, and a table to draw from."""
+"""Every sampler with each combination of parameters to test, and a table to draw from."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from nemo_mcpo.sampling import kernel_log_weights
+from nemo_mcpo.sampling import SAMPLERS, kernel_log_weights
 
 CALLS = [
-    ("mc_kernel", {}),
+    *((name, {}) for name in SAMPLERS),
     ("mc_kernel", {"replacement": True}),
     ("mc_kernel", {"chain_candidates": 1}),
     ("mc_kernel", {"chain_candidates": 2, "chain_steps": 3}),
     ("mc_kernel", {"chain_candidates": 1, "chain_steps": 2, "replacement": True}),
-    ("random", {}),
     ("random", {"replacement": True}),
-    ("max", {}),
-    ("min", {}),
-    ("given", {}),
 ]
 every_sampler = pytest.mark.parametrize(("name", "params"), CALLS, ids=str)
 
 
 def table(num_rows: int, num_columns: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-weights of random rewards, column 0 and a few others not valid."""
+    """Log-weights of random rewards; column 0 and a few others are invalid."""
     generator = torch.Generator().manual_seed(5)
     rewards = torch.randn(num_rows, num_columns, generator=generator)
     valid = torch.rand(num_rows, num_columns, generator=generator) > 0.2

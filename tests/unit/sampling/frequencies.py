@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact probabilities of a draw by enumeration, and the chi-square test of observed draws against them."""
+"""Exact probabilities of draws by enumeration, and a chi-square test of observed draws against them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Draw = tuple[int, ...]
 
 
 def plackett_luce(weights: dict[int, float], num_negatives: int) -> dict[Draw, float]:
-    """The probability of every ordered draw without replacement: each time by weight among those that are left."""
+    """Probability of every ordered draw without replacement: each pick is by weight among the remaining columns."""
     probabilities = {}
     for draw in itertools.permutations(weights, num_negatives):
         left, probability = dict(weights), 1.0
@@ -26,7 +26,7 @@ def plackett_luce(weights: dict[int, float], num_negatives: int) -> dict[Draw, f
 
 
 def independent(weights: dict[int, float], num_negatives: int) -> dict[Draw, float]:
-    """The probability of every ordered draw with replacement."""
+    """Probability of every ordered draw with replacement."""
     total = sum(weights.values())
     return {
         draw: torch.tensor([weights[column] / total for column in draw], dtype=torch.float64).prod().item()
@@ -35,7 +35,7 @@ def independent(weights: dict[int, float], num_negatives: int) -> dict[Draw, flo
 
 
 def assert_frequencies(columns_BM: torch.Tensor, probabilities: dict[Draw, float]) -> None:
-    """Chi-square test of the rows of ``columns_BM``: nothing impossible is drawn, and the p-value is above 1e-3."""
+    """Check the rows of ``columns_BM``: no draw is impossible, and the chi-square test's p-value is above 1e-3."""
     assert abs(sum(probabilities.values()) - 1) < 1e-12
     counts = Counter(map(tuple, columns_BM.tolist()))
     possible = {draw: probability for draw, probability in probabilities.items() if probability > 0}
@@ -51,5 +51,5 @@ def assert_frequencies(columns_BM: torch.Tensor, probabilities: dict[Draw, float
 
 
 def repeat(row: list[float] | list[bool], num_draws: int = NUM_DRAWS) -> torch.Tensor:
-    """The same row ``num_draws`` times."""
+    """The row repeated ``num_draws`` times."""
     return torch.tensor([row]).expand(num_draws, -1)

@@ -16,7 +16,7 @@ PREFERRED = 0
 
 
 def step_probabilities(state: int, weights: dict[int, float], num_fresh: int) -> dict[int, float]:
-    """One step: every subset of the others is as likely; in it and the state, the next one is picked by weight."""
+    """One step: all subsets of the others are equally likely; one member of subset and state is picked by weight."""
     others = [column for column in weights if column != state]
     subsets = list(itertools.combinations(others, min(num_fresh, len(others))))
     probabilities = dict.fromkeys(weights, 0.0)
@@ -112,19 +112,24 @@ def test_long_chain_approaches_the_kernel():
     assert_frequencies(columns, plackett_luce({column: math.exp(REWARDS[column]) for column in range(1, 5)}, 1))
 
 
-def test_refuses_chains_that_make_no_sense():
-    log_weights, valid = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
-    for params, message in (
-        ({"chain_steps": 2}, r"chain_candidates: more steps change nothing.*got null.*Fix"),
-        ({"chain_steps": 0}, r"chain_steps.*got 0"),
-        ({"chain_candidates": 0}, r"chain_candidates.*got 0"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            SAMPLERS["mc_kernel"](log_weights, valid, 1, torch.Generator(), **params)
+@pytest.mark.parametrize(
+    ("params", "key", "got"),
+    [
+        ({"chain_steps": 2}, "chain_candidates", "null"),
+        ({"chain_steps": 0}, "chain_steps", 0),
+        ({"chain_candidates": 0}, "chain_candidates", 0),
+    ],
+)
+def test_refuses_settings_without_effect(params, key, got):
+    with pytest.raises(ConfigError) as caught:
+        SAMPLERS["mc_kernel"](torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), 1, torch.Generator(), **params)
+    assert (caught.value.where, caught.value.got) == (f"model.mcpo.{key}", got)
+    assert caught.value.fix
 
 
-def test_check_chain_knows_the_largest_prompt():
+def test_check_chain_with_a_known_number_of_candidates():
     check_chain(chain_steps=2, chain_candidates=4, num_candidates=5)
     check_chain(chain_steps=1, chain_candidates=5, num_candidates=5)
-    with pytest.raises(ConfigError, match="got 5, expected 1 to 4"):
+    with pytest.raises(ConfigError) as caught:
         check_chain(chain_steps=2, chain_candidates=5, num_candidates=5)
+    assert (caught.value.got, caught.value.expected) == (5, "1 to 4")

@@ -20,7 +20,7 @@ def test_log_weights_are_the_formula(dtype):
     torch.testing.assert_close(log_weights, expected)
 
 
-def test_columns_not_valid_have_weight_zero_whatever_stands_there():
+def test_invalid_columns_have_weight_zero_whatever_their_reward():
     rewards = torch.tensor([[math.nan, 1.0, 2.0, INF]])
     valid = torch.tensor([[False, True, True, False]])
     total = math.log(math.exp(1.0) + math.exp(2.0))

@@ -34,7 +34,7 @@ def test_frequencies_with_replacement(num_negatives):
     assert_frequencies(draws(num_negatives, replacement=True), independent(weights(), num_negatives))
 
 
-def test_preferred_completion_takes_part_where_the_caller_marks_it_valid():
+def test_preferred_completion_is_drawn_if_the_caller_marks_it_valid():
     valid = repeat([True, True, True])
     log_weights = kernel_log_weights(repeat([1.0, 0.0, -1.0]), 1.0, valid)
     columns = SAMPLERS["mc_kernel"](log_weights, valid, 1, torch.Generator().manual_seed(2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all samplers promise, and the table that names them."""
+"""Properties of all samplers, and their table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.sampling.calls import every_sampler, table
 
 
 @every_sampler
-def test_draws_are_valid_columns_and_unfilled_slots_are_last(name, params):
+def test_draws_are_valid_columns_and_unfilled_slots_come_last(name, params):
     log_weights, valid = table(64, 6)
     columns = SAMPLERS[name](log_weights, valid, 8, torch.Generator().manual_seed(0), **params)
     assert columns.dtype == torch.long
@@ -49,12 +49,14 @@ def test_preferred_completion_alone(name, params):
 def test_no_negatives(name, params):
     log_weights, valid = table(4, 6)
     assert SAMPLERS[name](log_weights, valid, 0, torch.Generator(), **params).shape == (4, 0)
-    with pytest.raises(ConfigError, match=r"num_negatives.*got -1.*Fix"):
+    with pytest.raises(ConfigError) as caught:
         SAMPLERS[name](log_weights, valid, -1, torch.Generator(), **params)
+    assert (caught.value.where, caught.value.got) == ("model.mcpo.num_negatives", -1)
+    assert caught.value.fix
 
 
 @every_sampler
-def test_same_generator_state_same_draw_and_the_global_one_untouched(name, params):
+def test_same_generator_state_gives_the_same_draw_and_leaves_the_global_one_alone(name, params):
     log_weights, valid = table(64, 6)
     before = torch.get_rng_state()
     one, two = (SAMPLERS[name](log_weights, valid, 2, torch.Generator().manual_seed(3), **params) for _ in range(2))

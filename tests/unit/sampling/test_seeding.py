@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_mcpo.sampling import SAMPLERS, draw_for_prompts, draw_generator, draw_seed, kernel_log_weights
-from nemo_mcpo.sampling.noise import uniform_noise
+from nemo_mcpo.sampling.draws import uniform_noise
 from tests.unit.sampling.calls import every_sampler, table
 from tests.unit.sampling.frequencies import assert_frequencies, plackett_luce
 
@@ -17,7 +17,7 @@ RUN_SEED, EPOCH = 1234, 1
 
 
 def prompts(ids: Sequence[int], run_seed: int = RUN_SEED, epoch: int = EPOCH) -> dict[str, Any]:
-    """The arguments that name each row's prompt, all in one epoch."""
+    """The arguments that identify each row's prompt, all in one epoch."""
     return {"run_seed": run_seed, "epochs": [epoch] * len(ids), "prompt_ids": ids}
 
 
@@ -26,7 +26,7 @@ def test_seed_is_stable_and_fits_63_bits():
     assert all(0 <= draw_seed(seed, 0, 2**63 + seed) < 2**63 for seed in range(1000))
 
 
-def test_each_of_the_three_numbers_changes_the_seed():
+def test_run_epoch_and_prompt_each_change_the_seed():
     seeds = {draw_seed(*numbers) for numbers in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, -1))}
     assert len(seeds) == 5
     assert draw_seed(1, 23, 4) != draw_seed(12, 3, 4) != draw_seed(1, 2, 34)
@@ -108,7 +108,7 @@ def test_epochs_and_run_seeds_draw_anew():
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations of torch."""
+    """Counts torch operations."""
 
     count = 0
 
@@ -119,7 +119,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize(("name", "params"), [("mc_kernel", {}), ("mc_kernel", {"chain_candidates": 2})])
 def test_only_the_noise_is_drawn_prompt_by_prompt(name, params):
-    """Of thousands of prompts the rest is done at once."""
+    """Everything else is done for all prompts at once."""
     others = []
     for number in (64, 1024):
         valid = torch.ones(number, 8, dtype=torch.bool)

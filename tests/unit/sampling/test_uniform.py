@@ -10,7 +10,7 @@ from tests.unit.sampling.frequencies import assert_frequencies, independent, pla
 
 @pytest.mark.parametrize("num_negatives", [1, 2, 3])
 @pytest.mark.parametrize("replacement", [False, True])
-def test_frequencies_whatever_the_rewards(num_negatives, replacement):
+def test_frequencies_do_not_depend_on_rewards(num_negatives, replacement):
     valid = repeat([False, True, True, False, True])
     log_weights = kernel_log_weights(repeat([0.0, 1e6, -1e6, 0.0, 3.0]), 1.0, valid)
     generator = torch.Generator().manual_seed(23)

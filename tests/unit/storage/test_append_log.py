@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A log keeps what was appended, drops what was torn, and is as before when the disk is full."""
+"""A log keeps what was appended, drops torn lines, and is unchanged if the disk is full."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def no_locks(monkeypatch):
     monkeypatch.setattr(module, "lock_for_this_process", lambda path, patience: None)
 
 
-def test_lines_and_where_they_start(tmp_path):
+def test_lines_and_their_offsets(tmp_path):
     log = AppendLog(tmp_path / "new" / "a.jsonl")
     assert log.append([b"one\n", b"two\n"]) == 0
     assert log.append([b"three\n"]) == 8
     assert list(read_lines(log.path)) == [(0, b"one\n"), (4, b"two\n"), (8, b"three\n")]
 
 
-def test_a_torn_line_goes_when_its_writer_comes_back(tmp_path):
+def test_the_next_writer_removes_a_torn_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"one\ntwo\nthr")
-    assert [line for _, line in read_lines(path)] == [b"one\n", b"two\n"]  # a reader leaves it to its writer
+    assert [line for _, line in read_lines(path)] == [b"one\n", b"two\n"]  # readers do not repair
     assert path.read_bytes().endswith(b"thr")
     AppendLog(path).append([b"four\n"])
     assert path.read_bytes() == b"one\ntwo\nfour\n"
@@ -47,17 +47,18 @@ def full_disk(*arguments: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_log_unchanged(tmp_path, monkeypatch):
     log = AppendLog(tmp_path / "a.jsonl")
     log.append([b"one\n"])
     monkeypatch.setattr(atomic.os, "fsync", full_disk)
-    with pytest.raises(StorageError, match="No space left") as raised:
+    with pytest.raises(StorageError) as raised:
         log.append([b"two\n", b"three\n"])
-    assert "make room" in str(raised.value)
+    assert (raised.value.where, raised.value.got) == (str(log.path), os.strerror(errno.ENOSPC))
+    assert "disk space" in raised.value.fix
     assert log.path.read_bytes() == b"one\n"
 
 
-def test_a_record_stands_after_the_last_whole_one(tmp_path):
+def test_a_record_follows_the_last_complete_one(tmp_path):
     path = tmp_path / "new" / "a.log"
 
     def end_of_dots(content: bytes) -> int:

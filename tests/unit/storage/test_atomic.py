@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file or directory is complete, or as it was before."""
+"""A file or directory is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def full_disk(*arguments: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_whole_file_or_none(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_whole(path, [b"fi", b"rst"])
     write_whole(path, [b"second"])
     monkeypatch.setattr(atomic.os, "fsync", full_disk)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError) as raised:
         write_whole(path, [b"third"])
+    assert (raised.value.where, raised.value.got) == (str(path), os.strerror(errno.ENOSPC))
     assert path.read_bytes() == b"second"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
@@ -42,7 +43,7 @@ def test_content_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_need_not_survive_a_power_cut_waits_for_no_disk(tmp_path, monkeypatch):
+def test_a_file_that_is_not_durable_is_not_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", full_disk)
     write_whole(tmp_path / "a", [b"first"], durable=False)
     assert (tmp_path / "a").read_bytes() == b"first"
@@ -75,7 +76,7 @@ def names(directory) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_new_directory_replaces_the_one_before(tmp_path):
+def test_a_new_directory_replaces_the_old_one(tmp_path):
     target = tmp_path / "new" / "model"
     for name in "ab":
         (start_partial(target) / name).touch()
@@ -83,7 +84,7 @@ def test_a_new_directory_replaces_the_one_before(tmp_path):
         assert names(target) == [name] and names(target.parent) == ["model"]
 
 
-def test_what_interrupted_calls_left_goes(tmp_path):
+def test_leftovers_of_interrupted_calls_are_removed(tmp_path):
     target = tmp_path / "model"
     (start_partial(target) / "half").touch()
     (tmp_path / ".model.replaced" / "old").mkdir(parents=True)
@@ -100,7 +101,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path):
     assert names(target.parent) == []
 
 
-def test_the_first_build_stays(tmp_path):
+def test_the_first_build_is_kept(tmp_path):
     target = tmp_path / "data"
     with built_once(target) as second:
         with built_once(target) as first:
@@ -109,10 +110,10 @@ def test_the_first_build_stays(tmp_path):
     assert names(target) == ["first"] and names(tmp_path) == ["data"]
 
 
-def test_leftovers_of_dead_processes_go(tmp_path):
+def test_leftovers_of_dead_processes_are_removed(tmp_path):
     host = socket.gethostname()
     kept = [f".{host}.{os.getppid()}.a", f".{host}.not-a-number.a", ".elsewhere.1.a"]
-    for name in (*kept, f".{host}.{2**22 + 1}.a"):  # more than the largest process number
+    for name in (*kept, f".{host}.{2**22 + 1}.a"):  # above the largest process id
         (tmp_path / name).mkdir()
     with built_once(tmp_path / "data"):
         pass

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""One process holds a lock; file systems without locks are tolerated."""
+
 from __future__ import annotations
 
 import errno
@@ -13,8 +15,10 @@ from nemo_mcpo.storage import locks
 def test_one_at_a_time(tmp_path):
     path = tmp_path / "new" / ".lock"
     locks.lock_for_this_process(path)
-    with pytest.raises(ConfigError, match="another run is writing to this directory"):
+    with pytest.raises(ConfigError) as caught:
         locks.lock_for_this_process(path, patience_seconds=0.0)
+    assert caught.value.what == "another run is writing to this directory"  # docs/cluster.md explains it
+    assert caught.value.where == str(path.parent)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])

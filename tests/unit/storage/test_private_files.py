@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that only their owner reads, unless the site says otherwise."""
+"""Private files are readable only by their owner unless the site configures another mode."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_modes(tmp_path, monkeypatch, umask, mode, mask, expected):
     assert (tmp_path / "new").read_bytes() == "ä".encode()
 
 
-def test_a_file_that_exists_keeps_its_mode_and_words(tmp_path):
+def test_an_existing_file_keeps_its_mode_and_content(tmp_path):
     (tmp_path / "old").write_text("a")
     (tmp_path / "old").chmod(0o644)
     with open_private(tmp_path / "old", "ab") as file:
@@ -46,8 +46,10 @@ def test_a_file_that_exists_keeps_its_mode_and_words(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["", "rw", "0400", "0755", "0o640", "1666", "888"])
-def test_no_mode_of_a_file(tmp_path, monkeypatch, mode):
+def test_invalid_modes(tmp_path, monkeypatch, mode):
     monkeypatch.setenv(FILE_MODE, mode)
-    with pytest.raises(ConfigError, match=rf"{FILE_MODE}: not the mode of a file .*Fix: export"):
+    with pytest.raises(ConfigError) as caught:
         open_private(tmp_path / "new", "w")
+    assert (caught.value.where, caught.value.got) == (FILE_MODE, repr(mode))
+    assert "0640" in str(caught.value.expected) and caught.value.fix.startswith(f"export {FILE_MODE}=")
     assert not (tmp_path / "new").exists()

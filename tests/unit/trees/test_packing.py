@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing: whole trees, under the budget, the same every time; a row says what a naive walk over the trees says."""
+"""Packing is deterministic, keeps trees whole, and respects the budget; rows agree with a walk over the trees."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def loads(rows, sizes):
 
 
 def test_even_rows_by_hand():
-    # 18 tokens fit two rows of 10. Evenly: 6 | 4, then 3 to the second (7), 3 to the first (9), 2 to the second.
+    # 18 tokens fit into two rows of 10. Evenly: 6 | 4, then 3 to the second (7), 3 to the first (9), 2 to the second.
     assert pack_into_rows([2, 3, 3, 4, 6], budget=10) == [[2, 4], [0, 1, 3]]
 
 
-def test_first_fit_where_even_rows_do_not_fit():
-    # Evenly: 6 + 3 = 9 and 5 + 4 = 9, and nowhere is room for 2. Longest first: 6 + 4 = 10 and 5 + 3 + 2 = 10.
+def test_first_fit_if_even_rows_do_not_fit():
+    # Evenly: 6 + 3 = 9 and 5 + 4 = 9, which leaves no room for 2. Longest first: 6 + 4 = 10 and 5 + 3 + 2 = 10.
     assert pack_into_rows([2, 3, 4, 5, 6], budget=10) == [[4, 2], [3, 1, 0]]
 
 
-def test_a_larger_item_has_a_row_of_its_own():
+def test_an_item_above_the_budget_has_its_own_row():
     assert pack_into_rows([3, 20, 3], budget=8) == [[1], [0, 2]]
 
 
-def test_nothing_makes_no_row():
+def test_no_items_make_no_rows():
     assert pack_into_rows([], budget=8) == pack_into_rows([], budget=8, at_least=4) == []
 
 
@@ -54,8 +54,8 @@ def test_every_item_once_and_no_row_over_the_budget(sizes, budget, at_least):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_few_rows(sizes):
-    # First fit, longest first, needs at most 11/9 of the smallest number of rows, and 6/9 of one more.
+def test_number_of_rows_is_near_the_minimum(sizes):
+    # First fit, longest first, needs at most 11/9 of the minimum number of rows plus 6/9 of a row.
     assert len(pack_into_rows(sizes, budget=200)) <= 11 / 9 * -(-sum(sizes) // 200) + 6 / 9
 
 
@@ -77,7 +77,7 @@ def test_replicas_get_the_same_work_on_nectar_shaped_data(num_replicas):
 
 @pytest.mark.parametrize("multiple", [1, 4, 8])
 def test_rows_are_nearly_all_real_tokens_on_nectar_shaped_data(multiple):
-    # Sequence parallelism and FP8 round a row's length up; nothing else pads.
+    # Sequence parallelism and FP8 round up a row's length; nothing else pads it.
     sizes = nectar_shaped(128, seed=0)
     rows = pack_into_rows(sizes, budget=8192)
     padded = sum(-(-load // multiple) * multiple for load in loads(rows, sizes))
@@ -105,7 +105,7 @@ def test_shares_are_balanced(sizes, num_ranks):
     shares = share_between_ranks(sizes, num_ranks)
     assert sorted(item for share in shares for item in share) == list(range(len(sizes)))
     assert all(share == sorted(share) for share in shares)
-    # An item goes to the rank with the fewest tokens, so that no rank is ahead of another by more than one item.
+    # Each item goes to the rank with the fewest tokens, so no rank is ahead of another by more than one item.
     assert max(loads(shares, sizes)) - min(loads(shares, sizes)) <= max(sizes)
     assert shares == share_between_ranks(list(sizes), num_ranks)
 
@@ -115,7 +115,7 @@ def test_more_ranks_than_items():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_row_says_what_a_walk_over_the_trees_says(seed):
+def test_row_agrees_with_a_walk_over_the_trees(seed):
     trees = random_trees([3, 1, 4, 2], seed)
     placed = [
         dataclasses.replace(item, prompt=10 + number, columns=tuple(range(2, 2 + len(item.columns))))
@@ -169,7 +169,7 @@ def test_a_row_that_is_too_short_is_refused():
         build_row(place(trees), trees[0].num_tokens - 1)
 
 
-def test_columns_that_are_not_scored_have_no_targets():
+def test_columns_before_the_first_scored_one_have_no_targets():
     placed = place(random_trees([3, 1, 4], seed=2))
     row, scored = build_row(placed, 100), build_row(placed, 100, first_column=1)
     assert torch.equal(scored.tokens_S, row.tokens_S) and scored.spans == row.spans

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Angles by position id are transformers' own, for every scaling that is accepted, and so is what they turn."""
+"""Angles by position id and the rotated heads equal those of transformers, for every supported scaling."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_gradcheck():
 def test_other_scalings_are_refused(rope_type, key):
     with pytest.raises(CheckpointError) as caught:
         inverse_frequencies(16, 10_000.0, {key: rope_type, "factor": 2.0})
-    message = str(caught.value)
-    assert "rope_scaling.rope_type: this rotary scaling is not supported" in message
-    assert f"got {rope_type}, expected {' | '.join(ROPE_SCALINGS)}" in message
-    assert "Fix: choose a model with one of these" in message
+    error = caught.value
+    assert error.where == "config.json: rope_scaling.rope_type"
+    assert (error.got, error.expected) == (rope_type, " | ".join(ROPE_SCALINGS))
+    assert "choose a model" in error.fix

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a file with a format and collects what was dropped."""
+"""Read a file in a format, and collect the dropped records."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns beside the prompt: read, or a reason to drop the record, never overlooked."""
+"""Columns beside the prompt are read or drop the record; none is silently ignored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_system_column_may_hold_text_parts(write_jsonl: Callable[..., str]) ->
 
 
 @pytest.mark.parametrize("empty", [None, "", " "])
-def test_an_empty_system_column_is_none(write_jsonl: Callable[..., str], empty: str | None) -> None:
+def test_an_empty_system_column_is_ignored(write_jsonl: Callable[..., str], empty: str | None) -> None:
     assert len(read("jsonl", write_jsonl({**ROW, "system": empty}))[0][0].prompt) == 1
 
 
@@ -61,7 +61,7 @@ def test_two_system_turns_must_agree(write_jsonl: Callable[..., str]) -> None:
         ("tools", [{"function": {"name": "add", "parameters": json.dumps(TOOL["function"]["parameters"])}}]),
     ],
 )
-def test_tools_in_every_form_are_openais(write_jsonl: Callable[..., str], column: str, value: Any) -> None:
+def test_tools_in_every_form_become_openais(write_jsonl: Callable[..., str], column: str, value: Any) -> None:
     records, _ = read("jsonl", write_jsonl({**ROW, column: value}))
     assert json.loads(records[0].inputs) == {"tools": [TOOL]}
 
@@ -71,7 +71,7 @@ def test_no_tools(write_jsonl: Callable[..., str], empty: Any) -> None:
     assert read("jsonl", write_jsonl({**ROW, "tools": empty}))[0][0].inputs == ""
 
 
-def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]) -> None:
+def test_documents_and_template_arguments(write_jsonl: Callable[..., str]) -> None:
     row = {**ROW, "documents": [{"title": "a", "text": "b"}], "chat_template_kwargs": {"enable_thinking": True}}
     records, _ = read("jsonl", write_jsonl(row))
     assert json.loads(records[0].inputs) == {"enable_thinking": True, "documents": [{"title": "a", "text": "b"}]}
@@ -84,7 +84,7 @@ def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]
         ("tools", 7, "tools is not a list of objects"),
         ("tools", [{"description": "adds"}], "tools: a tool has no name"),
         ("system", {"content": "Be kind."}, "the column system is not text"),
-        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}, "a chat template of its own is not supported"),
+        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}, "a chat template in the data is not supported"),
         ("documents", ["a"], "documents is not JSON"),
         ("chat_template_kwargs", [1], "chat_template_kwargs is not an object"),
         ("images", ["a.png"], "the column images is not supported"),
@@ -92,14 +92,14 @@ def test_documents_and_arguments_of_the_template(write_jsonl: Callable[..., str]
         ("history", [["a", "b"]], "the column history is not supported"),
     ],
 )
-def test_what_cannot_be_read_drops_the_record(
+def test_unreadable_columns_drop_the_record(
     write_jsonl: Callable[..., str], column: str, value: Any, reason: str
 ) -> None:
     records, dropped = read("jsonl", write_jsonl({**ROW, column: value}, {**ROW, column: None}))
     assert len(records) == 1 and [drop.reason for drop in dropped] == [reason]
 
 
-def test_ignored_keys_are_as_if_they_were_not_there(write_jsonl: Callable[..., str]) -> None:
+def test_ignored_keys_are_removed(write_jsonl: Callable[..., str]) -> None:
     turn = {"role": "user", "content": "2+2?", "mood": "calm"}
     path = write_jsonl({**ROW, "prompt": [turn], "images": ["a.png"]})
     rules = Rules(ignored_keys=["images", "mood"])
@@ -129,7 +129,7 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
         [{"function": json.dumps(CALL["function"])}],
     ],
 )
-def test_calls_in_every_form_are_openais(write_jsonl: Callable[..., str], given: Any) -> None:
+def test_calls_in_every_form_become_openais(write_jsonl: Callable[..., str], given: Any) -> None:
     turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
     responses = [{"text": None, "tool_calls": given}, {"text": "5"}]
     row = {"prompt": [*turns, {"role": "tool", "content": "4"}], "responses": responses}
@@ -139,13 +139,13 @@ def test_calls_in_every_form_are_openais(write_jsonl: Callable[..., str], given:
 
 
 @pytest.mark.parametrize("given", ["{oops", [{"arguments": {}}], [{"name": "add", "arguments": "{oops"}]])
-def test_calls_that_cannot_be_read_drop_the_record(write_jsonl: Callable[..., str], given: Any) -> None:
+def test_unreadable_calls_drop_the_record(write_jsonl: Callable[..., str], given: Any) -> None:
     turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
     _, dropped = read("jsonl", write_jsonl({**ROW, "prompt": [*turns, {"role": "tool", "content": "4"}]}))
     assert dropped[0].reason in ("a function call is not JSON", "a function call has no name")
 
 
-def test_keys_that_arrow_adds_to_every_object_are_not_there(tmp_path) -> None:
+def test_keys_that_arrow_adds_to_objects_are_removed(tmp_path) -> None:
     calls = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
     turns = [
         {"role": "user", "content": "2+2?"},

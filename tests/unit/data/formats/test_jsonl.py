@@ -14,11 +14,12 @@ TURNS = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "1+1?"},
 ]
-ANSWERS = [{"text": "b", "rank": 2}, {"text": "a", "rank": 1}, {"text": "c", "rank": 3}]
+STRUCTURE = "does not match the format's structure"
+RESPONSES = [{"text": "b", "rank": 2}, {"text": "a", "rank": 1}, {"text": "c", "rank": 3}]
 
 
 def test_prompt_as_text_or_messages(write_jsonl: Callable[..., str]) -> None:
-    path = write_jsonl({"prompt": " Hi ", "responses": ANSWERS}, {"prompt": TURNS, "responses": ANSWERS})
+    path = write_jsonl({"prompt": " Hi ", "responses": RESPONSES}, {"prompt": TURNS, "responses": RESPONSES})
     records, _ = read("jsonl", path, drop_ranks=(2,))
     assert records[0].prompt == (Message("user", "Hi"),)
     assert records[1].prompt == tuple(Message(turn["role"], turn["content"]) for turn in TURNS)
@@ -28,7 +29,7 @@ def test_prompt_as_text_or_messages(write_jsonl: Callable[..., str]) -> None:
 def test_responses_by_rank_by_score_or_as_listed(write_jsonl: Callable[..., str]) -> None:
     scored = [{"text": "b", "score": 0.5}, {"text": "a", "score": 2}]
     path = write_jsonl(
-        {"prompt": "Hi", "responses": ANSWERS},
+        {"prompt": "Hi", "responses": RESPONSES},
         {"prompt": "Hi", "responses": scored},
         {"prompt": "Hi", "responses": [{"text": "b"}, {"text": "a"}]},
         {"prompt": "Hi", "responses": [{"text": "b", "rating": 1}, {"text": "a", "rating": 2}]},
@@ -38,7 +39,7 @@ def test_responses_by_rank_by_score_or_as_listed(write_jsonl: Callable[..., str]
     assert [drop.detail for drop in dropped] == ["responses: ['rating'] but no rank or score"]
 
 
-def test_pairs_in_their_three_forms(write_jsonl: Callable[..., str]) -> None:
+def test_pairs_in_three_forms(write_jsonl: Callable[..., str]) -> None:
     chosen, rejected = ({"role": "assistant", "content": text} for text in ("a", "b"))
     path = write_jsonl(
         {"prompt": TURNS, "chosen": "a", "rejected": "b"},
@@ -54,27 +55,30 @@ def test_pairs_in_their_three_forms(write_jsonl: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"prompt": "", "responses": ANSWERS}, "empty prompt"),
-        ({"prompt": [], "responses": ANSWERS}, "empty prompt"),
-        ({"prompt": [{"role": "user", "content": " "}], "responses": ANSWERS}, "empty prompt"),
-        ({"prompt": None, "responses": ANSWERS}, "not the format's structure"),
-        ({"prompt": TURNS[:3], "responses": ANSWERS}, "prompt does not end with a user turn"),
-        ({"prompt": [{"role": "narrator", "content": "x"}], "responses": ANSWERS}, "unknown role"),
-        ({"prompt": [{"role": "user", "content": None}], "responses": ANSWERS}, "not the format's structure"),
-        ({"prompt": ["Hi"], "responses": ANSWERS}, "not the format's structure"),
-        ({"prompt": "\ud800", "responses": ANSWERS}, "text is not valid Unicode"),
-        ({"prompt": "Hi", "responses": []}, "no answers"),
-        ({"prompt": "Hi", "responses": ANSWERS[:1]}, "one answer"),
-        ({"prompt": "Hi", "responses": ["a", "b"]}, "not the format's structure"),
-        ({"prompt": "Hi", "responses": {"a": 1}}, "not the format's structure"),
-        ({"prompt": "Hi", "chosen": "a", "rejected": None}, "not the format's structure"),
-        ({"prompt": "Hi", "chosen": "a", "rejected": "\n"}, "empty answer"),
+        ({"prompt": "", "responses": RESPONSES}, "empty prompt"),
+        ({"prompt": [], "responses": RESPONSES}, "empty prompt"),
+        ({"prompt": [{"role": "user", "content": " "}], "responses": RESPONSES}, "empty prompt"),
+        ({"prompt": None, "responses": RESPONSES}, STRUCTURE),
+        ({"prompt": TURNS[:3], "responses": RESPONSES}, "prompt does not end with a user turn"),
+        ({"prompt": [{"role": "narrator", "content": "x"}], "responses": RESPONSES}, "unknown role"),
+        (
+            {"prompt": [{"role": "user", "content": None}], "responses": RESPONSES},
+            STRUCTURE,
+        ),
+        ({"prompt": ["Hi"], "responses": RESPONSES}, STRUCTURE),
+        ({"prompt": "\ud800", "responses": RESPONSES}, "text is not valid Unicode"),
+        ({"prompt": "Hi", "responses": []}, "no responses"),
+        ({"prompt": "Hi", "responses": RESPONSES[:1]}, "only one response"),
+        ({"prompt": "Hi", "responses": ["a", "b"]}, STRUCTURE),
+        ({"prompt": "Hi", "responses": {"a": 1}}, STRUCTURE),
+        ({"prompt": "Hi", "chosen": "a", "rejected": None}, STRUCTURE),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "\n"}, "empty response"),
         ({"chosen": TURNS, "rejected": TURNS}, "chosen or rejected does not end with an assistant turn"),
-        ({"other": 1}, "not the format's structure"),
+        ({"other": 1}, STRUCTURE),
     ],
 )
 def test_bad_records_are_dropped(write_jsonl: Callable[..., str], record: dict, reason: str) -> None:
-    path = write_jsonl({"prompt": "Hi", "responses": ANSWERS}, record)
+    path = write_jsonl({"prompt": "Hi", "responses": RESPONSES}, record)
     records, dropped = read("jsonl", path)
     assert len(records) == 1
     assert [(drop.source, drop.reason) for drop in dropped] == [(f"{path}:2", reason)]

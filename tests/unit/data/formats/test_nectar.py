@@ -23,7 +23,7 @@ def record(prompt: str = "\n\nHuman: Hi\n\nAssistant: ", ranks: tuple[float, ...
     }
 
 
-def test_all_ways_of_storing_give_the_same_records(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
+def test_all_file_types_give_the_same_records(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
     rows = [record(), record("\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", (1.0, 2.0, 3.0, 4.0))]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
@@ -76,13 +76,13 @@ def test_bad_records_are_dropped_with_their_line(write_jsonl: Callable[..., str]
     assert [(d.source, d.reason) for d in dropped] == [
         (f"{path}:2", "empty prompt"),
         (f"{path}:3", "duplicate ranks"),
-        (f"{path}:4", "no answers"),
-        *((f"{path}:{line}", "not the format's structure") for line in (5, 6, 7)),
+        (f"{path}:4", "no responses"),
+        *((f"{path}:{line}", "does not match the format's structure") for line in (5, 6, 7)),
     ]
 
 
-def test_other_columns_are_an_error_at_once(write_jsonl: Callable[..., str]) -> None:
+def test_wrong_columns_raise_at_once(write_jsonl: Callable[..., str]) -> None:
     path = write_jsonl({"instruction": "Hi", "completions": []})
-    with pytest.raises(DataError, match="not the format's columns") as caught:
+    with pytest.raises(DataError, match="columns do not fit the format") as caught:
         read("nectar", path)
     assert caught.value.where == f"{path}:1" and "answers, prompt" in str(caught.value)

@@ -52,7 +52,7 @@ def test_saved_directory_of_splits(tmp_path: Path) -> None:
     assert [row for _, row in read_rows(str(tmp_path / "d" / "test"))] == ROWS[3:5]
     other = {"a": splits["train"], "b": splits["test"]}
     datasets.DatasetDict(other).save_to_disk(tmp_path / "other")
-    with pytest.raises(DataError, match="none is called train"):
+    with pytest.raises(DataError, match="none is named train"):
         list(read_rows(str(tmp_path / "other")))
 
 
@@ -66,7 +66,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
         assert caught.value.where == data and caught.value.fix
 
 
-def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
+def test_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("a,b")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "bad.parquet").write_text("no parquet")
@@ -89,12 +89,12 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
         list(read_rows(str(path)))
 
 
-def test_a_hub_name_without_network_says_what_to_do() -> None:
+def test_a_hub_name_without_network() -> None:
     with pytest.raises(DataError, match="neither a local file nor a reachable hub dataset"):
         list(read_rows("some-owner/some-name"))
 
 
-def test_content_hash_is_of_the_bytes(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
+def test_content_hash_depends_on_the_bytes(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
     one, same, other = (write_jsonl({"a": a}, name=f"{n}.jsonl") for n, a in enumerate((1, 1, 2)))
     assert content_hash(one) == content_hash(same) != content_hash(other)
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")

@@ -9,14 +9,14 @@ from tests.unit.data.formats.reading import read, texts
 
 
 def completions(*scores: float | None) -> dict:
-    answers = [{"response": f"answer {score}", "overall_score": score} for score in scores]
-    return {"instruction": "Hi", "completions": answers}
+    completions = [{"response": f"answer {score}", "overall_score": score} for score in scores]
+    return {"instruction": "Hi", "completions": completions}
 
 
 def pair(chosen: str, rejected: str, question: str = "Hi", scores: tuple[float, float] = (8.0, 5.0)) -> dict:
     sides = [
-        [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        for prompt, answer in (("Hi", chosen), (question, rejected))
+        [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        for prompt, response in (("Hi", chosen), (question, rejected))
     ]
     return {"chosen": sides[0], "rejected": sides[1], "score_chosen": scores[0], "score_rejected": scores[1]}
 
@@ -35,7 +35,7 @@ def test_bad_scores(write_jsonl: Callable[..., str]) -> None:
     assert len(records) == 1
     assert [drop.reason for drop in dropped] == [
         "score is not a finite number",
-        "score missing for some answers",
+        "score missing for some responses",
         "all scores equal",
     ]
 
@@ -49,7 +49,7 @@ def test_binarized_pairs_keep_their_order_and_scores(write_jsonl: Callable[..., 
     assert not dropped
 
 
-def test_pairs_must_answer_the_same_prompt(write_jsonl: Callable[..., str]) -> None:
+def test_pairs_must_share_the_prompt(write_jsonl: Callable[..., str]) -> None:
     records, dropped = read("ultrafeedback", write_jsonl(pair("a", "b", question="Other"), pair("a", " ")))
     assert not records
-    assert [drop.reason for drop in dropped] == ["chosen and rejected have different prompts", "empty answer"]
+    assert [drop.reason for drop in dropped] == ["chosen and rejected have different prompts", "empty response"]

@@ -45,7 +45,7 @@ MODELS = {
 def save_model(
     directory: Path, name: str, *, max_shard_size: int = 5_000_000_000, **changes: object
 ) -> torch.nn.Module:
-    """A random model in ``directory``; norms and biases differ from the ones and zeros they are usually born with."""
+    """Save a random model in ``directory``, with norms and biases other than their initial ones and zeros."""
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE | MODELS[name] | changes)).eval()
     for parameter in model.parameters():
@@ -70,6 +70,6 @@ def one_process():
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """The directory of a small llama."""
+    """The directory of a small Llama."""
     save_model(tmp_path / "llama", "llama")
     return tmp_path / "llama"

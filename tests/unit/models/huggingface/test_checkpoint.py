@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.huggingface.checkpoint import open_checkpoint
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights, open_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
 from tests.unit.models.huggingface.conftest import save_model
 
@@ -61,7 +61,7 @@ def test_only_pickles(llama):
 def test_missing_shard(sharded):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
-    assert f"{shard}: a shard of the model is missing" in refusal(sharded)
+    assert f"{shard}: a weight file is missing" in refusal(sharded)
 
 
 def test_index_that_leads_out_of_the_directory(sharded):
@@ -103,3 +103,25 @@ def test_computed_tensors_and_a_tied_head_are_ignored(tmp_path):
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "lm_head.weight": torch.ones(300, 64)}
     edit(tmp_path, lambda tensors: tensors.update(extra))
     assert not extra.keys() & open_checkpoint(tmp_path, read_architecture(tmp_path)).keys()
+
+
+def test_hash_depends_on_the_weights_only(tmp_path):
+    save_model(tmp_path / "a", "llama")
+    save_model(tmp_path / "b", "llama", max_shard_size=30_000)
+    assert len(list((tmp_path / "b").glob("*.safetensors"))) > 3
+    assert hash_weights(tmp_path / "a") == hash_weights(tmp_path / "b")
+    save_model(tmp_path / "c", "llama-multi-head")
+    assert hash_weights(tmp_path / "a") != hash_weights(tmp_path / "c")
+
+
+def test_one_changed_number_changes_the_hash(llama):
+    before = hash_weights(llama)
+    tensors = load_file(llama / "model.safetensors")
+    tensors["model.norm.weight"][7] += 1
+    save_file(tensors, llama / "model.safetensors")
+    assert hash_weights(llama) != before
+
+
+def test_a_directory_without_weights_has_no_hash(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights"):
+        hash_weights(tmp_path)

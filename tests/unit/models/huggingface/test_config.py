@@ -62,7 +62,7 @@ def test_rope_parameters_by_type_of_layer_are_read_where_they_agree(tmp_path):
     assert (architecture.sliding_window, architecture.dtype) == (None, "bfloat16")
 
 
-def test_null_is_the_familys_own_value_and_how_a_model_ran_says_nothing(tmp_path):
+def test_null_means_the_family_s_default_and_run_settings_are_ignored(tmp_path):
     null = dict.fromkeys(
         ("head_dim", "rope_theta", "rope_scaling", "hidden_act", "rms_norm_eps", "num_key_value_heads")
     )
@@ -74,8 +74,8 @@ def test_null_is_the_familys_own_value_and_how_a_model_ran_says_nothing(tmp_path
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_written_config_says_everything_twice_and_samples_nothing(tmp_path, name):
-    """Both spellings, the sizes of heads, no penalties, and no window that this family's model does not have."""
+def test_a_written_config_has_both_spellings_and_no_sampling_settings(tmp_path, name):
+    """It has both spellings and the head size, but no penalties and no window unless the family uses one."""
     (tmp_path / "out").mkdir()
     changes = {"temperature": 0.6, "repetition_penalty": 1.2, "max_length": 99, "id2label": {"0": "kept"}}
     if MODELS[name]["model_type"] == "llama":
@@ -118,39 +118,42 @@ def test_sliding_window_counts_only_where_it_is_used(tmp_path, changes, window):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
         ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config.*before quantization"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rotary scaling is not supported.*dynamic"),
-        (QWEN2 | {"max_window_layers": 1}, "sliding window in some layers only"),
-        # Types of layers that nothing of this family reads, or that have no window to slide.
+        (QWEN2 | {"max_window_layers": 1}, "full_attention, sliding_attention and sliding_window: 64"),
+        # Layer types that the family ignores, or that lack a window.
         (
             {"layer_types": ["sliding_attention"] * 2, "sliding_window": 64},
             "sliding_attention and sliding_win",
         ),
-        ({"model_type": "mistral", "layer_types": ["sliding_attention", "full_attention"]}, "in some layers only"),
+        (
+            {"model_type": "mistral", "layer_types": ["sliding_attention", "full_attention"]},
+            "full_attention, sliding_attention",
+        ),
         ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "full_attention and sliding_window: 4096"),
         (
             {"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2},
             "sliding_window: null",
         ),
         ({"model_type": "qwen2", "layer_types": ["linear_attention"] * 2}, "linear_attention"),
-        ({"layer_types": ["full_attention"]}, "layer_types: not a type for each layer .*a list of 2 names"),
-        ({"layer_types": 2}, "layer_types: not a type for each layer"),
+        ({"layer_types": ["full_attention"]}, "layer_types: not one type per layer .*a list of 2 names"),
+        ({"layer_types": 2}, "layer_types: not one type per layer"),
         ({"model_type": "mistral", "sliding_window": "9"}, "sliding_window: not a size"),
         (
             {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
             "two spellings .* disagree",
         ),
-        ({"head_dim": 21}, "head_dim: the size of a head must be even"),
+        ({"head_dim": 21}, "head_dim: the head size must be even"),
         ({"hidden_size": 60, "num_attention_heads": 4}, r"must be even: .*\(got 15\)"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: neither true nor false"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: not a number"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers: not a size"),
-        ({"dtype": "bf16"}, "transformers refuses the configuration .*bf16"),
-        ({"num_attention_heads": 0}, "transformers refuses the configuration .*ZeroDivisionError"),
+        ({"dtype": "bf16"}, "transformers rejects the configuration .*bf16"),
+        ({"num_attention_heads": 0}, "transformers rejects the configuration .*ZeroDivisionError"),
         ({"model_type": ["llama"]}, "unknown model architecture"),
         ({"num_key_value_heads": 3}, "multiple of num_key_value_heads"),
         ({"hidden_size": 0}, "hidden_size: not a size"),
     ],
 )
-def test_what_cannot_be_reproduced_is_refused(tmp_path, changes, message):
+def test_unsupported_values_are_refused(tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read_architecture(written(tmp_path, **changes))
     assert "Fix: " in str(caught.value) and "\n" not in str(caught.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""generation_config.json of an export: nothing in it changes what is sampled."""
+"""generation_config.json of an export does not change what is sampled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QWEN = {
 }
 KEPT = ("bos_token_id", "pad_token_id", "eos_token_id", "transformers_version")
 UNCHANGING = {
-    # Tokens, how much is returned, caches that hold what they were given, and speculation, which draws from the model.
+    # Token ids, what is returned, exact caches, and speculation, which samples from the same distribution.
     *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "transformers_version", "use_cache"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
     *("return_legacy_cache", "prefill_chunk_size", "compile_config", "disable_compile", "num_assistant_tokens"),
@@ -38,12 +38,12 @@ def test_ids_are_kept_and_the_rest_is_neutral():
 
 
 @pytest.mark.parametrize("key", sorted(CHANGES_SAMPLES - neutral_settings(1).keys()))
-def test_whatever_else_changes_samples_is_left_out(key):
+def test_settings_that_change_samples_are_removed(key):
     assert key not in neutralized({key: 5}, 300)
 
 
 def test_every_setting_that_transformers_has_is_known():
-    """A new one must be put on one side or the other."""
+    """A new setting must be classified."""
     assert GenerationConfig().to_dict().keys() - {"_from_model_config"} <= CHANGES_SAMPLES | UNCHANGING
     assert not CHANGES_SAMPLES & UNCHANGING
 
@@ -78,7 +78,7 @@ def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
     [
         ("", r"generation_config\.json: cannot read the file as JSON .*Fix: download the file again, or delete it"),
         ("[]", r"generation_config\.json: not a JSON object \(got a list\)\. Fix: "),
-        ('{"eos_token_id": "</s>"}', "eos_token_id: not a token id .*'</s>'.*Fix: write the token's number"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id: not a token id .*'</s>'.*Fix: give an integer token id"),
         ('{"eos_token_id": [2, true]}', "not a token id"),
     ],
 )

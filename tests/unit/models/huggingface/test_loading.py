@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that transformers runs: the same as training reads, whole, or refused in one line."""
+"""Models that transformers runs are read as in training, completely, or refused in one line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nemo_mcpo.models.huggingface.loading import load_model
 from tests.unit.models.huggingface.conftest import LLAMA3, save_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CURE = "Fix: "
+FIX = "Fix: "
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> dict[str, Path]:
-    """A small llama in one file, and in shards."""
+    """A small Llama in one file, and in shards."""
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "whole", "llama")
     save_model(folder / "shards", "llama", max_shard_size=50_000)
@@ -30,7 +30,7 @@ def saved(tmp_path_factory) -> dict[str, Path]:
 
 
 def edit(file: Path, **changes: object) -> None:
-    """Changes keys of a JSON file; None removes one."""
+    """Change keys of a JSON file; None removes a key."""
     contents = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in contents.items() if value is not None}))
 
@@ -61,7 +61,7 @@ def test_both_spellings_of_a_rotary_embedding_give_the_same_logits(saved, tmp_pa
     assert (found[0] - plain).abs().max() > 1e-2
 
 
-def test_nothing_of_the_files_is_left_to_generate_by(saved, tmp_path):
+def test_generation_settings_of_the_files_are_ignored(saved, tmp_path):
     shutil.copytree(saved["whole"], tmp_path / "model")
     for file in ("config.json", "generation_config.json"):
         edit(tmp_path / "model" / file, repetition_penalty=5.0, max_length=7, eos_token_id=3)
@@ -83,14 +83,14 @@ DAMAGES = {
         r"config\.json: cannot read the file as JSON",
     ),
     "a list": (lambda d: (d / "config.json").write_text("[]"), r"config\.json: not a JSON object \(got a list\)"),
-    "a family of tomorrow": (
+    "an unknown family": (
         lambda d: edit(d / "config.json", model_type="llama9"),
         r"transformers 4\.\S+ does not know this model_type \(got llama9\)",
     ),
     "no model_type": (lambda d: edit(d / "config.json", model_type=None), "does not know this model_type"),
-    "a size that is none": (
+    "a size that is a string": (
         lambda d: edit(d / "config.json", hidden_size="64"),
-        "transformers refuses the configuration|transformers cannot load the model",
+        "transformers rejects the configuration|transformers cannot load the model",
     ),
     "no weights": (lambda d: (d / WEIGHTS).unlink(), "no weights in the model directory"),
     "half a file": (lambda d: (d / WEIGHTS).write_bytes(b"0" * 99), "truncated, or not a safetensors file"),
@@ -100,19 +100,19 @@ DAMAGES = {
     ),
     "a layer too few": (
         lambda d: edit(d / "config.json", num_hidden_layers=3),
-        r"files lack weights \(got model\.layers\.2\.\S+ and 8 more",
+        r"weights are missing \(got model\.layers\.2\.\S+ and 8 more",
     ),
     "a layer too many": (
         lambda d: edit(d / "config.json", num_hidden_layers=1),
-        r"weights that it has not \(got model\.layers\.1\.\S+ and 8 more",
+        r"weights that the model does not have \(got model\.layers\.1\.\S+ and 8 more",
     ),
     "no output layer": (
         lambda d: edit_weights(d, lambda tensors: tensors.pop("lm_head.weight")),
-        r"files lack weights \(got lm_head\.weight, expected the weights of AutoModelForCausalLM",
+        r"weights are missing \(got lm_head\.weight, expected exactly the weights of AutoModelForCausalLM",
     ),
     "an adapter": (
         lambda d: edit_weights(d, lambda t: t.update({"model.layers.0.lora_A.weight": torch.ones(2)})),
-        "weights that it has not",
+        r"\(got model\.layers\.0\.lora_A\.weight",
     ),
 }
 
@@ -124,14 +124,17 @@ def test_a_damaged_directory_is_refused(saved, tmp_path, name):
     damage(tmp_path / "model")
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(AutoModelForCausalLM, tmp_path / "model", where="here")
-    assert CURE in str(caught.value) and "\n" not in str(caught.value)
+    assert FIX in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: next(d.glob("model-00002*")).unlink(), "a shard of the model is missing"),
-        (lambda d: edit(d / INDEX, weight_map={"lm_head.weight": "model-9.safetensors"}), "a shard .* missing"),
+        (lambda d: next(d.glob("model-00002*")).unlink(), r"model-00002\S*: a weight file is missing"),
+        (
+            lambda d: edit(d / INDEX, weight_map={"lm_head.weight": "model-9.safetensors"}),
+            r"model-9\S*: a weight file is missing",
+        ),
         (lambda d: (d / INDEX).write_text("[]"), r"index\.json: not a JSON object"),
         (lambda d: (d / INDEX).write_text("{}"), "no weight_map"),
     ],
@@ -141,15 +144,15 @@ def test_damaged_shards_are_refused(saved, tmp_path, damage, message):
     damage(tmp_path / "model")
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(AutoModelForCausalLM, tmp_path / "model", where="here")
-    assert CURE in str(caught.value)
+    assert FIX in str(caught.value)
 
 
-def test_a_language_model_is_no_reward_model(saved):
-    with pytest.raises(CheckpointError, match=r"files lack weights \(got score\.weight"):
+def test_a_language_model_is_not_a_reward_model(saved):
+    with pytest.raises(CheckpointError, match=r"weights are missing \(got score\.weight"):
         load_model(AutoModelForSequenceClassification, saved["whole"], where="judge", without=("lm_head.",))
 
 
-def test_weights_keep_their_precision_where_asked(tmp_path):
+def test_weights_keep_their_precision_on_request(tmp_path):
     save_model(tmp_path, "qwen3", dtype=torch.bfloat16)
     assert load_model(AutoModelForCausalLM, tmp_path, where="here", dtype="auto").dtype == torch.bfloat16
     assert load_model(AutoModelForCausalLM, tmp_path, where="here").dtype == torch.float32

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of config.json that would be computed wrongly."""
+"""Values in config.json that the model does not implement."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def test_what_changes_the_model_is_refused(tmp_path, key):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neutral_values_and_what_a_family_has_anyway(family):
-    """The heads of ``SHAPE`` have 16 numbers, so that their products are divided by 4, as everywhere."""
+def test_neutral_values_and_values_of_the_family(family):
+    """Heads of ``SHAPE`` have 16 dimensions, so the usual multiplier is 1 / 4."""
     assert list(unsupported(SHAPE | NEUTRAL, family)) == []
     own = {"qwen2": "attention_bias", "qwen3": "use_qk_norm"}
     for name, key in own.items():
         assert bool(list(unsupported({key: True}, family))) == (name != family)
 
 
-def test_a_switch_is_no_factor():
+def test_a_switch_is_not_a_factor():
     assert list(unsupported({"logit_scale": True}, "llama")) == [("logit_scale", True, 1.0)]
     assert list(unsupported({"attention_bias": 1}, "llama")) == [("attention_bias", 1, False)]
 
 
-def test_every_key_stands_once():
+def test_every_key_appears_once():
     keys = [key for kind in KINDS for key in kind.neutral]
     assert len(keys) == len(set(keys))

@@ -34,9 +34,9 @@ LAYERS = ("full_attention", "sliding_attention")
         ({"rope_parameters": THETA | {"rope_type": "default"}}, Rope(500000.0, {"rope_type": "default"})),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, Rope(None, LINEAR)),
         ({"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}}, Rope(None, LINEAR)),
-        # A base of its own inside rope_scaling, which transformers 5 reads and transformers 4 does not.
+        # A base inside rope_scaling, which transformers 5 reads and transformers 4 ignores.
         ({"rope_scaling": LINEAR | THETA}, Rope(500000.0, LINEAR)),
-        # Beside rope_parameters that lack it.
+        # A base beside rope_parameters without one.
         (THETA | {"rope_parameters": LINEAR}, Rope(500000.0, LINEAR)),
         (THETA | {"rope_scaling": LINEAR, "rope_parameters": LINEAR | THETA}, Rope(500000.0, LINEAR)),
         ({"rope_parameters": dict.fromkeys(LAYERS, LINEAR | THETA)}, Rope(500000.0, LINEAR)),
@@ -46,7 +46,7 @@ LAYERS = ("full_attention", "sliding_attention")
 )
 def test_every_spelling_is_read(config, rope):
     assert read_rope(config, "config.json") == rope
-    # transformers 4 never sees the newer spelling, and reads the same.
+    # transformers 4 never sees the newer spelling, but reads the same values.
     spelled = spelled_for_4(config, "config.json")
     assert spelled.get("rope_parameters") is None
     assert read_rope(spelled, "config.json") == rope
@@ -61,23 +61,32 @@ def test_every_spelling_is_read(config, rope):
         ({"rope_theta": 1e4, "rope_scaling": LINEAR | THETA}, "disagree"),
         ({"partial_rotary_factor": 1.0, "rope_parameters": {"partial_rotary_factor": 0.5}}, "disagree"),
         ({"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "two types .*type: linear, rope_type: llama3"),
-        ({"rope_parameters": {"full_attention": LINEAR, "sliding_attention": LLAMA3}}, "of its own for each type"),
-        ({"rope_parameters": {"full_attention": THETA, "sliding_attention": None}}, "of its own for each type"),
-        ({"rope_parameters": {"full_attention": THETA, "rope_theta": 1e4}}, "of its own for each type"),
+        (
+            {"rope_parameters": {"full_attention": LINEAR, "sliding_attention": LLAMA3}},
+            "different rotary embeddings .*full_attention: ",
+        ),
+        (
+            {"rope_parameters": {"full_attention": THETA, "sliding_attention": None}},
+            "different rotary embeddings .*full_attention: ",
+        ),
+        (
+            {"rope_parameters": {"full_attention": THETA, "rope_theta": 1e4}},
+            "different rotary embeddings .*full_attention: ",
+        ),
         ({"rope_theta": "500000"}, "rope_theta: not a positive number .*'500000'"),
         ({"rope_theta": True}, "not a positive number"),
         ({"rope_parameters": {"rope_theta": -1.0}}, "rope_parameters: rope_theta: not a positive number"),
         ({"rope_scaling": ["linear", 2.0]}, "rope_scaling: not a JSON object"),
     ],
 )
-def test_what_has_no_one_meaning_is_refused(config, message):
+def test_ambiguous_values_are_refused(config, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read_rope(config, "config.json")
     assert "Fix: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_older_files_and_parts_of_other_families():
-    """What transformers 4 knows stays as it is, whatever it holds; a newer spelling is rewritten in parts too."""
+    """The older spelling is kept unchanged; the newer one is also rewritten in nested configurations."""
     older = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1e6}
     assert spelled_for_4(older, "config.json") == older
     parts = {"text_config": {"rope_parameters": LINEAR | THETA, "hidden_size": 64}}
@@ -96,7 +105,7 @@ def test_what_is_written_agrees_with_itself(scaling):
         assert checked_scaling(read_rope(alone, "config.json").scaling, "") == scaling
 
 
-def test_scalings_are_those_that_are_computed():
+def test_supported_scalings():
     assert SCALINGS.keys() == ROPE_SCALINGS.keys()
     assert checked_scaling(LINEAR | {"original_max_position_embeddings": 64}, "") == LINEAR
     assert checked_scaling({"rope_type": "default", "factor": 1.0}, "") is None
@@ -116,7 +125,7 @@ def test_scalings_are_those_that_are_computed():
         ({"rope_type": "default", "factor": 2.0}, "factor: 2.0"),
     ],
 )
-def test_scalings_that_are_not_computed(scaling, message):
+def test_unsupported_scalings(scaling, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         checked_scaling(scaling, "config.json")
     assert "Fix: " in str(caught.value)

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_mcpo.errors import ConfigError, DataError
+from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.families import FAMILIES
-from nemo_mcpo.models.huggingface.hashing import hash_weights
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
 
 SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "make_tiny_model.py"
@@ -51,7 +51,7 @@ def test_directory_is_complete(tmp_path, data, family):
     assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 
 
-def test_tokenizer_loses_nothing_and_writes_digits_one_by_one(tmp_path, data):
+def test_the_tokenizer_is_lossless_and_has_single_digits(tmp_path, data):
     make_tiny_model(data, tmp_path / "model", "1m", seed=3)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "  It is\n\t3405 — žluťoučký 🐎!  "
@@ -71,7 +71,7 @@ def test_chat_template(tmp_path, data):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_named_sizes_are_what_they_say_and_can_be_split(name):
+def test_named_sizes_have_their_parameters_and_can_be_split(name):
     size = SIZES[name]
     architecture = tiny_architecture(name, "llama", size.vocab_size)
     millions = float(name[:-1]) * {"m": 1, "b": 1000}[name[-1]]
@@ -89,7 +89,7 @@ def test_bad_input(tmp_path, data):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
         make_tiny_model(tmp_path / "empty.txt", tmp_path / "model", "1m", seed=1)
-    with pytest.raises(ConfigError, match=r"--vocab-size: too few tokens .*at least 262"):
+    with pytest.raises(ConfigError, match=r"--vocab-size: .*got 100, expected at least 262"):
         make_tiny_model(data, tmp_path / "model", "1m", seed=1, vocab_size=100)
     with pytest.raises(ConfigError, match=r"--size: unknown name .*1m, 3m"):
         make_tiny_model(data, tmp_path / "model", "2m", seed=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an export has beside its weights."""
+"""The files of an export besides the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from nemo_mcpo.errors import CheckpointError, DataError
 from nemo_mcpo.models.huggingface.generation_settings import neutral_settings
 from nemo_mcpo.models.huggingface.tokenizer_files import write_tokenizer_files
-from tests.support.tiny_chat import tiny_chat_model
+from tests.support.launch import tiny_chat_model
 
 SETTINGS = "generation_config.json"
 
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_refused_in_one_line(source, file, text, error):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
-def test_what_transformers_5_spells_anew_is_written_for_both(source):
+def test_new_spellings_of_transformers_5_are_written_for_both(source):
     path = source / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     marks = settings.pop("additional_special_tokens")

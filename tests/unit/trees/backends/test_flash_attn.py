@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlashAttention is taken only where its causal masks are aligned at the ends."""
+"""FlashAttention is used only if its causal masks are aligned at the ends."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def test_old_versions_are_refused(monkeypatch, version, runs):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "flash_attn" else None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     reason = reason_unavailable(torch.device("cuda"), torch.bfloat16)
-    assert reason is None if runs else f"flash_attn {version} aligns" in str(reason)
+    assert reason is None if runs else f"flash_attn {version}" in str(reason)

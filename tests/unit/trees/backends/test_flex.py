@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlexAttention's mask allows exactly what the trees allow, and its blocks are those of that mask."""
+"""FlexAttention's mask allows exactly what trees allow, and its blocks cover exactly that mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.trees.backends.test_backends import ROWS
 
 
 @pytest.mark.parametrize("row", list(ROWS)[:3])
-def test_the_mask_is_that_of_separate_sequences(row):
+def test_mask_equals_that_of_separate_sequences(row):
     spans = ROWS[row]
     allowed = block_mask(TreeParams(spans=spans)).mask_mod
     index = torch.arange(spans[-1].stop)
@@ -35,7 +35,7 @@ LONG_ROWS = {
 
 
 @pytest.mark.parametrize("row", LONG_ROWS)
-def test_blocks_are_those_of_the_whole_mask(row):
+def test_blocks_match_the_mask(row):
     mask = block_mask(TreeParams(spans=LONG_ROWS[row]))
     length = LONG_ROWS[row][-1].stop
     expected = create_block_mask(mask.mask_mod, None, None, length, length, device="cpu")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sequences handed to variable-length kernels are those of the trees; torch plays the kernel here."""
+"""The sequences passed to variable-length attention are those of the trees; torch stands in for the GPU kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def end_aligned_varlen(query, key, value, layout):
 
 @pytest.mark.parametrize(("num_heads", "num_groups"), HEADS)
 @pytest.mark.parametrize("row", list(ROWS)[:3])
-def test_a_varlen_kernel_gives_separate_sequences(row, num_heads, num_groups):
+def test_varlen_attention_equals_separate_sequences(row, num_heads, num_groups):
     (query, key, value), weight = inputs(ROWS[row], num_heads, num_groups, torch.float64, torch.device("cpu"))
     layout = TreeParams(spans=ROWS[row]).derived(varlen_layout)
     assert layout.query_offsets.dtype == layout.key_offsets.dtype == torch.int32
@@ -60,6 +60,6 @@ def test_own_places_and_copies_cover_every_gathered_key_once(row):
         assert torch.equal(layout.gather_G[places], positions)
 
 
-def test_the_layout_is_made_once_a_row():
+def test_layout_is_built_once_per_row():
     params = TreeParams(spans=ROWS["one tree"])
     assert params.derived(varlen_layout) is params.derived(varlen_layout)

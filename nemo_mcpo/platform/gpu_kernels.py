@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused kernels: which a run finds on this machine, and what it takes where there are none; nothing is imported.
+"""Fused GPU kernels: which of them this machine has, and what a run uses instead; imports none of them.
 
-megatron-core chooses Adam's itself, in the order of this table.
+megatron-core chooses its Adam itself, in the order of this table.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _GPU_INSTALL = "use the NeMo container, which has Transformer Engine and Apex"
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
-    """One fused kernel.
+class GpuKernel:
+    """One fused GPU kernel.
 
     Attributes:
-        providers: module -> what to call it; the first that is installed is taken.
-        fallback: what is taken else.
-        enables: what it saves.
+        providers: module -> name to show; the first installed module is used.
+        fallback: what is used if none is installed.
+        enables: what the kernel does.
     """
 
     name: str
@@ -30,27 +30,27 @@ class Kernel:
     enables: str
 
 
-KERNELS = (
-    Kernel(
+GPU_KERNELS = (
+    GpuKernel(
         "Adam", {"transformer_engine": "Transformer Engine", "amp_C": "Apex"}, "torch's", "one pass over all states"
     ),
-    Kernel(
+    GpuKernel(
         "Weight gradients",
         {"fused_weight_gradient_mlp_cuda": "Apex"},
         "added in a second pass",
         "products that add to the float32 gradients",
     ),
-    Kernel("RMSNorm", {"transformer_engine": "Transformer Engine"}, "torch", "a norm in one pass"),
-    Kernel("SwiGLU", {"triton": "compiled by torch"}, "torch", "activation and product in one pass"),
-    Kernel("Rotary embedding", {"triton": "compiled by torch"}, "torch", "queries and keys turned in one pass"),
-    Kernel("Log-prob head", {"triton": "compiled by torch"}, "torch", "exponentials and their sums in one pass"),
+    GpuKernel("RMSNorm", {"transformer_engine": "Transformer Engine"}, "torch", "a norm in one pass"),
+    GpuKernel("SwiGLU", {"triton": "compiled by torch"}, "torch", "activation and product in one pass"),
+    GpuKernel("Rotary embedding", {"triton": "compiled by torch"}, "torch", "queries and keys rotated in one pass"),
+    GpuKernel("Log-prob head", {"triton": "compiled by torch"}, "torch", "exponentials and their sums in one pass"),
 )
 
 
-def kernel_rows(*, on_gpu: bool) -> tuple[Row, ...]:
-    """A row for every kernel on a GPU; none on a CPU, where torch's own operators are taken."""
+def gpu_kernel_rows(*, on_gpu: bool) -> tuple[Row, ...]:
+    """Return a row for every kernel on a GPU; none on a CPU, which uses torch's own operators."""
     rows = []
-    for kernel in KERNELS if on_gpu else ():
+    for kernel in GPU_KERNELS if on_gpu else ():
         found = next((name for module, name in kernel.providers.items() if is_installed(module)), "")
         fix = "" if found else ("install triton" if "triton" in kernel.providers else _GPU_INSTALL)
         status = "ok" if found else "missing"

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The first GPU kernel that is installed is reported, or its fallback with a fix."""
+
 from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.platform import kernels
-from nemo_mcpo.platform.kernels import kernel_rows
+from nemo_mcpo.platform import gpu_kernels
+from nemo_mcpo.platform.gpu_kernels import gpu_kernel_rows
 
 
 @pytest.fixture
 def installed(monkeypatch):
     def install(*modules: str) -> None:
-        monkeypatch.setattr(kernels, "is_installed", lambda module: module in modules)
+        monkeypatch.setattr(gpu_kernels, "is_installed", lambda module: module in modules)
 
     return install
 
@@ -20,14 +22,14 @@ def found(rows) -> dict[str, str]:
 
 
 def test_a_cpu_has_no_rows():
-    assert kernel_rows(on_gpu=False) == ()
+    assert gpu_kernel_rows(on_gpu=False) == ()
 
 
-def test_the_best_that_is_there(installed):
+def test_the_first_installed_provider_is_used(installed):
     installed("transformer_engine", "amp_C", "triton")
-    assert found(kernel_rows(on_gpu=True))["Adam"] == "Transformer Engine"
+    assert found(gpu_kernel_rows(on_gpu=True))["Adam"] == "Transformer Engine"
     installed("amp_C", "fused_weight_gradient_mlp_cuda")
-    rows = kernel_rows(on_gpu=True)
+    rows = gpu_kernel_rows(on_gpu=True)
     assert found(rows)["Adam"] == found(rows)["Weight gradients"] == "Apex"
     assert found(rows)["RMSNorm"] == "torch"
     fixes = {row.name: row.fix for row in rows if row.status == "missing"}

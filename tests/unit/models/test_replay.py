@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tapes: the same losses and gradients as two passes, with no layer or product run forward twice."""
+"""Replay: the same losses and gradients as two passes, without running a layer or product forward twice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nemo_mcpo.algorithms.negatives import prune
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.gpt import ParallelLayout
-from nemo_mcpo.models.layer_replay import LayerRecording
 from nemo_mcpo.models.megatron_gpt_mcpo_model import scoring_recording
-from nemo_mcpo.models.product_replay import ProductRecording
-from nemo_mcpo.models.tape import TapedTransformerLayer
+from nemo_mcpo.models.replay import LayerRecording, ProductRecording, TapedTransformerLayer
 from tests.support.small_gpt import MCPO, one_step, trainable_model
 from tests.support.trees import random_trees
 
@@ -41,7 +39,7 @@ def test_equal_to_two_passes(llama_directory, recompute, scoring_tokens, micro_b
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-5, atol=1e-6 * scale)
 
 
-def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_directory, monkeypatch):
+def test_layers_run_once_for_scoring_and_once_with_gradient_for_kept_tokens(llama_directory, monkeypatch):
     tokens: dict[bool, list[int]] = {False: [], True: []}
     compute = TapedTransformerLayer.__mro__[1].forward
 
@@ -59,7 +57,7 @@ def test_layers_run_forward_once_and_again_with_gradient_for_what_is_kept(llama_
 
 
 def products(directory, **changes) -> int:
-    """Floating-point operations of all matrix products of a step."""
+    """Return the floating-point operations of all matrix products of a step."""
     with FlopCounterMode(display=False) as counter:
         one_step(directory, TREES, COLUMNS_BM, **changes)
     return counter.get_flop_counts()["Global"][torch.ops.aten.mm]
@@ -74,7 +72,7 @@ def test_products_run_forward_once(llama_directory):
     pruned = prune(TREES, COLUMNS_BM, torch.zeros(6, 5)).trees
     preferred = sum(len(tree.completions[0]) for tree in TREES)
     unscored = preferred + sum(len(tree.prompt_tokens) for tree in TREES if len(tree.completions) == 1)
-    # What is trained runs through the layers once less, but the preferred completions run while they are recorded.
+    # Trained tokens run through the layers once less, but recording also runs the preferred completions.
     assert saved == of_layers * (sum(tree.num_tokens for tree in pruned) - unscored)
 
 
@@ -100,7 +98,7 @@ def test_other_prompts_than_the_scored_ones_are_refused(llama_directory):
     batch = prune(TREES[:2], COLUMNS_BM[:2], torch.zeros(2, 5))
     model.prepare_for_training_step()
     scored = model.score(TREES[2:4], first_column=1)
-    with pytest.raises(ValueError, match="not those that were scored"):
+    with pytest.raises(ValueError, match="not pruned from the scored trees"):
         model.get_loss_and_metrics(batch, MCPO, scored)
     assert model.get_loss_and_metrics(batch, MCPO)[0].isfinite().all()
 
@@ -124,7 +122,7 @@ def test_what_is_recorded(requested, layout, expected):
     assert make is None if expected is None else isinstance(make(), expected)
 
 
-def test_products_are_copied_where_ranks_add_them_up_in_place():
+def test_products_are_copied_if_ranks_sum_them_in_place():
     copies = [
         scoring_recording("auto", ParallelLayout(tensor=tensor, sequence_parallel=sequence))().copies
         for tensor, sequence in ((1, False), (2, False), (2, True))
@@ -137,7 +135,7 @@ def test_products_are_copied_where_ranks_add_them_up_in_place():
 
 
 @pytest.mark.parametrize("layout", [{}, {"recompute": "selective"}, {"recompute": "full", "fp8": "hybrid"}])
-def test_a_reuse_that_cannot_be_is_refused(layout):
+def test_impossible_reuse_is_refused(layout):
     with pytest.raises(ConfigError, match=r"model\.mcpo\.reuse_scoring.*full"):
         scoring_recording(True, ParallelLayout(transformer_impl="transformer_engine", **layout))
 
