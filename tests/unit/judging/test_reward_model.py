@@ -81,7 +81,7 @@ def test_not_a_reward_model(tmp_path):
 def test_a_language_model_has_no_score(directory, tmp_path):
     """transformers would initialize the scoring layer at random."""
     policy = Path(directory).parent / "policy"
-    with pytest.raises(CheckpointError, match=r"judge\.reward_model: .*lack weights \(got score\.weight.*Fix: "):
+    with pytest.raises(CheckpointError, match=r"judge\.reward_model: .*weights are missing \(got score\.weight.*Fix: "):
         RewardModelJudge(str(policy), 4, VerdictCache(tmp_path))
 
 
