@@ -130,7 +130,7 @@ class CheckpointManager:
                 "the checkpoint could not be written",
                 where=str(final),
                 got=f"{problem or 'an error on another rank'}; {free:,.1f} MB were free",
-                fix="free some space or fix the directory; the same command continues from the last good checkpoint",
+                fix="free disk space or fix the directory; the same command continues from the last good checkpoint",
             ) from problem
 
     def _start(self, model, temporary: Path) -> None:

@@ -124,7 +124,7 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     [
         (
             {"judge__kind": "reward_model"},
-            "judge.reward_model: this kind of judge needs it. Fix: set judge.reward_model=DIR",
+            "judge.reward_model: this kind of judge needs it. Fix: set",
         ),
         ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
         ({"judge__rule": "length_rule:absent"}, "judge.rule: no such function (got length_rule:absent"),
