@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +30,24 @@ def compose_online(*overrides: str, name: str = "quickstart_onmcpo") -> OnlineRu
 
 
 @cache
-def _tiny() -> dict[str, Any]:
-    return compose().model_dump()
+def _defaults(online: bool) -> dict[str, Any]:
+    return (compose_online() if online else compose()).model_dump()
 
 
-@cache
-def _online() -> dict[str, Any]:
-    return compose_online().model_dump()
-
-
-def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
-    """Return ``quickstart_onmcpo`` with dotted keys changed."""
-    return checked_config(_changed(_online(), changes), None, OnlineRunConfig)
-
-
-def mapping(changes: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Return ``tiny_cpu`` as nested dictionaries, with dotted keys changed."""
-    return _changed(_tiny(), changes)
-
-
-def _changed(raw: dict[str, Any], changes: Mapping[str, object] | None) -> dict[str, Any]:
-    raw = copy.deepcopy(raw)
+def mapping(changes: Mapping[str, object] | None = None, *, online: bool = False) -> dict[str, Any]:
+    """Return ``tiny_cpu``, or ``quickstart_onmcpo``, as nested dictionaries, with dotted keys changed."""
+    raw = copy.deepcopy(_defaults(online))
     for key, value in (changes or {}).items():
         *sections, name = key.split(".")
-        node = raw
-        for section in sections:
-            node = node[section]
-        node[name] = value
+        reduce(dict.__getitem__, sections, raw)[name] = value
     return raw
 
 
 def checked(changes: Mapping[str, object] | None = None, world_size: int = 1) -> RunConfig:
     """Return ``tiny_cpu`` with dotted keys changed."""
     return checked_config(mapping(changes), world_size)
+
+
+def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
+    """Return ``quickstart_onmcpo`` with dotted keys changed."""
+    return checked_config(mapping(changes, online=True), None, OnlineRunConfig)
