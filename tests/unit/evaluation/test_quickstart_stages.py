@@ -61,8 +61,10 @@ def test_a_failing_stage_shows_its_log_and_a_fix(
 ) -> None:
     good, after = (appending(stages, tmp_path, name) for name in ("good", "after"))
     bad = stages.Stage("bad", [sys.executable, "-c", "print('no room'); raise SystemExit(3)"], [])
-    with pytest.raises(stages.StageError, match=r"logs/2\.log: stage failed: bad \(got exit 3\)\. Fix: read the log"):
+    with pytest.raises(stages.StageError, match="stage failed: bad") as caught:
         stages.run_stages([good, bad, after], tmp_path / "logs")
+    assert (str(caught.value.where), caught.value.got) == (str(tmp_path / "logs" / "2.log"), "exit 3")
+    assert "read the log" in caught.value.fix
     assert "no room" in capsys.readouterr().err
     assert not (tmp_path / "after").exists()
 
