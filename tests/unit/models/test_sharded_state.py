@@ -98,8 +98,10 @@ def test_out_of_memory_is_not_a_damaged_checkpoint(llama_directory, saved, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30.00 GiB.")
 
     monkeypatch.setattr(sharded_state.dist_checkpointing, doing, too_much)
-    with pytest.raises(MemoryExhaustedError, match=r"^(writing|reading) a checkpoint: out of memory .*30\.00 GiB"):
+    with pytest.raises(MemoryExhaustedError) as caught:
         call(small_model(llama_directory), saved[0] if doing == "load" else tmp_path)
+    assert caught.value.where == {"save": "writing a checkpoint", "load": "reading a checkpoint"}[doing]
+    assert "30.00 GiB" in caught.value.got
 
 
 def test_a_directory_that_is_not_a_checkpoint(llama_directory, tmp_path):
@@ -113,5 +115,6 @@ def test_a_damaged_checkpoint(llama_directory, saved, tmp_path):
     for file in saved[0].iterdir():
         content = file.read_bytes()
         (tmp_path / file.name).write_bytes(content[: len(content) // 3] if file.suffix == ".distcp" else content)
-    with pytest.raises(CheckpointError, match=rf"^{tmp_path}: cannot load the checkpoint \(got "):
+    with pytest.raises(CheckpointError, match="cannot load the checkpoint") as caught:
         load_sharded_state(small_model(llama_directory), tmp_path)
+    assert caught.value.where == str(tmp_path) and caught.value.got

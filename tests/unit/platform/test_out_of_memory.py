@@ -29,8 +29,10 @@ def test_a_cpu_runs_out_of_memory():
     def score() -> torch.Tensor:
         return torch.empty(1 << 60, dtype=torch.uint8)
 
-    with pytest.raises(MemoryExhaustedError, match=r"^scoring: out of memory .* 1152921504606846976 bytes.*lower"):
+    with pytest.raises(MemoryExhaustedError) as caught:
         score()
+    assert caught.value.where == "scoring" and " 1152921504606846976 bytes" in caught.value.got
+    assert caught.value.fix.startswith("lower ")
 
 
 @pytest.mark.parametrize("message", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling …"])
@@ -45,8 +47,9 @@ def test_other_errors_pass_through():
 
 
 def test_the_innermost_part_is_named():
-    with pytest.raises(MemoryExhaustedError, match=r"^scoring: "), memory_of("training"), memory_of("scoring"):
+    with pytest.raises(MemoryExhaustedError) as caught, memory_of("training"), memory_of("scoring"):
         raise torch.OutOfMemoryError(ON_A_GPU)
+    assert caught.value.where == "scoring"
 
 
 @pytest.mark.parametrize("part", REMEDIES)
