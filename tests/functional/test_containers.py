@@ -79,4 +79,4 @@ def test_a_mount_that_does_not_exist(with_pyxis, inputs, tmp_path, where):
     changes = {"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": f"/usr:/host,{where}"}
     job = submit(with_pyxis, inputs, tmp_path, **changes)
     assert with_pyxis.wait(job, 30.0)["ExitCode"] == "2:0"
-    assert "error: a mount does not exist: /absent" in said(tmp_path)
+    assert "error: mount does not exist: /absent" in said(tmp_path)

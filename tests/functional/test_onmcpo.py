@@ -120,21 +120,18 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "key", "got"),
     [
-        (
-            {"judge__kind": "reward_model"},
-            "judge.reward_model: this kind of judge needs it. Fix: set",
-        ),
-        ({"rollouts__max_tokens": 500}, "rollouts.max_tokens: answers would be cut"),
-        ({"judge__rule": "length_rule:absent"}, "judge.rule: no such function (got length_rule:absent"),
-        ({"trainer__num_nodes": 2}, "trainer.num_nodes: this command drives a single machine (got 2, expected 1)"),
+        ({"judge__kind": "reward_model"}, "judge.reward_model", ""),
+        ({"rollouts__max_tokens": 500}, "rollouts.max_tokens", "got 500"),
+        ({"judge__rule": "length_rule:absent"}, "judge.rule", "got length_rule:absent"),
+        ({"trainer__num_nodes": 2}, "trainer.num_nodes", "got 2"),
     ],
 )
-def test_bad_configurations(inputs, tmp_path, changes, message):
+def test_bad_configurations(inputs, tmp_path, changes, key, got):
     done = run(TRAIN_ONLINE, online_overrides(inputs, tmp_path / "run", **changes))
     assert done.returncode == 2
-    assert f"error: {message}" in done.stderr
+    assert f"error: {key}: " in done.stderr and got in done.stderr
 
 
 def test_another_run_in_the_same_directory_is_refused(inputs, whole):
