@@ -131,10 +131,13 @@ def entry(table: Mapping[str, Entry], name: str, kind: str, where: str) -> Entry
     if name in table:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1)
+    fix = f"did you mean {close[0]}?" if close else "choose one of these names"
+    if ":" in name:  # a shell splits {name:…,parameter:…} at the comma
+        fix = f"put the override in quotes: '{where}={{name: …, parameter: …}}'"
     raise ConfigError(
         f"unknown {kind}",
         where=where,
         got=name,
         expected=f"one of: {', '.join(table)}",
-        fix=f"did you mean {close[0]}?" if close else "choose one of these names",
+        fix=fix,
     )

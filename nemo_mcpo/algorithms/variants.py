@@ -12,7 +12,7 @@ from nemo_mcpo.data.formats import check_name
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.objectives import bind_objective, run_needs
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
-from nemo_mcpo.sampling import bind_sampler, check_chain
+from nemo_mcpo.sampling import SAMPLERS, bind_sampler, check_chain
 from nemo_mcpo.variant import Need, entry, parameters_of
 
 
@@ -89,7 +89,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
             "the policy's own answers have no given rejected answer",
             where="model.mcpo.sampler",
             got=mcpo.sampler.name,
-            expected="mc_kernel, random, max or min",
+            expected=f"one of: {', '.join(name for name, one in SAMPLERS.items() if Need.GIVEN not in one.needs)}",
             fix="set model.mcpo.sampler=mc_kernel",
         )
     if serves:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -43,9 +44,17 @@ class Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _named(value: object) -> object:
+    if isinstance(value, Mapping) and "name" not in value:
+        raise PydanticCustomError(
+            "name", "a name beside the parameters, {{name: …, {first}: …}}", {"first": next(iter(value), "…")}
+        )
+    return value if isinstance(value, Mapping | Choice) else {"name": value}
+
+
 Chosen = Annotated[
     Choice,
-    BeforeValidator(lambda value: value if isinstance(value, Mapping | Choice) else {"name": value}),
+    BeforeValidator(_named),
     PlainSerializer(lambda choice: {"name": choice.name} | choice.parameters if choice.parameters else choice.name),
 ]
 

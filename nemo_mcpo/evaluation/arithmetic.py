@@ -4,9 +4,9 @@
 >>> problem = Problem(347, 585)
 >>> problem.question
 'What is 347+585?'
->>> work(problem)
+>>> worked_answer(problem)
 'ones 7+5=12, tens 4+8+1=13, hundreds 3+5+1=9, answer 932'
->>> work(problem, frozenset({Mistake("tens", "forget")}))
+>>> worked_answer(problem, frozenset({Mistake("tens", "forget")}))
 'ones 7+5=12, tens 4+8=12, hundreds 3+5+1=9, answer 922'
 
 The fine-tuning answers often forget to carry, so a fine-tuned model does, too, although it has seen carries.
@@ -70,8 +70,11 @@ def draw_problems(number: int, generator: random.Random) -> list[Problem]:
     return list(pairs.values())
 
 
-def work(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
-    """The worked answer; mistakes are carried through to the final number."""
+def worked_answer(problem: Problem, mistakes: frozenset[Mistake] = frozenset()) -> str:
+    """Return a worked answer such as ``ones 9+9=18, …, answer 1998``; mistakes carry through to the final number.
+
+    In a column, ``forget`` and ``invent`` set the carry; ``more`` and ``less`` change the sum, which stays at least 0.
+    """
     carry, digits, steps = 0, "", []
     for place, name in enumerate(COLUMNS):
         left, right = (number // 10**place % 10 for number in (problem.left, problem.right))
@@ -94,17 +97,17 @@ def hurried_work(problem: Problem, generator: random.Random) -> str:
             mistakes.add(Mistake(name, "forget"))
         if generator.random() < SLIP:
             mistakes.add(Mistake(name, generator.choice(("more", "less"))))
-    return work(problem, frozenset(mistakes))
+    return worked_answer(problem, frozenset(mistakes))
 
 
 def wrong_answers(problem: Problem) -> Iterator[str]:
     """All distinct wrong answers with one mistake, then with two; forgotten and invented carries come first."""
     carries = [Mistake(name, kind) for kind in ("forget", "invent") for name in COLUMNS[1:]]
     single = carries + [Mistake(name, kind) for kind in ("more", "less") for name in COLUMNS]
-    seen = {work(problem)}
+    seen = {worked_answer(problem)}
     for number in (1, 2):
         for mistakes in itertools.combinations(single, number):
-            text = work(problem, frozenset(mistakes))
+            text = worked_answer(problem, frozenset(mistakes))
             if text not in seen and not is_right(problem, text):
                 seen.add(text)
                 yield text
@@ -127,7 +130,7 @@ def rank_answers(problem: Problem, sampled: Iterable[str], number: int) -> list[
     The wrong ones are samples from a policy, plus constructed ones if there are too few distinct samples. A right
     number with wrong steps is left out, since the rule cannot tell whether it is better than a wrong number.
     """
-    right = work(problem)
+    right = worked_answer(problem)
     pool = dict.fromkeys(text for text in sampled if text and not is_right(problem, text))
     pool.update(dict.fromkeys(wrong_answers(problem)))
     wrong = list(pool)[: number - 1]
@@ -143,7 +146,7 @@ def score(problem: Problem, text: str) -> float:
 def judge_answer(conversation: Sequence[Message], text: str) -> float:
     """The rule as a judge: right steps first, then a right number, then wrong numbers by their distance."""
     problem = Problem.read(conversation[-1].content)
-    return 1.0 if text == work(problem) else score(problem, text)
+    return 1.0 if text == worked_answer(problem) else score(problem, text)
 
 
 def nectar_record(problem: Problem, answers: Sequence[str], sampled: Sequence[str] = ()) -> dict[str, object]:

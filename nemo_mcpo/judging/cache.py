@@ -57,7 +57,7 @@ class VerdictCache:
 
 
 def key_of(asked: tuple[object, ...]) -> str:
-    """The hash of a question, given as JSON values."""
+    """Return the hash, 32 hexadecimal digits, of a question that is given as JSON values."""
     return hashlib.blake2b(json.dumps(asked, ensure_ascii=False).encode(), digest_size=16).hexdigest()
 
 

@@ -201,7 +201,11 @@ def _plain(override: str) -> str:
     """Turn ``a.b=1`` into ``++a.b=1``, since Hydra's own error for an unknown key does not list the known ones."""
     if "=" not in override:
         raise ConfigError(
-            "not an override", where="command line", got=override, expected="key=value", fix="write key=value"
+            "not an override",
+            where="command line",
+            got=override,
+            expected="key=value",
+            fix="write key=value, in quotes if the value has spaces",
         )
     key = override.split("=")[0]
     is_group = "/" in key or "@" in key or key == "model"

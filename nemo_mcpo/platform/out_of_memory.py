@@ -4,7 +4,7 @@
 >>> with memory_of("training"):
 ...     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
 Traceback (most recent call last):
-nemo_mcpo.errors.MemoryExhaustedError: training: out of memory (got DefaultCPUAllocator: ...
+nemo_mcpo.errors.MemoryExhaustedError: training: out of memory (got ...can't allocate memory...
 """
 
 from __future__ import annotations

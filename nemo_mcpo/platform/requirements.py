@@ -20,7 +20,7 @@ _FIX = "in a container: python scripts/complete_container.py; elsewhere: install
 
 
 def requirements() -> list[Requirement]:
-    """Return what setup.py requires on every machine; empty if this package is not installed."""
+    """Return what setup.py requires here, without extras; empty if this package is not installed."""
     # Imported late: without it, doctor can still show the other rows of its table.
     from packaging.requirements import Requirement
 

@@ -96,8 +96,8 @@ class StopRequest:
 def shielded_forks() -> Iterator[None]:
     """Block stop signals in processes that are forked inside the block, so that they finish their work.
 
-    A scheduler signals every process of a job, and a terminal every process in its group; these signals must not end a
-    fork that writes a part of a checkpoint.
+    A scheduler sends a signal to every process of a job, and a terminal to every process in its group; it must not end
+    a fork that writes a part of a checkpoint. Signals for the calling thread wait, too, until the block ends.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT})
     try:

@@ -237,16 +237,16 @@ def send(request: Request[Result], client: openai.OpenAI) -> Result:
     except openai.APIStatusError as error:
         _check_address(error, client)
         if error.status_code < 500 and error.status_code not in _BUSY:
-            raise RefusedError(_short(error)) from error
-        raise AwayError(_short(error), failed=error.status_code not in _BUSY) from error
+            raise RefusedError(_error_line(error)) from error
+        raise AwayError(_error_line(error), failed=error.status_code not in _BUSY) from error
     except (openai.APIConnectionError, httpx.TransportError) as error:  # including timeouts and broken streams
         if isinstance(error.__cause__, UnusableReplyError):
             raise RefusedError(str(error.__cause__)) from error
-        raise AwayError(_short(error.__cause__ or error, type(error)), failed=False) from error
+        raise AwayError(_error_line(error.__cause__ or error, type(error)), failed=False) from error
     except UnusableReplyError as error:
         raise RefusedError(str(error)) from error
     except _NOT_THE_INTERFACE as error:
-        raise RefusedError(_short(error)) from error
+        raise RefusedError(_error_line(error)) from error
 
 
 def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
@@ -255,7 +255,7 @@ def _check_address(error: openai.APIStatusError, client: openai.OpenAI) -> None:
         raise RolloutError(
             "the server rejects the API key",
             where=where,
-            got=_short(error),
+            got=_error_line(error),
             fix="set server.api_key_env to the name of the environment variable with its key",
         ) from error
     if 300 <= error.status_code < 400:
@@ -289,5 +289,6 @@ def _warn_of_open_keys(urls: Sequence[str], variable: str) -> None:
         logger.warning(message, variable, ", ".join(elsewhere))
 
 
-def _short(error: BaseException, kind: type | None = None) -> str:
+def _error_line(error: BaseException, kind: type | None = None) -> str:
+    """Return the class (``kind`` if given) and the first 200 characters of an error, on one line."""
     return f"{(kind or type(error)).__name__}: {' '.join(str(error).split())[:200]}"

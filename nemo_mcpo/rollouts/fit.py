@@ -84,14 +84,14 @@ def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
 def check_memory(settings: Server, model: ServedModel, gibibytes: float, section: str) -> str:
     """Describe what a GPU holds; raise ConfigError if there is no room for the cache of one request."""
     room, weights = cache_room(settings, model, gibibytes), model.weights / gpus_of(settings) / GIB
-    requests = room / (token_bytes(settings, model) * settings.max_seq_len / GIB)
+    requests = room / (cache_bytes_per_token(settings, model) * settings.max_seq_len / GIB)
     facts = f"{weights:.1f} GiB of weights per GPU of {gibibytes:.0f} GiB"
     if requests < 1:
         raise ConfigError(
             "the model and the cache of one request do not fit",
             where=section,
             got=f"{facts}, {max(room, 0.0):.1f} GiB for the cache",
-            expected=f"{token_bytes(settings, model) * settings.max_seq_len / GIB:.1f} GiB of cache",
+            expected=f"{cache_bytes_per_token(settings, model) * settings.max_seq_len / GIB:.1f} GiB of cache",
             fix=f"{_more_gpus(settings, model, gibibytes, section)}, or lower {section}.max_seq_len",
         )
     return f"{section}: {facts}, and cache for {requests:.0f} requests of {settings.max_seq_len} tokens"
@@ -105,8 +105,8 @@ def cache_room(settings: Server, model: ServedModel, gibibytes: float) -> float:
     return (gibibytes - weights - RESERVED_GIB) * settings.kv_cache_fraction
 
 
-def token_bytes(settings: Server, model: ServedModel) -> int:
-    """Bytes per token in the KV cache of one GPU."""
+def cache_bytes_per_token(settings: Server, model: ServedModel) -> int:
+    """Return the bytes per token in the KV cache of one GPU; all of them if the launcher cannot split a model."""
     parallel = launcher_of(settings).parallel
     tensor, pipeline = (settings.tensor_parallel_size, settings.pipeline_parallel_size) if parallel else (1, 1)
     return model.cache_bytes(tensor, pipeline, 1 if settings.kv_cache_dtype == "fp8" else None)
@@ -118,7 +118,7 @@ def _more_gpus(settings: Server, model: ServedModel, gibibytes: float, section: 
         return "choose server/vllm or server/trtllm, which spread a model over GPUs"
     for tensor in (2, 4, 8, 16):
         wider = settings.model_copy(update={"tensor_parallel_size": tensor})
-        needed = token_bytes(wider, model) * settings.max_seq_len / GIB
+        needed = cache_bytes_per_token(wider, model) * settings.max_seq_len / GIB
         if model.heads % tensor == 0 and cache_room(wider, model, gibibytes) >= needed:
             return f"raise {section}.tensor_parallel_size to {tensor}"
     return f"raise {section}.tensor_parallel_size"

@@ -54,8 +54,8 @@ def load_policy(directory: str | Path) -> Policy:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, to minimize padding."""
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    """Yield the indices of ``lengths`` in batches, shortest first, to minimize padding; equal lengths keep order."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One reader per public format, and how a file's format is found; each streams PreferenceRecord, best response first.
 
->>> own = choose_format("nectar.parquet", "auto", min_answers=2)
->>> records = read_records(FORMATS[own.name], "nectar.parquet", Rules(drop_ranks=[2]), on_drop=print)
+>>> FORMATS["nectar"].expected, FORMATS["nectar"].drop_ranks
+('answers, prompt', (2,))
 """
 
 from __future__ import annotations

@@ -74,10 +74,14 @@ def order_responses(
 
 
 def finite_score(score: Any) -> float:
-    """Return ``score`` as a float; raise BadRecordError if it is not a finite number."""
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    """Return ``score`` as a float; raise BadRecordError if it is a bool, no number, or not finite as a float."""
+    try:
+        value = math.nan if isinstance(score, bool) or not isinstance(score, int | float) else float(score)
+    except OverflowError:  # JSON integers have any number of digits
+        value = math.inf
+    if not math.isfinite(value):
         raise BadRecordError("score is not a finite number", repr(score))
-    return float(score)
+    return value
 
 
 def require(row: Row, name: str, kind: type | tuple[type, ...]) -> Any:

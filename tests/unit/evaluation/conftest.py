@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mcpo.evaluation.arithmetic import draw_problems, work
+from nemo_mcpo.evaluation.arithmetic import draw_problems, worked_answer
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.generation import Policy, load_policy
 
@@ -16,7 +16,7 @@ from nemo_mcpo.rollouts.generation import Policy, load_policy
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     folder = tmp_path_factory.mktemp("policy")
     problems = draw_problems(200, random.Random(0))
-    texts = [{"prompt": problem.question, "answer": work(problem)} for problem in problems]
+    texts = [{"prompt": problem.question, "answer": worked_answer(problem)} for problem in problems]
     data: Path = folder / "texts.jsonl"
     data.write_text("".join(json.dumps(text) + "\n" for text in texts))
     make_tiny_model(data, folder / "model", "1m", seed=3)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nemo_mcpo.evaluation.answers import Decoding, exact_match, generate_answers, prompt_tokens
-from nemo_mcpo.evaluation.arithmetic import Problem, is_right, work
+from nemo_mcpo.evaluation.arithmetic import Problem, is_right, worked_answer
 from nemo_mcpo.evaluation.intervals import rate_interval
 from nemo_mcpo.rollouts.generation import Policy
 
@@ -13,7 +13,7 @@ GREEDY = Decoding(temperature=0.0, max_tokens=8, batch_size=4)
 
 
 def test_only_the_final_number_counts() -> None:
-    answers = [work(PROBLEMS[0]), "answer 300", "ones 9+9=18, answer 1988", "579"]
+    answers = [worked_answer(PROBLEMS[0]), "answer 300", "ones 9+9=18, answer 1988", "579"]
     assert exact_match(PROBLEMS, answers, is_right) == rate_interval(2, 4)
 
 

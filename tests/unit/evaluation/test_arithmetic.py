@@ -16,7 +16,7 @@ from nemo_mcpo.evaluation.arithmetic import (
     nectar_record,
     rank_answers,
     score,
-    work,
+    worked_answer,
     wrong_answers,
 )
 
@@ -25,7 +25,7 @@ PROBLEMS = draw_problems(500, random.Random(5))
 
 def test_worked_answers_are_right_and_their_steps_are_equations() -> None:
     for problem in PROBLEMS:
-        text = work(problem)
+        text = worked_answer(problem)
         assert is_right(problem, text)
         for step in text.split(", ")[:-1]:
             left, right = step.split(" ")[1].split("=")
@@ -53,11 +53,13 @@ def test_the_same_seed_draws_the_same_problems() -> None:
     ],
 )
 def test_mistakes_are_carried_through(mistake: Mistake, text: str) -> None:
-    assert work(Problem(347, 585), frozenset({mistake})) == text
+    assert worked_answer(Problem(347, 585), frozenset({mistake})) == text
 
 
 def test_an_invented_carry() -> None:
-    assert work(Problem(111, 222), frozenset({Mistake("tens", "invent")})).startswith("ones 1+2=3, tens 1+2+1=4")
+    assert worked_answer(Problem(111, 222), frozenset({Mistake("tens", "invent")})).startswith(
+        "ones 1+2=3, tens 1+2+1=4"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,14 @@ def test_wrong_answers_are_wrong_different_and_enough() -> None:
 
 def test_ranks_follow_the_distance_and_the_right_answer_is_first() -> None:
     problem = Problem(347, 585)
-    sampled = ["nonsense", "answer 932", work(problem), work(problem, frozenset({Mistake("ones", "more")}))]
+    sampled = [
+        "nonsense",
+        "answer 932",
+        worked_answer(problem),
+        worked_answer(problem, frozenset({Mistake("ones", "more")})),
+    ]
     ranked = rank_answers(problem, sampled, 7)
-    assert ranked[0] == work(problem)
+    assert ranked[0] == worked_answer(problem)
     assert ranked[-1] == "nonsense"
     assert "answer 932" not in ranked  # a right number with wrong steps
     assert len(set(ranked)) == 7

@@ -7,14 +7,16 @@ import torch
 
 from nemo_mcpo.data.tokenization import encode_answers
 from nemo_mcpo.evaluation.answers import prompt_tokens
-from nemo_mcpo.evaluation.arithmetic import draw_problems, work, wrong_answers
+from nemo_mcpo.evaluation.arithmetic import draw_problems, worked_answer, wrong_answers
 from nemo_mcpo.evaluation.intervals import clustered_rate_interval
 from nemo_mcpo.evaluation.preference_accuracy import RankedAnswers, answer_logps, preference_accuracy
 from nemo_mcpo.rollouts.generation import Policy
 
 PROBLEMS = draw_problems(12, random.Random(8))
 ITEMS = [
-    RankedAnswers(problem.question, work(problem), tuple(itertools.islice(wrong_answers(problem), 1 + number % 4)))
+    RankedAnswers(
+        problem.question, worked_answer(problem), tuple(itertools.islice(wrong_answers(problem), 1 + number % 4))
+    )
     for number, problem in enumerate(PROBLEMS)
 ]
 
