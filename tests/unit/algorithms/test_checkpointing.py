@@ -164,10 +164,9 @@ def test_a_save_that_fails_keeps_the_earlier_ones(make, monkeypatch, stage):
         patch.setattr(checkpointing, "save_sharded_state" if stage == "weights" else "_copy_source_files", full)
         with pytest.raises(CheckpointError) as caught:
             manager.save(MODEL, state(3))
-    message = str(caught.value)
-    assert message.startswith(f"{manager.directory / 'step-00000003'}: the checkpoint could not be written (got ")
-    assert "No space left on device" in message and "\n" not in message
-    assert message.endswith("the same command continues from the last good checkpoint.")
+    error = caught.value
+    assert str(error.where) == str(manager.directory / "step-00000003") and "No space left on device" in str(error.got)
+    assert "the last good checkpoint" in error.fix and "\n" not in str(error)
     assert names(manager) == ["step-00000001", "step-00000002"]
     manager.save(MODEL, state(3))
     assert names(manager) == ["step-00000002", "step-00000003"]
@@ -182,8 +181,9 @@ def test_a_save_that_does_not_fit_into_memory_leaves_nothing_half_written(make, 
         raise MemoryExhaustedError("out of memory", where="writing a checkpoint")
 
     monkeypatch.setattr(checkpointing, "save_sharded_state", too_much)
-    with pytest.raises(MemoryExhaustedError, match=r"^writing a checkpoint: out of memory"):
+    with pytest.raises(MemoryExhaustedError) as caught:
         manager.save(MODEL, state(2))
+    assert caught.value.where == "writing a checkpoint"
     assert names(manager) == ["step-00000001"]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -59,8 +60,10 @@ def test_a_mask_aligned_at_the_beginning_is_found(llama_directory, monkeypatch):
         return torch.ones(num_queries, num_before + num_queries, dtype=torch.bool).tril()
 
     monkeypatch.setattr(sdpa, "_end_aligned", from_the_beginning)
-    with pytest.raises(EngineError, match=r"prompt \d+, completion \d.*attention_backend=sdpa"):
+    with pytest.raises(EngineError) as caught:
         check_shared_prefixes(small_model(llama_directory, **SDPA), TREES, "32")
+    assert re.match(r"prompt \d+, completion \d", caught.value.where)
+    assert "model.attention_backend=sdpa" in caught.value.fix
 
 
 def test_position_ids_by_row_position_are_found(llama_directory, monkeypatch):

@@ -170,14 +170,11 @@ def test_what_is_not_finite_is_named_by_prompt_and_source():
     dataset = SimpleNamespace(source=lambda index: f"data.jsonl:{index + 1}")
     trees = ReferencedTrees(dataset, None)
     trees.check_finite(torch.zeros(4), TREES, "the loss at step 7")
-    with pytest.raises(NotFiniteError) as caught:
+    with pytest.raises(NotFiniteError, match="the loss at step 7") as caught:
         trees.check_finite(torch.tensor([0.0, math.nan, 1.0, math.inf]), TREES, "the loss at step 7")
-    message = str(caught.value)
-    assert message.startswith(
-        f"2 of 4 prompts: {TREES[1].prompt_id} (data.jsonl:2), {TREES[3].prompt_id} (data.jsonl:4): "
-        "the loss at step 7 is not finite (got nan)"
-    )
-    assert "Fix: lower model.optim.lr" in message
+    named = f"{TREES[1].prompt_id} (data.jsonl:2), {TREES[3].prompt_id} (data.jsonl:4)"
+    assert caught.value.where == f"2 of 4 prompts: {named}" and math.isnan(caught.value.got)
+    assert caught.value.fix.startswith("lower model.optim.lr")
 
 
 def test_without_a_reference_its_log_probs_are_zero():

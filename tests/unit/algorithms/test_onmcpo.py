@@ -63,27 +63,29 @@ def test_a_failed_stage_is_not_finished(tmp_path):
 
 @pytest.mark.parametrize("segment", [-1, 2])
 def test_no_such_segment(tmp_path, segment):
-    with pytest.raises(ConfigError, match="no such segment"):
+    with pytest.raises(ConfigError, match="no such segment") as caught:
         OnlineRun(config(tmp_path)).run(segment, "export", Exported)
+    assert (caught.value.where, caught.value.got) == ("--segment", segment)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "before"),
     [
-        ("rollouts.samples", 3),
-        ("onmcpo.segments", 3),
-        ("judge.both_orders", True),
-        ("judge.identity", "rev-2"),
-        ("model.seed", 5),
+        ("rollouts.samples", 3, 2),
+        ("onmcpo.segments", 3, 2),
+        ("judge.both_orders", True, False),
+        ("judge.identity", "rev-2", None),
+        ("model.seed", 5, 1234),
     ],
 )
-def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value):
+def test_another_run_is_refused_once_a_stage_has_read_the_key(tmp_path, key, value, before):
     run = OnlineRun(config(tmp_path))
     OnlineRun(config(tmp_path, **{key: value}))  # nothing is finished, so a mistake can still be corrected
     for stage in ("export", "generate", "judge"):
         run.run(0, stage, lambda stage=stage: result(stage))
-    with pytest.raises(ConfigError, match=f"{key}: this run was started with another value"):
+    with pytest.raises(ConfigError, match="started with another value") as caught:
         OnlineRun(config(tmp_path, **{key: value}))
+    assert (caught.value.where, caught.value.got, caught.value.expected) == (key, value, before)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,10 @@ def test_trained_lengths_are_bounds(dataset):
 @pytest.mark.parametrize("key", ["model.micro_batch_tokens", "model.mcpo.scoring_tokens"])
 def test_a_budget_below_one_prompt_is_refused(tmp_path, llama_directory, dataset, key):
     check_budgets(small_config(tmp_path, llama_directory, **{key.replace(".", "__"): 8}), dataset)
-    with pytest.raises(ConfigError, match=rf"{key}.*got 7, expected at least 8, the longest prompt.*raise {key}"):
+    with pytest.raises(ConfigError) as caught:
         check_budgets(small_config(tmp_path, llama_directory, **{key.replace(".", "__"): 7}), dataset)
+    assert (caught.value.where, caught.value.got) == (key, 7) and f"raise {key}" in caught.value.fix
+    assert caught.value.expected.startswith("at least 8, the longest prompt")
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,9 @@ def test_responses_that_differ_beyond_the_limit_are_identical(
     build: Callable[..., PreparedDataset], write_jsonl: Callable[..., str]
 ) -> None:
     row = {"prompt": "Hi", "responses": [{"text": "fine " * 200 + end} for end in ("one", "two")]}
-    with pytest.raises(DataError, match="1 x all responses are identical after truncation"):
+    with pytest.raises(DataError) as caught:
         build(write_jsonl(row))
+    assert str(caught.value.got).startswith("1 x all responses are identical after truncation")
     tokens = {"prompt_ids": [1], "responses": [{"ids": [3, 4, 5]}, {"ids": [3, 4, 6]}]}
     with pytest.raises(DataError, match="after truncation"):
         build(write_jsonl(tokens), "tokens", max_prompt_length=2, max_length=3)
@@ -214,13 +215,13 @@ def test_dropped_records_are_counted_and_listed(
 
 
 @pytest.mark.parametrize(
-    ("records", "message"),
+    ("records", "place", "what", "got"),
     [
-        ([{**TEXT, "prompt": ""}, {**TEXT, "prompt": ""}], "no usable record .got 2 x empty prompt"),
-        ([TEXT, "{oops"], "data.jsonl:2: not JSON"),
-        ([TEXT, "[1]"], "data.jsonl:2: not a JSON object"),
-        ([{"question": "Hi"}], "data.jsonl:1: columns do not fit the format"),
-        (["[]"], "no usable record .got no records"),
+        ([{**TEXT, "prompt": ""}, {**TEXT, "prompt": ""}], "", "no usable record", "2 x empty prompt"),
+        ([TEXT, "{oops"], ":2", "not JSON", "'{oops\\n'"),
+        ([TEXT, "[1]"], ":2", "not a JSON object", "list"),
+        ([{"question": "Hi"}], ":1", "columns do not fit the format", "['question']"),
+        (["[]"], "", "no usable record", "no records"),
     ],
 )
 def test_unusable_files_leave_nothing_behind(
@@ -228,17 +229,22 @@ def test_unusable_files_leave_nothing_behind(
     write_jsonl: Callable[..., str],
     tmp_path: Path,
     records: list,
-    message: str,
+    place: str,
+    what: str,
+    got: str,
 ) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        build(write_jsonl(*records))
+    path = write_jsonl(*records)
+    with pytest.raises(DataError, match=what) as caught:
+        build(path)
+    assert (caught.value.where, str(caught.value.got)) == (f"{path}{place}", got)
     assert caught.value.fix and "\n" not in str(caught.value)
     assert prepared_directories(tmp_path) == []
 
 
 def test_a_missing_file_is_reported_before_anything_else(build: Callable[..., PreparedDataset]) -> None:
-    with pytest.raises(DataError, match=r"absent\.jsonl: no such file"):
+    with pytest.raises(DataError, match="no such file") as caught:
         build("absent.jsonl", tokenizer_dir="also absent")
+    assert caught.value.where == "absent.jsonl"
 
 
 def test_no_chat_template(

@@ -124,17 +124,22 @@ def test_refusals_are_not_retried(answer):
         assert len(behavior.requests) == 2
 
 
-@pytest.mark.parametrize(("status", "message"), [(401, "rejects the API key.*server.api_key_env"), (302, "redirects")])
-def test_what_would_fail_every_request_ends_the_stage(status, message):
+@pytest.mark.parametrize(
+    ("status", "what", "named"),
+    [(401, "rejects the API key", "server.api_key_env"), (302, "redirects", "server.urls")],
+)
+def test_what_would_fail_every_request_ends_the_stage(status, what, named):
     behavior = Behavior(lambda body: (status, "{}", {"Location": "http://127.0.0.1:9/"}))
-    with fake_server(behavior) as url, pytest.raises(RolloutError, match=message):
+    with fake_server(behavior) as url, pytest.raises(RolloutError, match=what) as caught:
         ServerPool([url], settings(retry_seconds=60.0)).ask(ask_chat)
+    assert named in caught.value.fix
     assert len(behavior.requests) == 1
 
 
 def test_the_key_is_read_from_the_environment(monkeypatch):
-    with pytest.raises(ConfigError, match=r"server.api_key_env: the variable is not set .got NO_SUCH_KEY"):
+    with pytest.raises(ConfigError) as caught:
         ServerPool(["http://127.0.0.1:9/v1"], settings(api_key_env="NO_SUCH_KEY"))
+    assert (caught.value.where, caught.value.got) == ("server.api_key_env", "NO_SUCH_KEY")
     monkeypatch.setenv("A_KEY", "secret")
     pool = ServerPool(["http://127.0.0.1:9/v1"], settings(api_key_env="A_KEY"))
     assert [client.api_key for _, client in pool.each(lambda client: client)] == ["secret"]

@@ -54,8 +54,9 @@ def test_a_password_in_a_url_is_a_secret(value):
 
 def test_a_variable_that_is_named_and_not_set(monkeypatch):
     monkeypatch.delenv("ABSENT", raising=False)
-    with pytest.raises(ConfigError, match=r"judge\.server\.environment: the variable is not set \(got ABSENT\)"):
+    with pytest.raises(ConfigError) as caught:
         server_environment(settings(environment=["ABSENT"]), 0, "judge.server")
+    assert (caught.value.where, caught.value.got) == ("judge.server.environment", "ABSENT")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,9 @@ def test_replicas_have_their_own_gpus(monkeypatch, seen, changes, names):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     chosen = settings(replicas=2, **changes)
     assert [server_environment(chosen, replica)["CUDA_VISIBLE_DEVICES"] for replica in range(2)] == names
-    with pytest.raises(ConfigError, match=r"server\.replicas: too few GPUs .*got 3 of"):
+    with pytest.raises(ConfigError, match="too few GPUs") as caught:
         server_environment(settings(replicas=3, **changes), 0)
+    assert caught.value.where == "server.replicas" and caught.value.got.startswith("3 of ")
 
 
 def test_without_gpus():
@@ -90,5 +92,6 @@ def test_a_server_over_several_nodes(monkeypatch):
     chosen = settings(launcher="trtllm", prefix=step, tensor_parallel_size=8)
     assert num_nodes(chosen) == 2 and num_nodes(settings(prefix=["enroot", "--nodes=2"])) == 1
     assert server_environment(chosen, 0)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
-    with pytest.raises(ConfigError, match=r"too few GPUs .*got 1 of 16 GPUs each, expected at most 8 GPUs"):
+    with pytest.raises(ConfigError, match="too few GPUs") as caught:
         server_environment(settings(launcher="trtllm", prefix=step, tensor_parallel_size=16), 0)
+    assert (caught.value.got, caught.value.expected) == ("1 of 16 GPUs each", "at most 8 GPUs")

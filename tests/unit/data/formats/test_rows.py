@@ -52,8 +52,9 @@ def test_saved_directory_of_splits(tmp_path: Path) -> None:
     assert [row for _, row in read_rows(str(tmp_path / "d" / "test"))] == ROWS[3:5]
     other = {"a": splits["train"], "b": splits["test"]}
     datasets.DatasetDict(other).save_to_disk(tmp_path / "other")
-    with pytest.raises(DataError, match="none is named train"):
+    with pytest.raises(DataError, match="none is named train") as caught:
         list(read_rows(str(tmp_path / "other")))
+    assert (caught.value.where, caught.value.got) == (str(tmp_path / "other"), ["a", "b"])
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent.parquet", "folder/absent.jsonl", "folder/absent"])
@@ -74,10 +75,11 @@ def test_unusable_files(tmp_path: Path) -> None:
         ("d.csv", "unknown file type"),
         ("empty.jsonl", "the file is empty"),
         ("bad.parquet", "not a readable parquet file"),
-        ("", "not a directory written by save_to_disk"),
+        ("", "written by save_to_disk"),
     ]:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             list(read_rows(str(tmp_path / name)))
+        assert str(caught.value.where) == str(tmp_path / name)
 
 
 def test_a_damaged_parquet_file(tmp_path: Path) -> None:
@@ -85,13 +87,15 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:200] = bytes(196)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not a readable parquet file"):
+    with pytest.raises(DataError, match="not a readable parquet") as caught:
         list(read_rows(str(path)))
+    assert str(caught.value.where) == str(path)
 
 
 def test_a_hub_name_without_network() -> None:
-    with pytest.raises(DataError, match="neither a local file nor a reachable hub dataset"):
+    with pytest.raises(DataError, match="nor a reachable hub dataset") as caught:
         list(read_rows("some-owner/some-name"))
+    assert caught.value.where == "some-owner/some-name" and caught.value.got
 
 
 def test_content_hash_depends_on_the_bytes(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
@@ -116,5 +120,6 @@ def test_hub_names_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(read_rows("owner/name:test")) == [("owner/name:test:1", ROWS[2])]
     assert content_hash("owner/name") == "0123abc"
     assert loaded[0] == {"name": "owner/name", "streaming": True, "revision": "0123abc"}
-    with pytest.raises(DataError, match="no such split"):
+    with pytest.raises(DataError, match="no such split") as caught:
         list(read_rows("owner/name:dev"))
+    assert (caught.value.where, caught.value.got) == ("owner/name:dev", "dev")
