@@ -32,8 +32,8 @@ def test_nodes_that_do_not_fit_the_layout(slurm, inputs, tmp_path):
     facts = slurm.wait(job, 60.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0")
     batch_log = (tmp_path / "batch.log").read_text()  # includes the end of the ranks' log
-    assert "the processes do not divide evenly into model replicas" in batch_log
-    assert "launch a multiple of 3 processes (sbatch --nodes=…, torchrun --nproc-per-node=…)" in batch_log
+    assert "error: model.tensor_model_parallel_size x model.pipeline_model_parallel_size: " in batch_log
+    assert "(got 3 x 1, " in batch_log and "a multiple of 3 processes" in batch_log
 
 
 def test_a_directory_that_only_one_node_sees(slurm, inputs, tmp_path):

@@ -6,6 +6,7 @@ A program that takes the command line of ``trtllm-serve`` stands for it; GPUs an
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,16 +90,17 @@ def test_servers_in_an_image_of_their_own(with_pyxis, inputs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "where", "got"),
     [
-        ((), "rollouts.server.command: program not found (got trtllm-serve)"),
-        (("rollouts.server.replicas=9",), "rollouts.server.replicas: too few GPUs for the servers (got 9 of 1"),
+        ((), "rollouts.server.command", "trtllm-serve"),
+        (("rollouts.server.replicas=9",), "rollouts.server.replicas", "9 of 1"),
     ],
 )
-def test_mistakes_end_the_job_before_its_first_stage(slurm, inputs, tmp_path, more, message):
+def test_mistakes_end_the_job_before_its_first_stage(slurm, inputs, tmp_path, more, where, got):
     facts = slurm.wait(submit(slurm, inputs, tmp_path, *more), 120.0)
     assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0"), said(tmp_path)
-    assert message in said(tmp_path) and not (tmp_path / "run" / "segments").exists()
+    assert re.search(rf"{re.escape(where)}: .*\(got {got}", said(tmp_path))
+    assert not (tmp_path / "run" / "segments").exists()
 
 
 def test_a_program_that_the_servers_image_lacks(with_pyxis, inputs, tmp_path):

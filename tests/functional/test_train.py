@@ -121,8 +121,8 @@ def test_a_checkpoint_is_a_model_to_start_from(trained, inputs, tmp_path):
 
 def test_a_wrong_key(inputs, tmp_path):
     line = failure([*overrides(inputs, tmp_path / "run"), "model.mcpo.betta=1"], code=2)
-    assert line.startswith("model.mcpo.betta: unknown key (got 1, expected one of: ")
-    assert line.endswith("Fix: did you mean model.mcpo.beta?")
+    assert line.startswith("model.mcpo.betta: ") and "(got 1, expected one of: " in line
+    assert "model.mcpo.beta?" in line.partition("Fix: ")[2]
 
 
 def test_a_missing_data_file(inputs, tmp_path):
@@ -142,23 +142,23 @@ def test_a_line_that_is_not_json(inputs, tmp_path):
 
 def test_fewer_prompts_than_a_batch(inputs, tmp_path):
     line = failure(overrides(inputs, tmp_path / "run", model__global_batch_size=25), code=1)
-    assert line.startswith(f"{inputs / 'data.jsonl'}: fewer prompts than one global batch (got 24 usable prompts, ")
-    assert "expected at least model.global_batch_size=25). Fix: lower model.global_batch_size" in line
+    assert line.startswith(f"{inputs / 'data.jsonl'}: ") and "(got 24 usable prompts, " in line
+    assert "expected at least model.global_batch_size=25)" in line
+    assert "lower model.global_batch_size" in line.partition("Fix: ")[2]
 
 
 def test_more_negatives_than_any_prompt_has(inputs, tmp_path):
     line = failure(overrides(inputs, tmp_path / "run", model__mcpo__num_negatives=NUM_CANDIDATES + 1), code=2)
-    assert line == (
-        f"model.mcpo.num_negatives: no prompt has this many candidates (got {NUM_CANDIDATES + 1}, "
-        f"expected at most {NUM_CANDIDATES}). Fix: lower num_negatives or drop fewer ranks."
-    )
+    assert line.startswith("model.mcpo.num_negatives: ")
+    assert f"(got {NUM_CANDIDATES + 1}, expected at most {NUM_CANDIDATES})" in line
+    assert "lower num_negatives" in line.partition("Fix: ")[2]
 
 
 def test_a_model_without_weights(inputs, tmp_path):
     copy = model_copy(inputs, tmp_path)
     (copy / "model.safetensors").unlink()
     line = failure(with_model(inputs, tmp_path, copy), code=1)
-    assert str(copy) in line and "no weights in the model directory" in line
+    assert line.startswith(f"{copy}: no weights")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -175,13 +175,13 @@ def test_a_model_without_a_chat_template(inputs, tmp_path):
     raw.pop("chat_template", None)
     (copy / "tokenizer_config.json").write_text(json.dumps(raw))
     line = failure(with_model(inputs, tmp_path, copy), code=1)
-    assert line.startswith(f"{copy}: the tokenizer has no chat template. Fix: ")
+    assert line.startswith(f"{copy}: ") and "no chat template. Fix: " in line
 
 
 def test_a_layout_that_does_not_divide_the_model(inputs, tmp_path):
     changes = {"model__pipeline_model_parallel_size": 2, "model__virtual_pipeline_model_parallel_size": 4}
     line = failure(overrides(inputs, tmp_path / "run", **changes), code=2, processes=2)
-    assert "does not divide the model's 4 layers (got 8). Fix: choose a size that divides it." in line
+    assert "4 layers (got 8). Fix: " in line
 
 
 @pytest.fixture
@@ -213,8 +213,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained)
     spare = 64 * 1024
     (small_disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(small_disk).free - needed - spare))
     line = failure(steps(4), code=1, processes=2)
-    assert line.startswith(f"{run / 'checkpoints' / 'step-00000004'}: the checkpoint could not be written (got ")
-    assert "the same command continues from the last good checkpoint" in line
+    assert line.startswith(f"{run / 'checkpoints' / 'step-00000004'}: ") and "could not be written (got " in line
+    assert "the last good checkpoint" in line.partition("Fix: ")[2]
     assert checkpoint_names(run) == ["step-00000002"]
     (small_disk / "filler").unlink()
     done = train(steps(4))

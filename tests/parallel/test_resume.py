@@ -140,8 +140,8 @@ def other_data(inputs: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (other_data, "this run was started with another data or tokenizer"),
-        (lambda inputs: {"model__seed": 99}, "this run was started with another model.seed (got 99, expected 1234)"),
+        (other_data, "another data or tokenizer"),
+        (lambda inputs: {"model__seed": 99}, "another model.seed (got 99, expected 1234)"),
     ],
     ids=["data", "seed"],
 )
@@ -151,8 +151,8 @@ def test_another_run_is_refused_before_anything_is_computed(inputs, uninterrupte
     done = train(overrides(inputs, run, **SETTINGS | changes(inputs)))
     assert done.returncode == 1
     line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert line.startswith(f"error: {run / 'checkpoints' / 'step-00000004'}: {reason}")
-    assert "Fix: restore the old setting, or give a new exp_manager.explicit_log_dir" in line
+    assert line.startswith(f"error: {run / 'checkpoints' / 'step-00000004'}: ") and reason in line
+    assert "exp_manager.explicit_log_dir" in line.partition("Fix: ")[2]
     assert "Traceback" not in done.stderr and "reference:" not in done.stderr
     assert {path: path.read_bytes() for path in before} == before
     assert checkpoint_names(run) == ["step-00000004"]
