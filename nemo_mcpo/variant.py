@@ -90,11 +90,6 @@ class Variant:
         fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in own}
         return create_model(self.function.__name__, __base__=Section, **fields)
 
-    @property
-    def required(self) -> frozenset[str]:
-        """Names of the parameters without a default."""
-        return frozenset(name for name, field in self.parameters.model_fields.items() if field.is_required())
-
     def bind(self, given: Mapping[str, object], where: str) -> Callable[..., Any]:
         """Return the function with these parameters bound, after checking them.
 

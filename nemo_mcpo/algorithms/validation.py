@@ -75,8 +75,7 @@ def _metrics(
     metrics = objective(inputs).metrics
     has_rewards = source.reference is not None
     drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
-    zeros_B1 = torch.zeros(len(trees), 1, dtype=torch.long)
-    policy_BD = policy_BK.gather(1, torch.cat([zeros_B1, drawn.columns_bM.clamp_min(0)], dim=1))
     batch = drawn.batch
+    policy_BD = policy_BK.gather(1, batch.ranks_BK)  # the ranks are the columns that the draw kept
     tables = (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK, batch.scores_BK, batch.ranks_BK)
     return {**metrics, **drawn.kernel, "loss": objective(ObjectiveInputs(policy_BD, *tables)).loss}

@@ -53,7 +53,7 @@ def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objec
         ConfigError: the name is unknown, or a parameter is unknown, missing, or invalid.
     """
     objective = find_objective(name)
-    shared = {"beta": beta} if "beta" in objective.required else {}
+    shared = {"beta": beta} if "beta" in objective.parameters.model_fields else {}
     return objective.bind({**shared, **given}, KEY)
 
 

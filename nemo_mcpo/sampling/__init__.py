@@ -73,6 +73,13 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
     """
     sampler = find_sampler(name)
     own = sampler.parameters.model_fields
+    for key in (key for key in given if key in shared):
+        raise ConfigError(
+            "a key of model.mcpo, not of the sampler alone",
+            where=f"{KEY}.{key}",
+            got=given[key],
+            fix=f"set model.mcpo.{key}",
+        )
     every = [one.parameters.model_fields for one in SAMPLERS.values()]
     switched_off = {key: field.default for fields in every for key, field in fields.items()}
     for key, value in shared.items():

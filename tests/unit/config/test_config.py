@@ -76,6 +76,7 @@ def test_a_variant_with_parameters_of_its_own():
         ("model.mcpo.objective", {"name": "dpo", "beta": -1.0}, "model.mcpo.objective.beta"),
         ("model.mcpo.objective", {"beta": 0.5}, "model.mcpo.objective"),
         ("model.mcpo.objective", 5, "model.mcpo.objective.name"),
+        ("model.mcpo.sampler", {"name": "mc_kernel", "replacement": True}, "model.mcpo.sampler.replacement"),
         ("model.mcpo.sampler", {"name": "max", "chain_steps": 2}, "model.mcpo.sampler.chain_steps"),
     ],
 )
