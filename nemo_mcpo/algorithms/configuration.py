@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nemo_mcpo.config import OnlineRunConfig, RunConfig, check_architecture, parse_config
 from nemo_mcpo.config.parsing import Config
-from nemo_mcpo.platform.accelerator import check_fp8_here, hide_gpus, select_accelerator
+from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
 from nemo_mcpo.platform.command import compose_config, world_size_from_environment
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ def checked_config(
         serves: False for a command that uses neither an engine nor a judge, so that their libraries are not imported.
     """
     config = parse_config(raw, world_size, schema)
-    # Some libraries behind the tables ask torch for CUDA when they are imported.
-    hide_gpus(config.trainer.accelerator)
     from nemo_mcpo.algorithms.variants import check_online_variants, check_variants
 
     check_variants(config)

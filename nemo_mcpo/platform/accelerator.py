@@ -13,12 +13,6 @@ from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.platform.doctor import query_gpus
 
 
-def hide_gpus(name: str) -> None:
-    """Hide the GPUs from this process if ``trainer.accelerator`` is ``cpu``."""
-    if name == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
 def select_accelerator(name: str) -> None:
     """Apply ``trainer.accelerator``: ``cpu`` hides the GPUs, ``gpu`` requires one, ``auto`` uses what is there.
 
@@ -28,8 +22,9 @@ def select_accelerator(name: str) -> None:
         ConfigError: torch cannot use a GPU, and ``gpu`` was requested; or, with ``auto``, torch is built for CUDA but
             cannot use the GPUs of this machine: a run should not end up on a cluster's CPUs unnoticed.
     """
-    hide_gpus(name)
-    if name == "gpu" or (name == "auto" and count_gpus()):
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif name == "gpu" or count_gpus():
         reason, is_cpu_build = _reason_cuda_is_unusable()
         if reason and (name == "gpu" or not is_cpu_build):
             raise ConfigError(
