@@ -76,7 +76,7 @@ def measure(out: Path, name: str, layout: ParallelLayout, precision: str, moment
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
     fill(parameters)
     model.setup_training(config, num_steps=10)
-    objective = bind_objective("dpo", config.model.mcpo.model_dump())
+    objective = bind_objective("dpo", {}, config.model.mcpo.beta)
     model.prepare_for_training_step()
     live = LiveBytes(parameters)
     batch = preferences()
