@@ -183,6 +183,11 @@ class PreferenceBatch:
     scores_BK: torch.Tensor
     ranks_BK: torch.Tensor
 
+    @property
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tables in the order in which ``ObjectiveInputs`` takes them, after the policy's log-probs."""
+        return self.ref_logps_BK, self.lengths_BK, self.valid_BK, self.scores_BK, self.ranks_BK
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveInputs:

@@ -19,7 +19,6 @@ from typing import Any
 
 from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.config import OnlineRunConfig, RunConfig
-from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import run_command, world_size_from_environment
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
@@ -101,9 +100,12 @@ def main(argv: Sequence[str]) -> None:
         return
     arguments.keys, arguments.train = _overrides(arguments), CONF.parent / "train_gpt_mcpo.py"
     config: RunConfig = load_run_config(
-        arguments.keys, config_dir=CONF, config_name="tiny_cpu", world_size=world_size_from_environment()
+        arguments.keys,
+        config_dir=CONF,
+        config_name="tiny_cpu",
+        world_size=world_size_from_environment(),
+        selects_device=True,
     )
-    select_accelerator(config.trainer.accelerator)
     from benchmarks import run  # heavy: report usage errors first
 
     reports = getattr(run, f"run_{arguments.subcommand}")(config, arguments)

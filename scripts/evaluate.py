@@ -17,7 +17,6 @@ from pathlib import Path
 
 from nemo_mcpo.algorithms.online_command import online_config
 from nemo_mcpo.algorithms.preflight import check_and_report
-from nemo_mcpo.platform.accelerator import select_accelerator
 from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.platform.stopping import StopRequest
 
@@ -32,8 +31,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--baseline", type=Path, required=True, help="Hugging Face directory")
     parser.add_argument("--out", type=Path, required=True)
     arguments, overrides = parser.parse_known_args(argv)
-    config = online_config(overrides, CONF)
-    select_accelerator(config.trainer.accelerator)
+    config = online_config(overrides, CONF, selects_device=True)
     served = {"--policy": str(arguments.policy), "--baseline": str(arguments.baseline)}
     check_and_report(config, None, served)
     # Imported late: torch and transformers take seconds, and a wrong key should fail before that.

@@ -72,8 +72,10 @@ def _config(arguments: argparse.Namespace, model: str | None) -> RunConfig:
     argv += [f"{MODEL_KEY}={model}"] if model is not None else []
     raw = compose_config([*argv, *words], config_dir=CONF, config_name=name)
     schema = OnlineRunConfig if "onmcpo" in raw else RunConfig
+    if schema is OnlineRunConfig and raw["judge"]["server"]["model"] is None:
+        raw["judge"]["server"]["model"] = "planned"
     try:
-        return checked_config(raw, None, schema, serves=False)
+        return checked_config(raw, None, schema)
     except ConfigError as error:
         if error.where != MODEL_KEY or model is not None:
             raise

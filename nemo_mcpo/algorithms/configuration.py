@@ -26,9 +26,12 @@ def open_run(argv: Sequence[str], config_dir: Path) -> tuple[RunConfig, Pretrain
         ConfigError: a key, the layout, or this machine does not fit.
     """
     config: RunConfig = load_run_config(
-        argv, config_dir=config_dir, config_name="gpt_mcpo", world_size=world_size_from_environment()
+        argv,
+        config_dir=config_dir,
+        config_name="gpt_mcpo",
+        world_size=world_size_from_environment(),
+        selects_device=True,
     )
-    select_accelerator(config.trainer.accelerator)
     check_fp8_here(config.model)
     from nemo_mcpo.models.pretrained import open_pretrained
 
@@ -44,6 +47,7 @@ def load_run_config(
     config_name: str,
     world_size: int | None,
     schema: type[Config] = RunConfig,  # type: ignore[assignment]
+    selects_device: bool = False,
 ) -> Config:
     """Compose the YAML with the overrides and check it.
 
@@ -51,11 +55,13 @@ def load_run_config(
         argv, config_dir, config_name: as for ``compose_config``.
         world_size: number of processes that the launcher started; None for a command that does not train.
         schema: the class that defines the keys.
+        selects_device: see ``checked_config``; for a command that computes on this machine.
 
     Raises:
         ConfigError: a file is missing, or an override or a key is wrong.
     """
-    return checked_config(compose_config(argv, config_dir=config_dir, config_name=config_name), world_size, schema)
+    raw = compose_config(argv, config_dir=config_dir, config_name=config_name)
+    return checked_config(raw, world_size, schema, selects_device=selects_device)
 
 
 def checked_config(
@@ -63,17 +69,19 @@ def checked_config(
     world_size: int | None = 1,
     schema: type[Config] = RunConfig,  # type: ignore[assignment]
     *,
-    serves: bool = True,
+    selects_device: bool = False,
 ) -> Config:
     """Call ``parse_config``, then check every name and parameter against the table of its kind.
 
     Args:
-        serves: False for a command that uses neither an engine nor a judge, so that their libraries are not imported.
+        selects_device: apply ``trainer.accelerator`` in between, since libraries behind the tables may ask for CUDA.
     """
     config = parse_config(raw, world_size, schema)
+    if selects_device:
+        select_accelerator(config.trainer.accelerator)
     from nemo_mcpo.algorithms.variants import check_online_variants, check_variants
 
     check_variants(config)
     if isinstance(config, OnlineRunConfig):
-        check_online_variants(config, serves)
+        check_online_variants(config)
     return config

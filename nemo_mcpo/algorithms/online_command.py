@@ -11,13 +11,15 @@ from pathlib import Path
 from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.config import OnlineRunConfig
-from nemo_mcpo.platform.accelerator import check_fp8_here, select_accelerator
+from nemo_mcpo.platform.accelerator import check_fp8_here
 from nemo_mcpo.platform.command import world_size_from_environment
 from nemo_mcpo.platform.report import render_facts
 from nemo_mcpo.platform.stopping import StopRequest
 
 
-def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False) -> OnlineRunConfig:
+def online_config(
+    argv: Sequence[str], config_dir: Path, *, trains: bool = False, selects_device: bool = False
+) -> OnlineRunConfig:
     """The checked configuration; with ``trains``, also checked against the processes of this launch."""
     return load_run_config(
         argv,
@@ -25,6 +27,7 @@ def online_config(argv: Sequence[str], config_dir: Path, *, trains: bool = False
         config_name="gpt_onmcpo",
         world_size=world_size_from_environment() if trains else None,
         schema=OnlineRunConfig,
+        selects_device=selects_device,
     )
 
 
@@ -35,8 +38,7 @@ def stage_command(argv: Sequence[str], stage: str, config_dir: Path) -> None:
     parser.add_argument("--segment", type=int, default=0)
     arguments, overrides = parser.parse_known_args(argv)
     launch = STAGES[stage].launch
-    config = online_config(overrides, config_dir, trains=launch == "all")
-    select_accelerator(config.trainer.accelerator)
+    config = online_config(overrides, config_dir, trains=launch == "all", selects_device=True)
     if launch != "servers":  # also for the export, which runs on the training nodes hours before training
         check_fp8_here(config.model)
     # Imported late: torch, NeMo and megatron-core take seconds, and a wrong key should fail before that.

@@ -13,12 +13,10 @@ from pathlib import Path
 from nemo_mcpo.algorithms.configuration import checked_config
 from nemo_mcpo.config import OnlineRunConfig, RunConfig
 from nemo_mcpo.errors import NemoMcpoError
-from nemo_mcpo.judging.judges import JUDGES
 from nemo_mcpo.platform.accelerator import count_gpus
 from nemo_mcpo.platform.command import compose_config
 from nemo_mcpo.platform.doctor import MIB_PER_GIB, RUN, query_gpus
 from nemo_mcpo.platform.report import Row
-from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.fit import Machine
 
 
@@ -43,6 +41,10 @@ def check_servers(
     Raises:
         ConfigError: a program, a key, a model or a part of a model is missing, or something does not fit.
     """
+    # Imported late: they import transformers and the server client, which takes seconds.
+    from nemo_mcpo.judging.judges import JUDGES
+    from nemo_mcpo.rollouts.engines import ENGINES
+
     engine, judge = ENGINES[config.rollouts.engine.name], JUDGES[config.judge.kind.name]
     notes = [*engine.preflight(config, machine, policies), *judge.preflight(config, machine)]
     return tuple(dict.fromkeys(notes))

@@ -88,9 +88,9 @@ def run_mcpo(
     log = RunLog(config)
     show_first(data, pretrained, log.directory)
 
-    started = time.monotonic()
-    trainer = assemble_trainer(config, pretrained, data, validation, checkpoints, log, identity, stop)
-    reference_seconds = time.monotonic() - started
+    trainer, reference_seconds = assemble_trainer(
+        config, pretrained, data, validation, checkpoints, log, identity, stop
+    )
     if resume_from is not None:
         trainer.load_state_dict(checkpoints.load(trainer.model, resume_from))
     check_start(trainer.step, data.first_step, checkpoints.directory)
@@ -117,8 +117,11 @@ def assemble_trainer(
     log: RunLog,
     identity: dict[str, object],
     stop: StopRequest,
-) -> MCPOTrainer:
+) -> tuple[MCPOTrainer, float]:
     """A trainer at step 0: initial weights, reference log-probs of everything it will read, a new optimizer.
+
+    Returns:
+        The trainer, and the seconds that the reference log-probs took.
 
     Raises:
         StoppedEarly: requested while reference log-probs were computed; finished ones stay in the cache.
@@ -130,12 +133,15 @@ def assemble_trainer(
         weights_hash, beat = str(identity[INITIAL_WEIGHTS]), log.heartbeat.beat
         return ReferencedTrees(trees, reference_of(config, model, dataset, weights_hash, used, stop, beat))
 
+    started = time.monotonic()
     train = referenced(data.trees, data.dataset, data.used)
     held_out = None
     if validation is not None:
         held_out = referenced(validation, validation, range(num_validation_prompts(config, len(validation))))
+    reference_seconds = time.monotonic() - started
     model.setup_training(config, data.num_steps)
-    return MCPOTrainer(config, model, train, held_out, data.last_step, checkpoints, log, identity, stop)
+    trainer = MCPOTrainer(config, model, train, held_out, data.last_step, checkpoints, log, identity, stop)
+    return trainer, reference_seconds
 
 
 def check_start(step: int, first_step: int, checkpoints: Path) -> None:

@@ -75,7 +75,5 @@ def _metrics(
     metrics = objective(inputs).metrics
     has_rewards = source.reference is not None
     drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
-    batch = drawn.batch
-    policy_BD = policy_BK.gather(1, batch.ranks_BK)  # the ranks are the columns that the draw kept
-    tables = (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK, batch.scores_BK, batch.ranks_BK)
-    return {**metrics, **drawn.kernel, "loss": objective(ObjectiveInputs(policy_BD, *tables)).loss}
+    policy_BD = policy_BK.gather(1, drawn.batch.ranks_BK)  # the ranks are the columns that the draw kept
+    return {**metrics, **drawn.kernel, "loss": objective(ObjectiveInputs(policy_BD, *drawn.batch.tables)).loss}

@@ -72,7 +72,7 @@ def _check_no_scoring(mcpo: MCPO) -> None:
             )
 
 
-def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
+def check_online_variants(config: OnlineRunConfig) -> None:
     """Raise ConfigError if an online run cannot provide what its variants need."""
     mcpo = config.model.mcpo
     needs = run_needs(mcpo)
@@ -92,8 +92,7 @@ def check_online_variants(config: OnlineRunConfig, serves: bool) -> None:
             expected=f"one of: {', '.join(name for name, one in SAMPLERS.items() if Need.GIVEN not in one.needs)}",
             fix="set model.mcpo.sampler=mc_kernel",
         )
-    if serves:
-        _check_serving(config)
+    _check_serving(config)
 
 
 def _choose(table: Mapping[str, Any], choice: Choice, kind: str, where: str) -> Any:

@@ -103,8 +103,7 @@ def train_trees(
     """
     names = _metric_names(objective, batch)
     table = torch.zeros(len(batch.trees), 1 + len(names), dtype=torch.float32, device=local_device())
-    tables = (batch.ref_logps_BK, batch.lengths_BK, batch.valid_BK, batch.scores_BK, batch.ranks_BK)
-    read = on_device(tables, local_device())
+    read = on_device(batch.tables, local_device())
     placed = [PlacedTree(tree, prompt, tuple(range(len(tree.completions)))) for prompt, tree in enumerate(batch.trees)]
 
     def loss(row: TreeBatch, logps_N: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

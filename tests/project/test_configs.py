@@ -153,21 +153,39 @@ except SystemExit as done:
 """
 
 
-@pytest.mark.parametrize(
-    "override", ["model.data.trainx=x", "model.mcpo.beta=-1", "model.optim.sched.min_lr=1.0", "trainer.devices=7"]
-)
-def test_a_wrong_key_is_reported_before_torch_is_imported(override):
-    script = str(ROOT / "examples" / "train_gpt_mcpo.py")
-    argv = ["--config-name", "tiny_cpu", *MANDATORY, override]
+def refused(script: str, *argv: str) -> tuple[str, list[str]]:
+    """Return the error of a command that ends with code 2, and the heavy packages that it had imported by then."""
     done = subprocess.run(
-        [sys.executable, "-c", WRONG.format(argv=argv, script=script)],
+        [sys.executable, "-c", WRONG.format(argv=[*MANDATORY, *argv], script=str(ROOT / "examples" / script))],
         cwd=Path(ROOT),
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
     code, *heavy = done.stdout.split()
     assert (done.returncode, code) == (2, "2")
-    assert done.stderr.startswith(f"error: {override.split('=')[0]}: ")
     assert done.stderr.count("\n") == 1
+    return done.stderr, heavy
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "override"),
+    [
+        ("train_gpt_mcpo.py", "tiny_cpu", "model.data.trainx=x"),
+        ("train_gpt_mcpo.py", "tiny_cpu", "model.mcpo.beta=-1"),
+        ("train_gpt_mcpo.py", "tiny_cpu", "model.optim.sched.min_lr=1.0"),
+        ("train_gpt_mcpo.py", "tiny_cpu", "trainer.devices=7"),
+        ("train_gpt_onmcpo.py", "quickstart_onmcpo", "rollouts.temperature=1"),
+    ],
+)
+def test_a_wrong_key_is_reported_before_torch_is_imported(script, name, override):
+    error, heavy = refused(script, "--config-name", name, override)
+    assert error.startswith(f"error: {override.split('=')[0]}: ")
     assert heavy == []  # importing them takes seconds
+
+
+def test_the_device_is_selected_before_libraries_that_may_ask_for_cuda_are_imported():
+    stage = ("--stage", "export", "--config-name", "quickstart_onmcpo", "trainer.accelerator=gpu")
+    error, heavy = refused("train_gpt_onmcpo.py", *stage)
+    assert error.startswith("error: trainer.accelerator: ")
+    assert heavy == ["torch"]  # which says why it has no GPU

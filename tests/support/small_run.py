@@ -96,4 +96,4 @@ def small_trainer(directory: Path, model_directory: Path, **changes: object) -> 
     validation = open_dataset(config, pretrained, held_out) if held_out else None
     records = Records()
     identity = {INITIAL_WEIGHTS: "weights"}
-    return assemble_trainer(config, pretrained, data, validation, records, records, identity, StopRequest())
+    return assemble_trainer(config, pretrained, data, validation, records, records, identity, StopRequest())[0]
