@@ -122,4 +122,4 @@ def test_a_base_that_is_none(buildah, context):
     base = buildah.base("other", without=("nemo", "nemo_toolkit"))
     done = buildah.build(context, base, "localhost/other")
     assert done.returncode != 0
-    assert "error: no nemo-toolkit here. Fix: a base that has it, such as nvcr.io/nvidia/nemo" in done.stderr
+    assert "error: no nemo-toolkit here. Fix: use a base that has it, like nvcr.io/nvidia/nemo" in done.stderr
