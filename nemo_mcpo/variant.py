@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """An entry in a table of variants: a function, its typed parameters, and what it needs from a run.
 
-The parameters of a variant are the keyword-only parameters of its function. Annotations define the allowed values, and
-defaults are those that the method's authors recommend. A configuration sets parameters next to the name:
-``{name: hinge, margin: 2.0}``.
+The parameters of a variant are the keyword-only parameters of its function: an objective, a sampler, a judge's or an
+engine's ``build``, a launcher's ``command``. Annotations define the allowed values, and defaults are those that the
+method's authors recommend. A configuration sets parameters next to the name: ``{name: hinge, margin: 2.0}``.
 
 >>> from pydantic import PositiveFloat
 >>> @variant(Need.NEGATIVES)
 ... def hinge(margins: list[float], *, margin: PositiveFloat = 1.0) -> float:
 ...     return max(margin - value for value in margins)
->>> hinge([0.25]), hinge.bind({"margin": 2.0}, "model.mcpo.objective")([0.25])
+>>> hinge([0.25]), bind(hinge.function, {"margin": 2.0}, "model.mcpo.objective")([0.25])
 (0.75, 1.75)
->>> hinge.bind({"margin": -1.0}, "model.mcpo.objective")
+>>> bind(hinge.function, {"margin": -1.0}, "model.mcpo.objective")
 Traceback (most recent call last):
 nemo_mcpo.errors.ConfigError: model.mcpo.objective.margin: not a valid value (got -1.0, expected greater than 0)...
 """
@@ -21,10 +21,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError, create_model
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Entry = TypeVar("Entry")
-Parameters = TypeVar("Parameters", bound=Section)
 
 
 class Need(StrEnum):
@@ -49,7 +48,7 @@ class Need(StrEnum):
     RANKS = "ranks"
     STATISTICS = "batch statistics"
     SCORING = "scoring pass"
-    GIVEN = "the data's own order"
+    ORDER = "the data's own order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +81,9 @@ class Variant:
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.function(*args, **parameters)
 
-    @functools.cached_property
-    def parameters(self) -> type[Section]:
-        """Strict pydantic model of the keyword-only parameters."""
-        own = [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        hints = typing.get_type_hints(self.function, include_extras=True) if own else {}
-        fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in own}
-        return create_model(self.function.__name__, __base__=Section, **fields)
-
-    def bind(self, given: Mapping[str, object], where: str) -> Callable[..., Any]:
-        """Return the function with these parameters bound, after checking them.
-
-        Args:
-            given: parameters by name; those left out keep their defaults.
-            where: the configuration key that names the variant.
-
-        Raises:
-            ConfigError: a parameter is unknown, missing, or not valid.
-        """
-        return functools.partial(self.function, **dict(parameters_of(self.parameters, given, where)))
+    def __post_init__(self) -> None:
+        # help(), inspect and doctest see the function.
+        vars(self).update(__doc__=self.function.__doc__, __wrapped__=self.function)
 
 
 def variant(*needs: Need, statistics: Statistics | None = None) -> Callable[[Callable[..., Any]], Variant]:
@@ -109,16 +92,35 @@ def variant(*needs: Need, statistics: Statistics | None = None) -> Callable[[Cal
     return lambda function: Variant(function, every, statistics or Statistics())
 
 
-def parameters_of(model: type[Parameters], given: Mapping[str, object], where: str) -> Parameters:
-    """Return the checked parameters of an entry.
+@functools.cache
+def parameters_of(function: Callable[..., Any]) -> type[Section]:
+    """Return a strict pydantic model of a function's keyword-only parameters."""
+    own = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # Annotations are evaluated only if there are parameters: others may name types that are not imported.
+    known = inspect.signature(function, eval_str=True).parameters if own else {}
+    fields: dict[str, Any] = {
+        name: (known[name].annotation, ... if known[name].default is Parameter.empty else known[name].default)
+        for name in own
+    }
+    return create_model(function.__name__, __base__=Section, **fields)
+
+
+def bind(function: Callable[..., Any], given: Mapping[str, object], where: str) -> Callable[..., Any]:
+    """Return the function with its keyword-only parameters bound, after checking them.
+
+    Args:
+        given: parameters by name; those left out keep their defaults.
+        where: the configuration key that names the variant.
 
     Raises:
-        ConfigError: a parameter is unknown, missing, or not valid; ``where`` is the key that names the entry.
+        ConfigError: a parameter is unknown, missing, or not valid.
     """
+    model = parameters_of(function)
     try:
-        return model.model_validate(dict(given))
+        checked = model.model_validate(dict(given))
     except ValidationError as problem:
         raise config_error(problem, model, where) from None
+    return functools.partial(function, **dict(checked))
 
 
 def entry(table: Mapping[str, Entry], name: str, kind: str, where: str) -> Entry:

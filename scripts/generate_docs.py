@@ -25,7 +25,7 @@ from nemo_mcpo.platform.command import run_command
 from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.sampling import SAMPLERS
-from nemo_mcpo.variant import Need
+from nemo_mcpo.variant import Need, parameters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [*(Path("nemo_mcpo") / room for room in nemo_mcpo.ROOMS), Path("scripts/benchmarks")]
@@ -109,8 +109,8 @@ def sentence(path: Path) -> str:
 def variants() -> str:
     """A table for each kind of variant, from the entries themselves."""
     parts = []
-    for title, key, table, home in KINDS:
-        rows = [_variant_row(name, one, home(one)) for name, one in table.items()]
+    for title, key, table, function in KINDS:
+        rows = [_variant_row(name, one, function(one)) for name, one in table.items()]
         parts += [
             f"## {title}",
             "",
@@ -127,30 +127,30 @@ def variants() -> str:
     return "\n".join([*parts, "| `model_type` | architectures |", "|---|---|", *families])
 
 
-def _variant_row(name: str, one: object, module: str) -> str:
-    path = Path(*module.split(".")).with_suffix(".py")
+def _variant_row(name: str, one: object, function: Callable[..., Any]) -> str:
+    path = Path(*function.__module__.split(".")).with_suffix(".py")
     needs = ", ".join(need.value for need in Need if need in getattr(one, "needs", ()))
-    fields = one.parameters.model_fields.items() if hasattr(one, "parameters") else ()
     parameters = ", ".join(
-        f"`{key}`" if field.is_required() else f"`{key}` ({field.default})" for key, field in fields
+        f"`{key}`" if field.is_required() else f"`{key}` ({field.default})"
+        for key, field in parameters_of(function).model_fields.items()
     )
     return f"| [`{name}`](../{path}) | {sentence(path)} | {needs} | {parameters} |"
 
 
-KINDS: tuple[tuple[str, str, Mapping[str, Any], Callable[[Any], str]], ...] = (
-    ("Objectives", "`model.mcpo.objective`", OBJECTIVES, lambda one: one.function.__module__),
-    ("Samplers", "`model.mcpo.sampler`", SAMPLERS, lambda one: one.function.__module__),
-    ("Data formats", "`model.data.format`", FORMATS, lambda one: one.prompt.__module__),
-    ("Rollout engines", "`rollouts.engine`", ENGINES, lambda one: one.build.__module__),
-    ("Judges", "`judge.kind`", JUDGES, lambda one: one.build.__module__),
+KINDS: tuple[tuple[str, str, Mapping[str, Any], Callable[[Any], Callable[..., Any]]], ...] = (
+    ("Objectives", "`model.mcpo.objective`", OBJECTIVES, lambda one: one.function),
+    ("Samplers", "`model.mcpo.sampler`", SAMPLERS, lambda one: one.function),
+    ("Data formats", "`model.data.format`", FORMATS, lambda one: one.prompt),
+    ("Rollout engines", "`rollouts.engine`", ENGINES, lambda one: one.build),
+    ("Judges", "`judge.kind`", JUDGES, lambda one: one.build),
     (
         "Server launchers",
         "`rollouts.server.launcher` and `judge.server.launcher`",
         LAUNCHERS,
-        lambda one: one.command.__module__,
+        lambda one: one.command,
     ),
 )
-"""Title, key, table, and the module of an entry."""
+"""Title, key, table, and the function of an entry."""
 
 DOCUMENTS: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("rooms", rooms),

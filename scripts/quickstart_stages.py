@@ -93,7 +93,7 @@ def _run(stage: Stage, head: str, log: Path, start: Callable[..., Child]) -> flo
 
     def show_progress() -> None:
         if sys.stdout.isatty():
-            _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_words(log)}")
+            _show(f"{head} … {time.monotonic() - started:.0f} s  {_last_line(log)}")
 
     _show(head if sys.stdout.isatty() else f"{head} … ")
     with log.open("w") as file:
@@ -126,7 +126,7 @@ def _show(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _last_words(log: Path) -> str:
+def _last_line(log: Path) -> str:
     """The end of the progress bar at the end of the log, if there is one."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 400))

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from nemo_mcpo.algorithms.onmcpo import STAGES, Exported, Finished, OnlineRun
-from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, prompts_with_words, segment_data, segment_of
+from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, read_prompts, segment_data, segment_of
 from nemo_mcpo.config import OnlineRunConfig, check_architecture
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.errors import CheckpointError, RolloutError
@@ -27,6 +27,7 @@ from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, Sampling
 from nemo_mcpo.rollouts.store import SampleStore, read_complete, read_manifest
+from nemo_mcpo.variant import bind
 
 PROMPTS = "prompts"
 """Name of the prompts' fingerprint in a manifest of samples."""
@@ -75,7 +76,7 @@ def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
 def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generated:
     """Sample answers from the segment's policy."""
     rollouts, files = run.config.rollouts, run.files(segment)
-    fingerprint, prompts = segment_prompts(run, segment, with_words=ENGINES[rollouts.engine.name].needs_words)
+    fingerprint, prompts = segment_prompts(run, segment, with_text=ENGINES[rollouts.engine.name].needs_text)
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
     sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
     store = SampleStore(files.samples, manifest_of(files.policy, fingerprint, plan, sampling))
@@ -97,7 +98,7 @@ def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) 
 def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
     """Write the segment's training data: its samples, best first."""
     files = run.files(segment)
-    fingerprint, prompts = segment_prompts(run, segment, with_words=True)
+    fingerprint, prompts = segment_prompts(run, segment, with_text=True)
     _check_prompts(files.samples, fingerprint)
     answers: dict[int, list[Sample]] = defaultdict(list)
     for sample in read_complete(files.samples):
@@ -116,6 +117,7 @@ def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
         [prompt for _, prompt in prompts],
         [answers[prompt_id] for prompt_id, _ in prompts],
         [judgements[prompt_id] for prompt_id, _ in prompts],
+        gives_scores=JUDGES[run.config.judge.kind.name].gives_scores,
     )
 
 
@@ -135,13 +137,13 @@ WORK: dict[str, Callable[[OnlineRun, int, StopRequest], object]] = {
 """The function of each stage in ``onmcpo.STAGES``; it returns the record named there."""
 
 
-def segment_prompts(run: OnlineRun, segment: int, *, with_words: bool) -> tuple[str, list[tuple[int, Prompt]]]:
+def segment_prompts(run: OnlineRun, segment: int, *, with_text: bool) -> tuple[str, list[tuple[int, Prompt]]]:
     """The fingerprint of the run's prompts, and the ids and prompts that the segment consumes, in order of use."""
     config = run.config
     prompts = open_prompts(config, initial_model(config))
     rows = prompts_of(config, prompts, segment_of(config, prompts, segment))
-    return prompts.fingerprint, prompts_with_words(
-        prompts, rows, config.model.data.train, config.model.data, with_words=with_words
+    return prompts.fingerprint, read_prompts(
+        prompts, rows, config.model.data.train, config.model.data, with_text=with_text
     )
 
 
@@ -160,7 +162,9 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
 
 def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
     """Build the engine that ``rollouts.engine`` names; servers that it starts log to ``logs``."""
-    return ENGINES[config.rollouts.engine.name].build(config.rollouts, sampling, logs)
+    engine = config.rollouts.engine
+    build = bind(ENGINES[engine.name].build, engine.parameters, "rollouts.engine")
+    return build(config.rollouts, sampling, logs)
 
 
 def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:
@@ -169,4 +173,5 @@ def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judg
     Verdicts go to the cache that all runs share, or to ``own_verdicts`` if nothing identifies the judge's weights.
     """
     shared = Path(config.model.data.cache_dir).expanduser() / "verdicts"
-    return JUDGES[config.judge.kind.name].build(config.judge, shared, own_verdicts, logs)
+    kind = config.judge.kind
+    return bind(JUDGES[kind.name].build, kind.parameters, "judge.kind")(config.judge, shared, own_verdicts, logs)

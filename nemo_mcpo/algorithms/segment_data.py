@@ -77,15 +77,15 @@ def prompts_of(config: OnlineRunConfig, prompts: PreparedDataset, segment: Segme
     return list(dict.fromkeys(index for _, index in places))
 
 
-def prompts_with_words(
-    prompts: PreparedDataset, rows: Sequence[int], path: str, data: Data, *, with_words: bool
+def read_prompts(
+    prompts: PreparedDataset, rows: Sequence[int], path: str, data: Data, *, with_text: bool
 ) -> list[tuple[int, Prompt]]:
-    """Ids and prompts of some rows; with ``with_words``, also their text, read from the file at ``path``."""
+    """Ids and prompts of some rows; with ``with_text``, also their conversations, read from the file at ``path``."""
     sources = {row: prompts.source(row) for row in rows}
-    words = read_conversations(path, data.format, sources.values(), data.ignored_keys) if with_words else {}
+    conversations = read_conversations(path, data.format, sources.values(), data.ignored_keys) if with_text else {}
     trees = [prompts[row] for row in rows]
     return [
-        (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), words.get(sources[row], ())))
+        (tree.prompt_id, Prompt(tuple(tree.prompt_tokens.tolist()), conversations.get(sources[row], ())))
         for row, tree in zip(rows, trees, strict=True)
     ]
 

@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from nemo_mcpo.config import OnlineRunConfig, RunConfig
-from nemo_mcpo.config.schema import MCPO, Choice, Data
+from nemo_mcpo.config.schema import MCPO, Data
 from nemo_mcpo.data.formats import check_name
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.objectives import bind_objective, run_needs
 from nemo_mcpo.rollouts.launchers import LAUNCHERS
 from nemo_mcpo.sampling import SAMPLERS, bind_sampler, check_chain
-from nemo_mcpo.variant import Need, entry, parameters_of
+from nemo_mcpo.variant import Need, bind, entry
 
 
 def check_variants(config: RunConfig) -> None:
@@ -84,22 +81,15 @@ def check_online_variants(config: OnlineRunConfig) -> None:
             expected="an objective with negatives",
             fix="change model.mcpo.objective",
         )
-    if Need.GIVEN in needs:
+    if Need.ORDER in needs:
         raise ConfigError(
             "the policy's own answers have no given rejected answer",
             where="model.mcpo.sampler",
             got=mcpo.sampler.name,
-            expected=f"one of: {', '.join(name for name, one in SAMPLERS.items() if Need.GIVEN not in one.needs)}",
+            expected=f"one of: {', '.join(name for name, one in SAMPLERS.items() if Need.ORDER not in one.needs)}",
             fix="set model.mcpo.sampler=mc_kernel",
         )
     _check_serving(config)
-
-
-def _choose(table: Mapping[str, Any], choice: Choice, kind: str, where: str) -> Any:
-    """Return the entry that a key names; raise ConfigError if it does not exist or its parameters are not valid."""
-    one = entry(table, choice.name, kind, where)
-    parameters_of(one.parameters, choice.parameters, where)
-    return one
 
 
 def _check_serving(config: OnlineRunConfig) -> None:
@@ -108,9 +98,13 @@ def _check_serving(config: OnlineRunConfig) -> None:
     from nemo_mcpo.rollouts.engines import ENGINES
 
     for section, settings in (("rollouts.server", config.rollouts.server), ("judge.server", config.judge.server)):
-        _choose(LAUNCHERS, settings.launcher, "launcher", f"{section}.launcher")
-    _choose(ENGINES, config.rollouts.engine, "engine", "rollouts.engine").check(config)
-    judge = _choose(JUDGES, config.judge.kind, "judge", "judge.kind")
+        launcher, where = settings.launcher, f"{section}.launcher"
+        bind(entry(LAUNCHERS, launcher.name, "launcher", where).command, launcher.parameters, where)
+    engine = entry(ENGINES, config.rollouts.engine.name, "engine", "rollouts.engine")
+    bind(engine.build, config.rollouts.engine.parameters, "rollouts.engine")
+    engine.check(config)
+    judge = entry(JUDGES, config.judge.kind.name, "judge", "judge.kind")
+    bind(judge.build, config.judge.kind.parameters, "judge.kind")
     judge.check(config)
     if Need.SCORES in run_needs(config.model.mcpo) and not judge.gives_scores:
         raise ConfigError(

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from nemo_mcpo.algorithms.online_stages import build_engine, build_judge, manifest_of
 from nemo_mcpo.algorithms.run_data import open_dataset
-from nemo_mcpo.algorithms.segment_data import prompts_with_words
+from nemo_mcpo.algorithms.segment_data import read_prompts
 from nemo_mcpo.algorithms.validation import num_validation_prompts
 from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError, RolloutError
@@ -124,7 +124,7 @@ def _held_out_prompts(config: OnlineRunConfig, policy: Path) -> tuple[str, dict[
     pretrained = open_pretrained(str(policy), config.model.data.cache_dir)
     prompts = open_dataset(config, pretrained, path, min_answers=0, drop_ranks=())
     rows = range(num_validation_prompts(config, len(prompts)))
-    found = prompts_with_words(prompts, rows, path, config.model.data, with_words=True)
+    found = read_prompts(prompts, rows, path, config.model.data, with_text=True)
     return prompts.fingerprint, dict(found)
 
 

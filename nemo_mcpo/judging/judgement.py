@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from nemo_mcpo.config import Judge as JudgeSettings, OnlineRunConfig
-from nemo_mcpo.config.schema import Section
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.fit import Machine
@@ -74,19 +72,17 @@ class JudgeKind:
 
     Attributes:
         build: takes the section ``judge``, the directory of verdicts shared by all runs, that of this run's own
-            verdicts, and a directory for logs.
+            verdicts, a directory for logs, and the kind's own parameters by keyword (``variant.bind``).
         check: raises ConfigError if a key is missing or does not fit the others.
         preflight: returns notes for the user; raises ConfigError if something on this machine is missing or does not
             fit.
         gives_scores: whether its judgements have scores.
-        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
-    build: Callable[[JudgeSettings, Path, Path, Path], Judge]
+    build: Callable[..., Judge]
     check: Callable[[OnlineRunConfig], None]
     preflight: Callable[[OnlineRunConfig, Machine], Sequence[str]]
     gives_scores: bool
-    parameters: type[Section] = Section
 
 
 def require_key(value: str | None, key: str, example: str) -> str:

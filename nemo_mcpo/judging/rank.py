@@ -46,8 +46,13 @@ def write_ranked(
     prompts: Sequence[Prompt],
     answers: Sequence[Sequence[Sample]],
     judgements: Sequence[Judgement | None],
+    *,
+    gives_scores: bool,
 ) -> Ranked:
     """Write the training data atomically, in the format ``tokens``.
+
+    Args:
+        gives_scores: whether the judge does; then every answer in the data has a score.
 
     Raises:
         RolloutError: the judge is unreliable, see ``tally``.
@@ -55,13 +60,11 @@ def write_ranked(
     """
     known = [judgement for judgement in judgements if judgement is not None]
     total = tally(known)
-    scored = any(judgement.scores is not None for judgement in known)
-    lines = (
-        json.dumps({"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement, scored))})
-        + "\n"
+    records = (
+        {"prompt_ids": list(prompt.tokens), "responses": list(_responses(chat, own, judgement, gives_scores))}
         for prompt, own, judgement in zip(prompts, answers, judgements, strict=True)
     )
-    write_whole(path, (line.encode() for line in lines))
+    write_whole(path, (f"{json.dumps(record)}\n".encode() for record in records))
     rates = [judgement.win_rate for judgement in known if not math.isnan(judgement.win_rate)]
     return Ranked(
         prompts=len(prompts),
@@ -72,17 +75,17 @@ def write_ranked(
 
 
 def _responses(
-    chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None, scored: bool
+    chat: ChatTokenizer, answers: Sequence[Sample], judgement: Judgement | None, gives_scores: bool
 ) -> Iterator[dict[str, object]]:
     """Answers as token ids, best first; only answers that the policy ended itself have an end-of-turn token.
 
-    If other prompts are ``scored``, an answer that is written twice gets the same score twice.
+    An answer that is written twice gets the same score twice.
     """
     order = judgement.order if judgement is not None else range(min(1, len(answers)))
     encoded = [_tokens(chat, answers[number]) for number in order] or [[chat.end_of_turn]]
     scores = None if judgement is None or judgement.scores is None else [judgement.scores[n] for n in order]
     if len(encoded) == 1:
-        encoded, scores = encoded * 2, [scores[0] if scores else 0.0] * 2 if scored else None
+        encoded, scores = encoded * 2, [scores[0] if scores else 0.0] * 2 if gives_scores else None
     for rank, ids in enumerate(encoded, start=1):
         response: dict[str, object] = {"ids": ids, "rank": rank}
         yield response if scores is None else response | {"score": scores[rank - 1]}

@@ -23,7 +23,7 @@ from nemo_mcpo.objectives.mcpo import mcpo
 from nemo_mcpo.objectives.sft import sft
 from nemo_mcpo.records import Objective, ObjectiveInputs
 from nemo_mcpo.sampling import find_sampler
-from nemo_mcpo.variant import Need, Variant, entry
+from nemo_mcpo.variant import Need, Variant, bind, entry, parameters_of
 
 __all__ = ["OBJECTIVES", "ObjectiveInputs", "bind_objective", "find_objective", "run_needs"]
 
@@ -53,8 +53,8 @@ def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objec
         ConfigError: the name is unknown, or a parameter is unknown, missing, or invalid.
     """
     objective = find_objective(name)
-    shared = {"beta": beta} if "beta" in objective.parameters.model_fields else {}
-    return objective.bind({**shared, **given}, KEY)
+    shared = {"beta": beta} if "beta" in parameters_of(objective.function).model_fields else {}
+    return bind(objective.function, {**shared, **given}, KEY)
 
 
 def run_needs(mcpo: MCPO) -> frozenset[Need]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from nemo_mcpo.config import OnlineRunConfig, Rollouts
-from nemo_mcpo.config.schema import Section
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.rollouts.fit import Machine
-from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest, Sampling
+from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest
 
 
 class Engine(Protocol):
@@ -41,15 +39,14 @@ class EngineKind:
     """One kind of engine.
 
     Attributes:
-        build: takes the section ``rollouts``, the sampling settings, and a directory for logs.
-        needs_words: whether the engine needs prompts as text in addition to their tokens.
+        build: takes the section ``rollouts``, the sampling settings, a directory for logs, and the kind's own
+            parameters by keyword (``variant.bind``).
+        needs_text: whether the engine needs prompts as text in addition to their tokens.
         check: raises ConfigError if keys do not fit each other.
         preflight: raises ConfigError if something on this machine is missing or does not fit.
-        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
-    build: Callable[[Rollouts, Sampling, Path], Engine]
-    needs_words: bool = False
+    build: Callable[..., Engine]
+    needs_text: bool = False
     check: Callable[[OnlineRunConfig], None] = lambda config: None
     preflight: Preflight = lambda config, machine, policies: ()
-    parameters: type[Section] = Section

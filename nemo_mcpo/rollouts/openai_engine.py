@@ -145,7 +145,7 @@ def _policies(config: OnlineRunConfig, policies: Mapping[str, str] | None) -> li
 
 OPENAI = EngineKind(
     build=lambda rollouts, sampling, logs: OpenAIEngine(sampling, rollouts.server, logs),
-    needs_words=True,
+    needs_text=True,
     check=_check,
     preflight=_preflight,
 )

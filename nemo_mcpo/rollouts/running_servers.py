@@ -33,7 +33,7 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
     notes = []
     key = api_key(settings, section)
     for url in settings.urls:
-        _check_words(url, f"{section}.urls")
+        _check_url(url, f"{section}.urls")
         try:
             listed = _models(url, key)
         except urllib.error.HTTPError as error:
@@ -64,7 +64,7 @@ def check_urls(settings: Server, section: str, model: str | None, *, must_run: b
     return notes
 
 
-def _check_words(url: str, where: str) -> None:
+def _check_url(url: str, where: str) -> None:
     """Raise ConfigError unless the URL is valid and its host resolves."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -11,6 +11,7 @@ from nemo_mcpo.rollouts.client import ServerPool
 from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.server_environment import server_environment
 from nemo_mcpo.rollouts.server_process import ServerProcess
+from nemo_mcpo.variant import bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,10 @@ def open_serving(settings: Server, model: str, logs: Path) -> Serving:
 
 def _start(settings: Server, model: str, replica: int, logs: Path) -> ServerProcess:
     logs.mkdir(parents=True, exist_ok=True)
-    launcher, log = launcher_of(settings), logs / f"server-{replica}.log"
+    log = logs / f"server-{replica}.log"
+    launch = bind(launcher_of(settings).command, settings.launcher.parameters, "launcher")
 
     def command(port: int) -> list[str]:
-        return [*settings.prefix, *launcher.command(model, port, settings, logs)]
+        return [*settings.prefix, *launch(model, port, settings, logs)]
 
     return ServerProcess(command, server_environment(settings, replica), log, runs_here=not settings.prefix)

@@ -27,7 +27,7 @@ from nemo_mcpo.sampling.kernel import effective_sample_size, entropy, kernel_log
 from nemo_mcpo.sampling.mc_kernel import draw_kernel
 from nemo_mcpo.sampling.seeding import draw_for_prompts, draw_generator, draw_seed
 from nemo_mcpo.sampling.uniform import draw_uniform
-from nemo_mcpo.variant import Variant, entry
+from nemo_mcpo.variant import Variant, bind, entry, parameters_of
 
 __all__ = [
     "SAMPLERS",
@@ -72,7 +72,7 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
         ConfigError: the name is unknown, or a parameter is unknown, missing, or invalid.
     """
     sampler = find_sampler(name)
-    own = sampler.parameters.model_fields
+    own = parameters_of(sampler.function).model_fields
     for key in (key for key in given if key in shared):
         raise ConfigError(
             "a key of model.mcpo, not of the sampler alone",
@@ -80,7 +80,7 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
             got=given[key],
             fix=f"set model.mcpo.{key}",
         )
-    every = [one.parameters.model_fields for one in SAMPLERS.values()]
+    every = [parameters_of(one.function).model_fields for one in SAMPLERS.values()]
     switched_off = {key: field.default for fields in every for key, field in fields.items()}
     for key, value in shared.items():
         if key not in own and (key not in switched_off or value != switched_off[key]):
@@ -91,4 +91,4 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
                 expected=switched_off.get(key, "no such parameter"),
                 fix=f"leave {key} at its default, or choose a sampler that uses it",
             )
-    return sampler.bind({**{key: value for key, value in shared.items() if key in own}, **given}, KEY)
+    return bind(sampler.function, {**{key: value for key, value in shared.items() if key in own}, **given}, KEY)

@@ -18,7 +18,7 @@ from nemo_mcpo.sampling.draws import Generators, check_num_negatives, first_colu
 from nemo_mcpo.variant import Need, variant
 
 
-@variant(Need.GIVEN)
+@variant(Need.ORDER)
 def draw_given(
     log_weights: torch.Tensor, valid: torch.Tensor, num_negatives: int, generator: Generators
 ) -> torch.Tensor:

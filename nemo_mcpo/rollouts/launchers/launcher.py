@@ -5,11 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from nemo_mcpo.config import Server
-from nemo_mcpo.config.schema import Section
 
 HOST = "127.0.0.1"
 
@@ -19,8 +15,8 @@ class Launcher:
     """One kind of server; also describes servers that are already running (``server.urls``).
 
     Attributes:
-        command: takes a model's directory, a port, the settings and a directory for files; returns program and
-            arguments.
+        command: takes a model's directory, a port, the settings, a directory for files, and the kind's own parameters
+            by keyword (``variant.bind``); returns program and arguments.
         parallel: whether it spreads a model over several GPUs and limits batches and lengths by the settings.
         needs_gpu: whether it cannot run on CPUs.
         warm: fields without which it ignores a temperature above 0, unless the directory's ``generation_config.json``
@@ -31,17 +27,15 @@ class Launcher:
             if prompts are always split.
         fraction_of_all_memory: whether ``kv_cache_fraction`` refers to a GPU's whole memory, including weights, rather
             than to what the weights leave.
-        parameters: the model of the parameters that its name may have beside it in the configuration.
     """
 
-    command: Callable[[str, int, Server, Path], list[str]]
+    command: Callable[..., list[str]]
     parallel: bool
     needs_gpu: bool = False
     warm: Mapping[str, Any] = field(default_factory=dict)
     loads_by_name: bool = False
     chunks_prompts_with: str = ""
     fraction_of_all_memory: bool = False
-    parameters: type[Section] = Section
 
 
 def words(options: Mapping[str, object]) -> list[str]:

@@ -11,10 +11,8 @@ from pydantic import PositiveFloat
 from nemo_mcpo.algorithms import online_stages
 from nemo_mcpo.algorithms.onmcpo import STAGES
 from nemo_mcpo.config import OnlineRunConfig
-from nemo_mcpo.config.schema import Section
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.judging.judges import JUDGES
-from nemo_mcpo.variant import parameters_of
 from tests.support.configs import compose_online, online
 
 SMALL_JUDGE = {"judge.kind": "openai", "judge.server.model": "j", "judge.server.max_seq_len": 99}
@@ -71,14 +69,13 @@ def test_concurrency_follows_the_batch_size_of_a_server():
     assert compose_online("server@judge.server=transformers").judge.server.concurrency == 4
 
 
-class Tie(Section):
-    margin: PositiveFloat = 0.5
+def test_parameters_of_judges_engines_and_launchers(monkeypatch, tmp_path):
+    def build(*given: object, margin: PositiveFloat = 0.5) -> float:
+        return margin
 
-
-def test_parameters_of_judges_engines_and_launchers(monkeypatch):
-    monkeypatch.setitem(JUDGES, "tied", replace(JUDGES["rule"], parameters=Tie))
-    judge = online({"judge.kind": {"name": "tied", "margin": 0.25}}).judge
-    assert parameters_of(Tie, judge.kind.parameters, "judge.kind") == Tie(margin=0.25)
+    monkeypatch.setitem(JUDGES, "tied", replace(JUDGES["rule"], build=build))
+    for chosen, margin in (("tied", 0.5), ({"name": "tied", "margin": 0.25}, 0.25)):
+        assert online_stages.build_judge(online({"judge.kind": chosen}), tmp_path, tmp_path) == margin
     for key, value, where in (
         ("judge.kind", {"name": "tied", "margin": -1.0}, "judge.kind.margin"),
         ("judge.kind", {"name": "rule", "margin": 1.0}, "judge.kind.margin"),

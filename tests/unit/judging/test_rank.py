@@ -45,7 +45,7 @@ def test_ranked_by_a_rule(tmp_path, chat):
     judge = RuleJudge(lambda conversation, answer: len(answer))
     judgements = rank_answers(judge, PROMPTS, ANSWERS, progress=False)
     assert judgements == [by_scores([3, 8, 14]), None, None, by_scores([3, 3])]
-    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements, gives_scores=True)
     lines = read(tmp_path / "ranked.jsonl")
     assert [line["prompt_ids"] for line in lines] == [[1, 2, number] for number in range(4)]
     texts = [[chat.tokenizer.decode(answer["ids"]) for answer in line["responses"]] for line in lines]
@@ -54,7 +54,8 @@ def test_ranked_by_a_rule(tmp_path, chat):
     assert texts[1] == [f"sum{end}"] * 2
     assert texts[2] == [end] * 2
     assert texts[3] == ["not"] * 2  # cut by the limit, so it has no end-of-turn token
-    assert [answer["score"] for answer in lines[0]["responses"]] == [14.0, 8.0, 3.0]
+    scores = [[answer["score"] for answer in line["responses"]] for line in lines]
+    assert scores == [[14.0, 8.0, 3.0], [0.0, 0.0], [0.0, 0.0], [3.0, 3.0]]
     assert [[answer["rank"] for answer in line["responses"]] for line in lines] == [[1, 2, 3], [1, 2], [1, 2], [1, 2]]
     assert (found.prompts, found.without_choice, found.win_rate, found.ties) == (4, 3, 0.75, 1)
     assert math.isnan(found.first_place)
@@ -71,7 +72,7 @@ def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
     drawn[2] = replace(drawn[2], tokens=tuple(letters), finished=False)
     drawn[3] = replace(drawn[3], finished=False)
     judgement = Judgement((1, 0, 2, 3), 1.0, comparisons=3)
-    write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS[:1], [drawn], [judgement])
+    write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS[:1], [drawn], [judgement], gives_scores=False)
     (line,) = read(tmp_path / "ranked.jsonl")
     assert [answer["ids"] for answer in line["responses"]] == [[*letters, end], [*own, end], letters, own]
     assert (tmp_path / "ranked.jsonl").stat().st_mode & 0o777 == 0o600
@@ -79,13 +80,18 @@ def test_the_tokens_that_were_drawn_are_trained(tmp_path, chat):
 
 def test_positions_and_failures_are_counted(tmp_path, chat):
     judgements = [Judgement((2, 0, 1), 1.0, failures=1, comparisons=9, first_place=9), None, None, None]
-    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+    found = write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements, gives_scores=False)
     assert (found.failures, found.first_place) == (1, 1.0)
     assert "score" not in read(tmp_path / "ranked.jsonl")[0]["responses"][0]
+
+
+def test_answers_have_scores_even_if_no_prompt_has_a_choice(tmp_path, chat):
+    write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS[1:3], ANSWERS[1:3], [None, None], gives_scores=True)
+    assert all("score" in answer for line in read(tmp_path / "ranked.jsonl") for answer in line["responses"])
 
 
 def test_an_unreliable_judge_writes_nothing(tmp_path, chat):
     judgements = [Judgement((2, 0, 1), 1.0, failures=3, comparisons=7), None, None, None]
     with pytest.raises(RolloutError, match="too few verdicts"):
-        write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements)
+        write_ranked(tmp_path / "ranked.jsonl", chat, PROMPTS, ANSWERS, judgements, gives_scores=False)
     assert not (tmp_path / "ranked.jsonl").exists()
