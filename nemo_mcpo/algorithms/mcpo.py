@@ -21,7 +21,14 @@ from torch import Tensor
 
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState
 from nemo_mcpo.algorithms.engine_check import check_shared_prefixes
-from nemo_mcpo.algorithms.negatives import Drawn, NegativeSampling, NotFiniteError, ReferencedTrees, draw
+from nemo_mcpo.algorithms.negatives import (
+    Drawn,
+    NegativeSampling,
+    NotFiniteError,
+    ReferencedTrees,
+    draw,
+    valid_columns,
+)
 from nemo_mcpo.algorithms.progress import Progress
 from nemo_mcpo.algorithms.run_log import RunLog
 from nemo_mcpo.algorithms.validation import validate
@@ -32,7 +39,7 @@ from nemo_mcpo.objectives import bind_objective, find_objective
 from nemo_mcpo.platform.distributed import agreed_reason, leave_together
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import ObjectiveInputs, ObjectiveOutputs, PromptTree
-from nemo_mcpo.sampling import total_variation
+from nemo_mcpo.sampling import kernel_log_weights, total_variation
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +60,7 @@ class MCPOTrainer:
         model: with weights loaded and optimizer built.
         train: training trees.
         validation: validation trees, or None.
-        num_steps: optimizer steps of the whole run.
+        last_step: the step after which to stop: the end of the run, or of a segment.
         checkpoints, log: where state and metrics go.
         identity: what must not change when the run is resumed.
         stop: source of requests to stop early; None for no such requests.
@@ -65,7 +72,7 @@ class MCPOTrainer:
         model: SupportsPreferenceTraining,
         train: ReferencedTrees,
         validation: ReferencedTrees | None,
-        num_steps: int,
+        last_step: int,
         checkpoints: CheckpointManager,
         log: RunLog,
         identity: dict[str, object],
@@ -76,7 +83,7 @@ class MCPOTrainer:
         self.bound = bind_objective(chosen.name, chosen.parameters, config.model.mcpo.beta)
         self.statistics = find_objective(chosen.name).statistics
         self.sampling = NegativeSampling.from_config(config.model)
-        self.train, self.validation, self.num_steps = train, validation, num_steps
+        self.train, self.validation, self.last_step = train, validation, last_step
         self.checkpoints, self.log, self.identity = checkpoints, log, identity
         self.stop = stop or StopRequest()
         self.stream = PromptStream(len(train.dataset), config.model.seed, config.model.data.shuffle)
@@ -91,17 +98,17 @@ class MCPOTrainer:
             StoppedEarly: on every rank, after a step and its checkpoint, if any rank was asked to stop.
         """
         settings = self.config.trainer.mcpo
-        if self.step < self.num_steps:
+        if self.step < self.last_step:
             check_shared_prefixes(self.model, self.next_step().trees, self.config.trainer.precision)
         save_seconds = 0.0  # of the last checkpoint; the next one is expected to take as long
-        with Progress(self.num_steps, self.step) as progress:
-            while self.step < self.num_steps:
+        with Progress(self.last_step, self.step) as progress:
+            while self.step < self.last_step:
                 step = self.next_step()
                 started = time.perf_counter()
-                self.log.heartbeat.beat("train", self.step, self.num_steps)
+                self.log.heartbeat.beat("train", self.step, self.last_step)
                 metrics = self._train_or_save_prompts(step)
                 metrics["step_seconds"] = time.perf_counter() - started
-                last = self.step == self.num_steps
+                last = self.step == self.last_step
                 if last or _is_due(self.step, settings.val_check_interval):
                     metrics |= self.run_validation()
                 self.log.write(self.step, metrics)
@@ -113,7 +120,7 @@ class MCPOTrainer:
                     save_seconds = time.perf_counter() - started
                 if reason:
                     leave_together(f"{reason}, after step {self.step}")
-        self.log.heartbeat.beat("done", self.step, self.num_steps)
+        self.log.heartbeat.beat("done", self.step, self.last_step)
 
     def _train_or_save_prompts(self, step: Step) -> dict[str, float]:
         try:
@@ -174,20 +181,21 @@ class MCPOTrainer:
         drawn = draw(sampling, trees, epochs, reference_bK, None if scored is None else scored.logps_bK)
         fp8 = {}
         if scored is not None and self.config.model.mcpo.scoring_fp8:
-            fp8["kernel/fp8_total_variation"] = self._off_by_fp8(trees, reference_bK, drawn)
+            fp8["kernel/fp8_total_variation"] = self._fp8_total_variation(trees, reference_bK, drawn)
         loss_b, metrics = self.model.get_loss_and_metrics(drawn.batch, self.objective, scored)
         tokens_b = torch.tensor([float(tree.num_tokens) for tree in drawn.batch.trees])
         own = {"rewards": drawn.rewards_bK.sum(1), "loss": loss_b, "tokens": tokens_b}
         return own | metrics | drawn.kernel | fp8
 
-    def _off_by_fp8(self, trees: list[PromptTree], reference_bK: Tensor, drawn: Drawn) -> Tensor:
+    def _fp8_total_variation(self, trees: list[PromptTree], reference_bK: Tensor, drawn: Drawn) -> Tensor:
         """Total variation ``[b]`` between FP8 and exact kernel weights: for the first prompt, NaN for the others."""
-        sample, off_b = trees[:1], torch.full((len(trees),), math.nan)
+        sample, distance_b = trees[:1], torch.full((len(trees),), math.nan)
         width = len(sample[0].completions)
         logps_1K = self.model.score(sample, self.sampling.first_column, exactly=True).logps_bK.cpu()
-        exact_1K = self.sampling.log_weights_BK(logps_1K - reference_bK[:1, :width], sample)
-        off_b[:1] = total_variation(drawn.log_weights_bK[:1, :width], exact_1K)
-        return off_b
+        valid_1K = valid_columns(sample, self.sampling.first_column)
+        exact_1K = kernel_log_weights(logps_1K - reference_bK[:1, :width], self.sampling.beta, valid_1K)
+        distance_b[:1] = total_variation(drawn.log_weights_bK[:1, :width], exact_1K)
+        return distance_b
 
     def run_validation(self) -> dict[str, float]:
         """The ``val_*`` metrics; empty without validation data."""

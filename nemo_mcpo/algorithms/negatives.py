@@ -103,24 +103,6 @@ class NegativeSampling:
             reads_weights=Need.SCORING in run_needs(mcpo),
         )
 
-    def log_weights_BK(self, rewards_BK: Tensor, trees: Sequence[PromptTree]) -> Tensor:
-        """Normalized log-weights over each tree's candidates, -inf elsewhere."""
-        return kernel_log_weights(rewards_BK, self.beta, valid_columns(trees, self.first_column))
-
-    def columns_BM(self, log_weights_BK: Tensor, trees: Sequence[PromptTree], epochs: Sequence[int]) -> Tensor:
-        """Drawn columns, -1 where a prompt has too few; each prompt has its own generator."""
-        valid_BK = valid_columns(trees, self.first_column)
-        prompt_ids = [tree.prompt_id for tree in trees]
-        return draw_for_prompts(
-            self.draw,
-            log_weights_BK,
-            valid_BK,
-            self.num_negatives,
-            run_seed=self.seed,
-            epochs=epochs,
-            prompt_ids=prompt_ids,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -130,7 +112,7 @@ class Drawn:
         batch: y0 and the drawn negatives of each prompt.
         columns_bM: the drawn columns, -1 where a prompt has too few.
         rewards_bK: in nats; 0 in columns that were not scored.
-        log_weights_bK: normalized log-weights of the kernel.
+        log_weights_bK: normalized log-weights of the kernel over each tree's candidates, -inf elsewhere.
         kernel: the kernel's metrics, each ``[b]``; NaN if nothing was scored, since the kernel is then unknown.
     """
 
@@ -148,7 +130,7 @@ def draw(
     ref_logps_bK: Tensor,
     logps_bK: Tensor | None,
 ) -> Drawn:
-    """Keep y0 and M drawn negatives of every prompt.
+    """Keep y0 and M drawn negatives of every prompt, each prompt with its own generator.
 
     Args:
         epochs: epoch of each prompt; with the prompt's id and the seed it determines the draw.
@@ -157,8 +139,17 @@ def draw(
     """
     rewards_bK = torch.zeros_like(ref_logps_bK) if logps_bK is None else logps_bK.cpu() - ref_logps_bK
     rewards_bK[:, : sampling.first_column] = 0.0
-    log_weights_bK = sampling.log_weights_BK(rewards_bK, trees)
-    columns_bM = sampling.columns_BM(log_weights_bK, trees, epochs)
+    valid_bK = valid_columns(trees, sampling.first_column)
+    log_weights_bK = kernel_log_weights(rewards_bK, sampling.beta, valid_bK)
+    columns_bM = draw_for_prompts(
+        sampling.draw,
+        log_weights_bK,
+        valid_bK,
+        sampling.num_negatives,
+        run_seed=sampling.seed,
+        epochs=epochs,
+        prompt_ids=[tree.prompt_id for tree in trees],
+    )
     kernel = kernel_metrics(log_weights_bK)
     if logps_bK is None:
         kernel = {name: torch.full_like(values_b, math.nan) for name, values_b in kernel.items()}
@@ -172,6 +163,13 @@ def kernel_metrics(log_weights_BK: Tensor) -> dict[str, Tensor]:
         "kernel/ess": effective_sample_size(log_weights_BK).masked_fill(empty_B, math.nan),
         "kernel/entropy": entropy(log_weights_BK).masked_fill(empty_B, math.nan),
     }
+
+
+def keep_all(trees: Sequence[PromptTree], ref_logps_BK: Tensor) -> PreferenceBatch:
+    """Keep y0 and every candidate of each tree, in the data's order."""
+    valid_BK = valid_columns(trees, first=1)
+    columns_BK = torch.arange(valid_BK.shape[1]).expand(valid_BK.shape)
+    return prune(trees, columns_BK.where(valid_BK, -1)[:, 1:], ref_logps_BK)
 
 
 def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor) -> PreferenceBatch:
@@ -189,17 +187,15 @@ def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor)
         trees=tuple(pruned),
         columns=tuple(columns),
         ref_logps_BK=padded_table(references, width),
-        lengths_BK=padded_table([completion_lengths(tree) for tree in pruned], width, 1.0),
+        lengths_BK=padded_table([[len(tokens) for tokens in tree.completions] for tree in pruned], width, 1.0),
         valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),
-        scores_BK=scores_of(pruned, width),
+        scores_BK=padded_table([_scores(tree) for tree in pruned], width, math.nan),
         ranks_BK=padded_table(columns, width).long(),
     )
 
 
-def scores_of(trees: Sequence[PromptTree], num_columns: int | None = None) -> Tensor:
-    """Scores of each tree's completions, float32 ``[B, num_columns]``; NaN in padding and where the data has none."""
-    rows = [[math.nan] * len(tree.completions) if tree.scores is None else tree.scores for tree in trees]
-    return padded_table(rows, num_columns, math.nan)
+def _scores(tree: PromptTree) -> Sequence[float] | np.ndarray:
+    return [math.nan] * len(tree.completions) if tree.scores is None else tree.scores
 
 
 def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:
@@ -207,11 +203,6 @@ def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:
     counts_B = torch.tensor([len(tree.completions) for tree in trees])
     columns_K = torch.arange(int(counts_B.max()))
     return (columns_K[None, :] < counts_B[:, None]) & (columns_K[None, :] >= first)
-
-
-def completion_lengths(tree: PromptTree) -> list[int]:
-    """Number of tokens of each completion."""
-    return [len(tokens) for tokens in tree.completions]
 
 
 def padded_table(rows: Sequence, num_columns: int | None = None, padding: float = 0.0) -> Tensor:

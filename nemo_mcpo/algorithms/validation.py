@@ -12,15 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nemo_mcpo.algorithms.negatives import (
-    NegativeSampling,
-    ReferencedTrees,
-    completion_lengths,
-    draw,
-    padded_table,
-    scores_of,
-    valid_columns,
-)
+from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees, draw, keep_all
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
 from nemo_mcpo.records import Objective, ObjectiveInputs, PromptTree
@@ -68,11 +60,7 @@ def _metrics(
 ) -> dict[str, Tensor]:
     """Metrics ``[B]`` of one batch."""
     reference_BK = source.ref_logps_BK(trees)
-    lengths_BK = padded_table([completion_lengths(tree) for tree in trees], padding=1.0)
-    ranks_BK = torch.arange(lengths_BK.shape[1]).expand(lengths_BK.shape)
-    valid_BK = valid_columns(trees, first=0)
-    inputs = ObjectiveInputs(policy_BK, reference_BK, lengths_BK, valid_BK, scores_of(trees), ranks_BK)
-    metrics = objective(inputs).metrics
+    metrics = objective(ObjectiveInputs(policy_BK, *keep_all(trees, reference_BK).tables)).metrics
     has_rewards = source.reference is not None
     drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
     policy_BD = policy_BK.gather(1, drawn.batch.ranks_BK)  # the ranks are the columns that the draw kept

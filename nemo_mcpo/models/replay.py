@@ -65,7 +65,7 @@ class TapedTransformerLayer(TransformerLayer):
         compute = super().forward
         if tape is None:
             return compute(*args, **kwargs)
-        return tape.run(self.layer_number, lambda: compute(*args, **kwargs)[0]), None
+        return tape.run_layer(self.layer_number, lambda: compute(*args, **kwargs)[0]), None
 
 
 @dataclass(slots=True)
@@ -76,13 +76,13 @@ class LayerRecording:
     attention: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     _layer_number: int = 0
 
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+    def run_layer(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """Compute the layer and keep its output."""
         self._layer_number = layer_number
         self.outputs[layer_number] = compute()
         return self.outputs[layer_number]
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Compute attention and keep its results."""
         result = compute()
         self.attention[self._layer_number] = _as_tuple(result)
@@ -103,7 +103,7 @@ class LayerReplay:
     sequence_parallel: bool
     _layer_number: int = 0
 
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+    def run_layer(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """Read the layer's output, or compute it where gradients are on."""
         if torch.is_grad_enabled():
             self._layer_number = layer_number
@@ -115,7 +115,7 @@ class LayerReplay:
             source_S = shares[parallel_state.get_tensor_model_parallel_rank()]
         return output.index_select(0, source_S)
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Read the results of attention."""
         return _select(self.attention[self._layer_number], self.source_S)
 
@@ -132,15 +132,15 @@ class ProductRecording:
     results: dict[int, Results] = field(default_factory=dict)
     _current: Results | None = None
 
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+    def run_layer(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """Compute the layer and keep its results."""
         self._current = self.results[layer_number] = []
-        with _Products(self.kernel):
+        with _Products(self.run_operator):
             output = compute()
         self._current = None
         return output
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Compute a product or attention and keep the result."""
         result = compute()
         if self._current is not None:
@@ -161,15 +161,15 @@ class ProductReplay:
     source_S: Tensor
     _left: Results | None = None
 
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+    def run_layer(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """Run the layer on the recorded results."""
         self._left = list(reversed(self.results[layer_number]))
-        with _Products(self.kernel):
+        with _Products(self.run_operator):
             output = compute()
         self._left = None
         return output
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Read; outside a layer's forward pass (attention that the backward pass recomputes), compute."""
         if self._left is None:
             return compute()
@@ -177,15 +177,15 @@ class ProductReplay:
 
 
 class _Products(TorchFunctionMode):
-    """Hands every ``torch.matmul`` to ``kernel``; inside megatron-core's layers each is a product with a weight."""
+    """Hands every ``torch.matmul`` to ``run``; inside megatron-core's layers each is a product with a weight."""
 
-    def __init__(self, kernel: Callable[[Callable[[], Tensor]], Tensor]) -> None:
+    def __init__(self, run: Callable[[Callable[[], Tensor]], Tensor]) -> None:
         super().__init__()
-        self._kernel = kernel
+        self._run = run
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.matmul:
-            return self._kernel(lambda: func(*args, **(kwargs or {})))
+            return self._run(lambda: func(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 

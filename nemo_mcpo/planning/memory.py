@@ -132,7 +132,7 @@ def stage_memory(
         recorded=kept.recorded_bytes(architecture, layout, rows.recorded),
         head=kept.head_bytes(architecture, layout, rows.targets * rows.largest, operators) if last else 0.0,
         backward=backward,
-        scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scores else 0.0,
+        scoring=kept.scoring_bytes(architecture, layout, rows.scored) if layout.scoring else 0.0,
         update=UPDATE * min(ELEMENTS_PER_UPDATE, elements / layout.data) if layout.compact else 0.0,
         saving=4 * gathered * (1 + 1 / layout.data),
     )

@@ -47,7 +47,7 @@ class Layout:
         data: number of replicas.
         recompute: ``none``, ``selective`` or ``full``.
         reuse: what training replays of the scoring pass: ``layers``, ``products`` or None.
-        scores: whether there is a scoring pass.
+        scoring: whether there is a scoring pass.
         itemsize: bytes of a weight; ``moment_itemsize`` is the size of one of Adam's moments.
         offload: whether Adam's states are in host memory between updates.
     """
@@ -61,7 +61,7 @@ class Layout:
     micro_batch_tokens: int
     scoring_tokens: int
     reuse: str | None
-    scores: bool
+    scoring: bool
     itemsize: int
     moment_itemsize: int
     offload: bool
@@ -78,7 +78,7 @@ class Layout:
         reuse = reused_scoring(
             mcpo.reuse_scoring, recompute=recompute, fp8=model.fp8, local=local, scoring_fp8=mcpo.scoring_fp8
         )
-        scores = Need.SCORING in needs_of(config)
+        scoring = Need.SCORING in needs_of(config)
         return cls(
             tensor=model.tensor_model_parallel_size,
             pipeline=model.pipeline_model_parallel_size,
@@ -88,8 +88,8 @@ class Layout:
             recompute=recompute,
             micro_batch_tokens=model.micro_batch_tokens,
             scoring_tokens=mcpo.scoring_tokens,
-            reuse=reuse if scores else None,
-            scores=scores,
+            reuse=reuse if scoring else None,
+            scoring=scoring,
             itemsize=BYTES[config.trainer.precision],
             moment_itemsize=MOMENT_BYTES[model.optim.moments_dtype],
             offload=model.optim.cpu_offload,
@@ -162,5 +162,5 @@ def rows_of(layout: Layout, data: DataShape) -> Rows:
         targets=completions * data.completion_length / trained,
         gathered=(data.prompt_length + completions * (data.prompt_length + data.completion_length)) / trained,
         recorded=max(part * whole, data.longest) if layout.reuse else 0.0,
-        scored=max(layout.scoring_tokens, whole, data.longest) if layout.scores else 0.0,
+        scored=max(layout.scoring_tokens, whole, data.longest) if layout.scoring else 0.0,
     )

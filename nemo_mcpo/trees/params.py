@@ -26,10 +26,10 @@ Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 class Tape(Protocol):
     """Records or replays what the layers of a row compute (see ``models.replay``)."""
 
-    def run(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
+    def run_layer(self, layer_number: int, compute: Callable[[], Tensor]) -> Tensor:
         """Return a layer's output, ``[S, 1, H]``, or this rank's part of S with sequence parallelism."""
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Return the output of the running layer's attention operator: tensors whose first dimension is S."""
 
 
@@ -58,6 +58,6 @@ class TreeParams(PackedSeqParams):
             self._derived[make] = make(self)
         return self._derived[make]  # type: ignore[return-value]
 
-    def kernel(self, compute: Callable[[], Result]) -> Result:
+    def run_operator(self, compute: Callable[[], Result]) -> Result:
         """Return ``compute()`` or what the tape recorded; for operators whose backward pass needs only that."""
-        return self.tape.kernel(compute) if self.tape is not None else compute()
+        return self.tape.run_operator(compute) if self.tape is not None else compute()

@@ -100,7 +100,7 @@ def build_trainer(config: RunConfig, model: MegatronGPTMCPOModel, trees: Sequenc
         model,
         ReferencedTrees(trees, None),  # type: ignore[arg-type]  # a list in place of a prepared dataset
         validation=None,
-        num_steps=1_000_000,
+        last_step=1_000_000,
         checkpoints=None,  # type: ignore[arg-type]  # steps run one by one, without saving or logging
         log=None,  # type: ignore[arg-type]
         identity={},

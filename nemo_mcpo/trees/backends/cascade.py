@@ -37,7 +37,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Ten
 class _Cascade(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, params: TreeParams) -> Tensor:
-        output, lse = params.kernel(lambda: _forward(query, key, value, params.spans))
+        output, lse = params.run_operator(lambda: _forward(query, key, value, params.spans))
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.spans = params.spans
         return output

@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from nemo_mcpo.algorithms.negatives import (
+    Drawn,
     NegativeSampling,
     NotFiniteError,
     ReferencedTrees,
-    completion_lengths,
+    draw,
+    keep_all,
     kernel_metrics,
     padded_table,
     prune,
     valid_columns,
 )
 from nemo_mcpo.errors import ConfigError
+from nemo_mcpo.records import PromptTree
 from nemo_mcpo.sampling import SAMPLERS
 from tests.support.configs import checked
 from tests.support.trees import random_trees
@@ -32,6 +35,10 @@ REFERENCE = torch.arange(4 * 6, dtype=torch.float32).reshape(4, 6) * -1.5
 
 def sampling(**mcpo: object) -> NegativeSampling:
     return NegativeSampling.from_config(checked({f"model.mcpo.{key}": value for key, value in mcpo.items()}).model)
+
+
+def drawn(chosen: NegativeSampling, trees: list[PromptTree], epochs: list[int], rewards: torch.Tensor) -> Drawn:
+    return draw(chosen, trees, epochs, ref_logps_bK=torch.zeros_like(rewards), logps_bK=rewards)
 
 
 def test_tables():
@@ -58,7 +65,7 @@ def test_prune_keeps_the_preferred_and_the_drawn():
         assert [c.tolist() for c in pruned.completions] == [tree.completions[k].tolist() for k in columns_of_row]
         assert batch.ref_logps_BK[row, :count].tolist() == REFERENCE[row, columns_of_row].tolist()
         assert batch.ref_logps_BK[row, count:].tolist() == [0.0] * (3 - count)
-        assert batch.lengths_BK[row, :count].tolist() == [float(n) for n in completion_lengths(pruned)]
+        assert batch.lengths_BK[row, :count].tolist() == [float(len(c)) for c in pruned.completions]
         assert batch.lengths_BK[row, count:].tolist() == [1.0] * (3 - count)
         assert batch.valid_BK[row].tolist() == [True] * count + [False] * (3 - count)
     assert batch.valid_BK.dtype == torch.bool
@@ -83,10 +90,15 @@ def test_without_negatives_only_the_preferred_is_left():
     assert [len(tree.completions) for tree in batch.trees] == [1] * 4
 
 
+def test_keep_all_keeps_every_completion_in_order():
+    batch = keep_all(TREES, REFERENCE)
+    assert batch.columns == tuple(tuple(range(len(tree.completions))) for tree in TREES)
+    assert torch.equal(batch.valid_BK, valid_columns(TREES, first=0))
+    assert torch.equal(batch.ref_logps_BK, REFERENCE.where(batch.valid_BK, 0))
+
+
 def test_too_few_candidates_leave_slots_empty():
-    chosen = sampling(num_negatives=3)
-    log_weights = chosen.log_weights_BK(torch.zeros(4, 6), TREES)
-    columns = chosen.columns_BM(log_weights, TREES, epochs=[0] * 4)
+    columns = drawn(sampling(num_negatives=3), TREES, [0] * 4, torch.zeros(4, 6)).columns_bM
     filled = [min(3, len(tree.completions) - 1) for tree in TREES]
     assert (columns >= 0).sum(1).tolist() == filled
     for row, count in enumerate(filled):
@@ -98,7 +110,8 @@ def test_too_few_candidates_leave_slots_empty():
 @pytest.mark.parametrize("include_preferred", [False, True])
 def test_the_kernel_is_over_the_candidates(include_preferred):
     beta, rewards = 0.5, torch.linspace(-3, 3, 24).reshape(4, 6)
-    log_weights = sampling(include_preferred=include_preferred, beta=beta).log_weights_BK(rewards, TREES)
+    chosen = sampling(include_preferred=include_preferred, beta=beta)
+    log_weights = drawn(chosen, TREES, [0] * 4, rewards).log_weights_bK
     first = 0 if include_preferred else 1
     for row, tree in enumerate(TREES):
         columns = range(first, len(tree.completions))
@@ -114,27 +127,26 @@ def test_a_draw_does_not_depend_on_the_batch(sampler, num_negatives):
     chosen = sampling(sampler=sampler, num_negatives=num_negatives)
     rewards = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
-    def draw(rows: list[int], width: int) -> dict[int, list[int]]:
-        trees = [TREES[row] for row in rows]
-        log_weights = chosen.log_weights_BK(rewards[rows, :width], trees)
-        columns = chosen.columns_BM(log_weights, trees, epochs=[row % 2 for row in rows])
-        return dict(zip(rows, columns.tolist(), strict=True))
+    def columns(rows: list[int], width: int) -> dict[int, list[int]]:
+        found = drawn(chosen, [TREES[row] for row in rows], [row % 2 for row in rows], rewards[rows, :width])
+        return dict(zip(rows, found.columns_bM.tolist(), strict=True))
 
-    expected = draw([0, 1, 2, 3], 6)
-    assert draw([3, 1, 0, 2], 6) == expected
-    assert draw([0], 4) == {0: expected[0]}
-    assert draw([2, 1], 2) == {row: expected[row] for row in (2, 1)}
+    expected = columns([0, 1, 2, 3], 6)
+    assert columns([3, 1, 0, 2], 6) == expected
+    assert columns([0], 4) == {0: expected[0]}
+    assert columns([2, 1], 2) == {row: expected[row] for row in (2, 1)}
 
 
 def test_each_epoch_draws_differently():
     trees = random_trees([8] * 20, seed=3)
-    chosen = sampling()
-    log_weights = chosen.log_weights_BK(torch.zeros(20, 8), trees)
-    first, again, second = (chosen.columns_BM(log_weights, trees, epochs=[epoch] * 20) for epoch in (0, 0, 1))
+
+    def columns(epochs: list[int]) -> torch.Tensor:
+        return drawn(sampling(), trees, epochs, torch.zeros(20, 8)).columns_bM
+
+    first, again, second = (columns([epoch] * 20) for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
-    mixed = chosen.columns_BM(log_weights, trees, epochs=[0] * 10 + [1] * 10)
-    assert torch.equal(mixed, torch.cat([first[:10], second[10:]]))
+    assert torch.equal(columns([0] * 10 + [1] * 10), torch.cat([first[:10], second[10:]]))
 
 
 def test_another_seed_draws_differently():
@@ -142,7 +154,7 @@ def test_another_seed_draws_differently():
     columns = []
     for seed in (1, 2):
         chosen = NegativeSampling.from_config(checked({"model.seed": seed}).model)
-        columns.append(chosen.columns_BM(chosen.log_weights_BK(torch.zeros(20, 8), trees), trees, [0] * 20))
+        columns.append(drawn(chosen, trees, [0] * 20, torch.zeros(20, 8)).columns_bM)
     assert not torch.equal(*columns)
 
 

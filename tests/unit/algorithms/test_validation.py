@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from nemo_mcpo.algorithms.negatives import draw
 from nemo_mcpo.algorithms.validation import num_validation_prompts
 from tests.support.configs import checked
 from tests.support.small_run import NUM_COMPLETIONS, small_trainer, write_tokens
@@ -54,8 +55,7 @@ def expected_metrics(trainer, num_prompts: int) -> dict[str, float]:
     totals: dict[str, list[float]] = {}
     for tree in trees:
         rewards = (trainer.model.log_probs([tree]) - source.ref_logps_BK([tree]))[0]
-        sampling = trainer.sampling
-        columns = sampling.columns_BM(sampling.log_weights_BK(rewards[None], [tree]), [tree], epochs=[0])[0].tolist()
+        columns = draw(trainer.sampling, [tree], [0], torch.zeros_like(rewards[None]), rewards[None]).columns_bM[0]
         chosen, candidates = rewards[0].item(), rewards[1:].tolist()
         total = sum(math.exp(BETA * reward) for reward in candidates)
         weights = [math.exp(BETA * reward) / total for reward in candidates]

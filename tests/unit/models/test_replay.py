@@ -129,9 +129,9 @@ def test_products_are_copied_if_ranks_sum_them_in_place():
     ]
     assert copies == [False, True, False]
     recording = ProductRecording(copies=True)
-    recording.run(1, lambda: torch.matmul(torch.ones(2, 1), torch.ones(1, 1)).mul_(2))
+    recording.run_layer(1, lambda: torch.matmul(torch.ones(2, 1), torch.ones(1, 1)).mul_(2))
     replay = recording.replay(torch.tensor([0]), sequence_parallel=False)
-    assert replay.run(1, lambda: torch.matmul(torch.zeros(1, 1), torch.ones(1, 1))).tolist() == [[1.0]]
+    assert replay.run_layer(1, lambda: torch.matmul(torch.zeros(1, 1), torch.ones(1, 1))).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("layout", [{}, {"recompute": "selective"}, {"recompute": "full", "fp8": "hybrid"}])
@@ -143,18 +143,20 @@ def test_impossible_reuse_is_refused(layout):
 def test_a_replay_of_layers_computes_only_with_gradient():
     recording = LayerRecording()
     output = torch.randn(5, 1, 2)
-    assert recording.run(3, lambda: output) is output
+    assert recording.run_layer(3, lambda: output) is output
     replay = recording.replay(torch.tensor([4, 0]), sequence_parallel=False)
     with torch.no_grad():
-        assert torch.equal(replay.run(3, lambda: pytest.fail("computed")), output[[4, 0]])
-    assert replay.run(3, lambda: "computed") == "computed"
+        assert torch.equal(replay.run_layer(3, lambda: pytest.fail("computed")), output[[4, 0]])
+    assert replay.run_layer(3, lambda: "computed") == "computed"
 
 
 def test_a_replay_of_products_reads_them_in_order():
     recording = ProductRecording()
     left, right = torch.randn(5, 3), torch.randn(3, 3)
-    output = recording.run(1, lambda: torch.matmul(torch.matmul(left, right).relu(), right))
+    output = recording.run_layer(1, lambda: torch.matmul(torch.matmul(left, right).relu(), right))
     replay = recording.replay(torch.tensor([4, 0]), sequence_parallel=False)
     zeros = torch.zeros(2, 3)
-    assert torch.equal(replay.run(1, lambda: torch.matmul(torch.matmul(zeros, right).relu(), right)), output[[4, 0]])
+    assert torch.equal(
+        replay.run_layer(1, lambda: torch.matmul(torch.matmul(zeros, right).relu(), right)), output[[4, 0]]
+    )
     assert torch.equal(torch.matmul(zeros, right), zeros)
