@@ -13,7 +13,7 @@ Log-probabilities and rewards are in nats, summed over the tokens of a completio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ class PromptTree:
         prompt_tokens: int32 ``[P]``.
         completions: K arrays of int32, each with its end-of-turn token.
         scores: float32 ``[K]``, or None.
+        ranks: rank of each completion among all completions of its prompt, 0 = best; None if it has all, best first.
     """
 
     prompt_id: int
@@ -101,6 +102,18 @@ class PromptTree:
     prompt_tokens: np.ndarray
     completions: tuple[np.ndarray, ...]
     scores: np.ndarray | None = None
+    ranks: tuple[int, ...] | None = None
+
+    def keep(self, columns: Sequence[int]) -> PromptTree:
+        """Return the tree with some of its completions, in this order; a column may occur twice."""
+        return PromptTree(
+            self.prompt_id,
+            self.index,
+            self.prompt_tokens,
+            tuple(self.completions[column] for column in columns),
+            None if self.scores is None else self.scores[list(columns)],
+            tuple(columns) if self.ranks is None else tuple(self.ranks[column] for column in columns),
+        )
 
     @property
     def num_tokens(self) -> int:

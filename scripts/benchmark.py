@@ -57,6 +57,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "--candidates": ((*TRAINING, "attention", "parity"), {"type": int, "default": 5}),
     "--negatives": (TRAINING, {"type": int, "default": 1}),
+    "--scored-candidates": (TRAINING, {"type": int, "help": "candidates that a step scores (default: all)"}),
     "--prompts": (
         (*TRAINING, "parity"),
         {"type": int, "default": 8, "help": "prompts per step, or to compare (default: 8)"},
@@ -176,6 +177,7 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         f"model.global_batch_size={arguments.prompts}",
         f"model.mcpo.num_negatives={arguments.negatives}",
         f"model.data.max_candidates={arguments.candidates}",
+        f"model.mcpo.scored_candidates={arguments.scored_candidates or 'null'}",
         f"model.activations_checkpoint_granularity={recompute}",
         f"model.attention_backend={arguments.attention_backend}",
         f"model.mcpo.reuse_scoring={arguments.reuse_scoring}",

@@ -46,7 +46,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The prompts of one optimizer step and the epoch of each, the same on every rank."""
+    """The prompts of one optimizer step, with the candidates that it scores, and the epoch of each.
+
+    The same on every rank.
+    """
 
     trees: list[PromptTree]
     epochs: list[int]
@@ -137,7 +140,8 @@ class MCPOTrainer:
     def next_step(self) -> Step:
         """The prompts of the next optimizer step."""
         places = self.stream.take(self.consumed_prompts, self.config.model.global_batch_size)
-        return Step([self.train.dataset[index] for _, index in places], [epoch for epoch, _ in places])
+        trees = [self.sampling.propose(self.train.dataset[index], epoch) for epoch, index in places]
+        return Step(trees, [epoch for epoch, _ in places])
 
     def train_single_step(self, step: Step) -> dict[str, float]:
         """Train this replica's prompts part by part, update the weights, and return the step's metrics."""

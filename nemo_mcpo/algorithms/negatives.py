@@ -20,7 +20,14 @@ from nemo_mcpo.errors import NemoMcpoError
 from nemo_mcpo.models.reference_cache import ReferenceCache
 from nemo_mcpo.objectives import run_needs
 from nemo_mcpo.records import PreferenceBatch, PromptTree
-from nemo_mcpo.sampling import bind_sampler, draw_for_prompts, effective_sample_size, entropy, kernel_log_weights
+from nemo_mcpo.sampling import (
+    bind_sampler,
+    draw_for_prompts,
+    draw_subset,
+    effective_sample_size,
+    entropy,
+    kernel_log_weights,
+)
 from nemo_mcpo.variant import Need
 
 _NAMED = 8
@@ -53,7 +60,9 @@ class ReferencedTrees:
         """Reference log-probs, float32 ``[B, K]``, in nats; 0 in padding."""
         if self.reference is None:
             return padded_table([[0.0] * len(tree.completions) for tree in trees])
-        return padded_table([self.reference[tree.index] for tree in trees])
+        rows = [self.reference[tree.index] for tree in trees]
+        kept = [row if tree.ranks is None else row[list(tree.ranks)] for row, tree in zip(rows, trees, strict=True)]
+        return padded_table(kept)
 
     def named(self, trees: Sequence[PromptTree], rows: Iterable[int] | None = None) -> list[dict[str, object]]:
         """Id and source of each prompt, or of the given rows."""
@@ -80,11 +89,13 @@ class NegativeSampling:
     Attributes:
         draw: a sampler from ``nemo_mcpo.sampling.SAMPLERS`` with its parameters bound.
         reads_weights: False if the draw does not depend on rewards.
+        scored_candidates: c, the candidates of a prompt that a visit scores; None for all.
         first_column: 0 if the preferred completion may be drawn, else 1.
     """
 
     draw: Callable[..., Tensor]
     num_negatives: int
+    scored_candidates: int | None
     beta: float
     first_column: int
     seed: int
@@ -97,11 +108,23 @@ class NegativeSampling:
         return cls(
             draw=bind_sampler(mcpo.sampler.name, mcpo.sampler.parameters, mcpo.sampler_keys),
             num_negatives=mcpo.num_negatives,
+            scored_candidates=mcpo.scored_candidates,
             beta=mcpo.beta,
             first_column=0 if mcpo.include_preferred else 1,
             seed=model.seed,
             reads_weights=Need.SCORING in run_needs(mcpo),
         )
+
+    def propose(self, tree: PromptTree, epoch: int) -> PromptTree:
+        """Return the tree with the candidates that this visit scores: c of the pool, uniformly (Algorithm 1, line 3).
+
+        Every visit draws anew. The preferred completion stays, and does not count.
+        """
+        pool = len(tree.completions) - 1
+        if self.scored_candidates is None or self.scored_candidates >= pool:
+            return tree
+        chosen = draw_subset(self.scored_candidates, pool, run_seed=self.seed, epoch=epoch, prompt_id=tree.prompt_id)
+        return tree.keep([0, *(1 + candidate for candidate in chosen)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +197,9 @@ def keep_all(trees: Sequence[PromptTree], ref_logps_BK: Tensor) -> PreferenceBat
 
 def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor) -> PreferenceBatch:
     """Keep y0 and the drawn columns of each tree (-1 = no candidate was left), and build the batch's tables."""
-    pruned, references, columns = [], [], []
-    for row, tree in enumerate(trees):
-        kept = [0, *(column for column in columns_BM[row].tolist() if column >= 0)]
-        columns.append(tuple(kept))
-        completions = tuple(tree.completions[column] for column in kept)
-        scores = None if tree.scores is None else tree.scores[kept]
-        pruned.append(PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, completions, scores))
-        references.append(ref_logps_BK[row, kept])
+    columns = [(0, *(column for column in row if column >= 0)) for row in columns_BM.tolist()]
+    pruned = [tree.keep(kept) for tree, kept in zip(trees, columns, strict=True)]
+    references = [ref_logps_BK[row, list(kept)] for row, kept in enumerate(columns)]
     width = 1 + columns_BM.shape[1]
     return PreferenceBatch(
         trees=tuple(pruned),
@@ -190,7 +208,7 @@ def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor)
         lengths_BK=padded_table([[len(tokens) for tokens in tree.completions] for tree in pruned], width, 1.0),
         valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),
         scores_BK=padded_table([_scores(tree) for tree in pruned], width, math.nan),
-        ranks_BK=padded_table(columns, width).long(),
+        ranks_BK=padded_table([tree.ranks for tree in pruned], width).long(),
     )
 
 

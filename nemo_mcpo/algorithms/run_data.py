@@ -150,12 +150,17 @@ def check_scores(config: RunConfig, dataset: PreparedDataset) -> None:
 
 
 def warn_of_few_candidates(config: RunConfig, dataset: PreparedDataset) -> None:
-    """Warn about prompts that have fewer candidates than ``num_negatives``."""
-    negatives = config.model.mcpo.num_negatives
-    short = int((dataset.num_completions - 1 < negatives).sum())
-    if short and not config.model.mcpo.replacement and is_rank_zero():
-        message = "%d of %d prompts have fewer than %d candidates; each trains with those it has"
-        logger.warning(message, short, len(dataset), negatives)
+    """Warn about prompts that have fewer candidates than ``num_negatives`` or ``scored_candidates``."""
+    mcpo = config.model.mcpo
+    limits = (
+        (0 if mcpo.replacement else mcpo.num_negatives, "each trains with those it has"),
+        (mcpo.scored_candidates or 0, "all candidates of each are scored"),
+    )
+    for wanted, consequence in limits:
+        short = int((dataset.num_completions - 1 < wanted).sum())
+        if short and is_rank_zero():
+            message = "%d of %d prompts have fewer than %d candidates; %s"
+            logger.warning(message, short, len(dataset), wanted, consequence)
 
 
 def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
@@ -174,12 +179,14 @@ def check_budgets(config: RunConfig, dataset: PreparedDataset) -> None:
                 expected=f"at least {longest}, the longest prompt in {dataset.directory}",
                 fix=f"raise {key}, or lower model.data.max_prompt_length",
             )
-    whole = dataset.tree_lengths
-    trained = np.minimum(whole, dataset.trained_lengths(config.model.mcpo.num_negatives))
-    recompute, reuse = config.model.activations_checkpoint_granularity, config.model.mcpo.reuse_scoring
+    mcpo, whole = config.model.mcpo, dataset.tree_lengths
+    trained = np.minimum(whole, dataset.lengths_with(mcpo.num_negatives))
+    scored = np.minimum(whole, dataset.lengths_with(mcpo.scored_candidates)) if mcpo.scored_candidates else whole
     sizes = {
-        # Without full recompute, reused scoring keeps the matrix products of whole trees.
-        "model.micro_batch_tokens": whole if reuse and recompute != "full" else trained,
+        # Without full recompute, reused scoring keeps the matrix products of scored trees.
+        "model.micro_batch_tokens": (
+            scored if mcpo.reuse_scoring and config.model.activations_checkpoint_granularity != "full" else trained
+        ),
         "model.mcpo.scoring_tokens": whole,
     }
     for key, budget in budgets.items():

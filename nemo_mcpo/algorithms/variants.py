@@ -21,13 +21,13 @@ def check_variants(config: RunConfig) -> None:
     check_name(data.format)
     needs = run_needs(mcpo)
     _check_negatives(mcpo, data, needs)
-    check_chain(mcpo.chain_steps, mcpo.chain_candidates, data.max_candidates)
+    check_chain(mcpo.chain_steps, mcpo.chain_candidates, mcpo.scored_candidates or data.max_candidates)
     if Need.SCORING not in needs:
         _check_no_scoring(mcpo)
 
 
 def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
-    name, pool = mcpo.objective.name, data.max_candidates
+    name = mcpo.objective.name
     if Need.NEGATIVES not in needs:
         if mcpo.num_negatives:
             raise ConfigError(
@@ -46,24 +46,29 @@ def _check_negatives(mcpo: MCPO, data: Data, needs: frozenset[Need]) -> None:
             expected="at least 1",
             fix="set model.mcpo.num_negatives=1",
         )
-    if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
-        raise ConfigError(
-            "more negatives than candidates",
-            where="model.mcpo.num_negatives",
-            got=mcpo.num_negatives,
-            expected=f"at most model.data.max_candidates={pool}",
-            fix="lower num_negatives, raise max_candidates, or set model.mcpo.replacement=true",
-        )
+    pools = (
+        ("model.data.max_candidates", data.max_candidates),
+        ("model.mcpo.scored_candidates", mcpo.scored_candidates),
+    )
+    for key, pool in pools:
+        if pool is not None and not mcpo.replacement and mcpo.num_negatives > pool + mcpo.include_preferred:
+            raise ConfigError(
+                "more negatives than candidates",
+                where="model.mcpo.num_negatives",
+                got=mcpo.num_negatives,
+                expected=f"at most {key}={pool}",
+                fix=f"lower num_negatives, raise {key}, or set model.mcpo.replacement=true",
+            )
 
 
 def _check_no_scoring(mcpo: MCPO) -> None:
     """Refuse keys of the scoring pass if there is none."""
-    for key, off in (("scoring_fp8", "false"), ("reuse_scoring", "auto")):
-        if getattr(mcpo, key) is True:
+    for key, off in (("scoring_fp8", "false"), ("reuse_scoring", "auto"), ("scored_candidates", "null")):
+        if getattr(mcpo, key) not in (False, "auto", None):
             raise ConfigError(
                 "there is no scoring pass",
                 where=f"model.mcpo.{key}",
-                got=True,
+                got=getattr(mcpo, key),
                 expected=f"{off} with sampler {mcpo.sampler.name} and objective {mcpo.objective.name}",
                 fix=f"set model.mcpo.{key}={off}",
             )

@@ -127,6 +127,7 @@ class MCPO(Section):
     beta: Annotated[float, Field(gt=0.0)]
     sampler: Chosen
     num_negatives: NonNegative
+    scored_candidates: Positive | None
     chain_steps: Positive
     chain_candidates: Positive | None
     include_preferred: bool

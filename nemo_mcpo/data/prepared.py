@@ -143,11 +143,11 @@ class PreparedDataset:
         """Tokens of each prompt with all its completions, int64 ``[rows]``."""
         return np.diff(self._sequence_offsets[np.append(self._prompt_sequences, -1)])
 
-    def trained_lengths(self, num_negatives: int) -> np.ndarray:
-        """Return an upper bound on each row's training tokens: prompt, preferred completion, and M of the longest."""
+    def lengths_with(self, num_others: int) -> np.ndarray:
+        """Return an upper bound on each row's tokens: prompt, preferred completion, and this many of the longest."""
         first = self.completion_offsets[:-1]
         longest = np.maximum.reduceat(self.completion_lengths, first)
-        return self.prompt_lengths + self.completion_lengths[first] + num_negatives * longest
+        return self.prompt_lengths + self.completion_lengths[first] + num_others * longest
 
     @property
     def _prompt_sequences(self) -> np.ndarray:

@@ -29,8 +29,10 @@ class DataShape:
 
     Attributes:
         candidates: completions per prompt, without the preferred one.
+        scored: candidates that a step scores per prompt.
         most_candidates: candidates of the prompt with the most; 0 if unknown.
         longest: tokens of the longest prompt with all its completions; 0 if unknown.
+        longest_scored: the same with only the preferred completion and the longest candidates that a step scores.
         longest_trained: the same with only the preferred completion and the longest negatives.
     """
 
@@ -38,8 +40,10 @@ class DataShape:
     prompt_length: float = 121
     completion_length: float = 288
     candidates: float = 5
+    scored: float = 5
     most_candidates: int = 0
     longest: int = 0
+    longest_scored: int = 0
     longest_trained: int = 0
 
     @classmethod
@@ -49,14 +53,17 @@ class DataShape:
             fix = "give the directory that scripts/prepare_data.py prints, with meta.json in it"
             raise ConfigError("not a prepared dataset", where="--prepared", got=directory, fix=fix)
         dataset, mcpo = PreparedDataset(directory), config.model.mcpo
-        trained, whole = dataset.trained_lengths(mcpo.num_negatives), dataset.tree_lengths
+        trained, whole = dataset.lengths_with(mcpo.num_negatives), dataset.tree_lengths
+        candidates, most = dataset.num_completions - 1, mcpo.scored_candidates or int(dataset.num_completions.max())
         return cls(
             prompts=len(dataset),
             prompt_length=float(dataset.prompt_lengths.mean()),
             completion_length=float(dataset.completion_lengths.mean()),
-            candidates=float(dataset.num_completions.mean()) - 1,
-            most_candidates=int(dataset.num_completions.max()) - 1,
+            candidates=float(candidates.mean()),
+            scored=float(np.minimum(candidates, most).mean()),
+            most_candidates=int(candidates.max()),
             longest=int(whole.max()),
+            longest_scored=int(np.minimum(whole, dataset.lengths_with(most)).max()),
             longest_trained=int((trained if mcpo.replacement else np.minimum(trained, whole)).max()),
         )
 
@@ -81,7 +88,8 @@ class DataShape:
         if completion_length is None:
             completion_length = min(default.completion_length, max(data.max_length - prompt_length, 1))
         prompts = default.prompts if prompts is None else prompts
-        return cls(prompts, prompt_length, completion_length, candidates)
+        scored = min(candidates, config.model.mcpo.scored_candidates or candidates)
+        return cls(prompts, prompt_length, completion_length, candidates, scored)
 
     def tree(self, num_completions: float) -> PromptTree:
         """Return a prompt of mean length with completions of mean length."""

@@ -73,9 +73,9 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
         replays_attention=False,
         repeats_head=rows.targets * rows.even * a.padded_vocab_size / layout.tensor > LOGITS_KEPT["cuda"],
     )
-    tree, pruned = data.tree(1 + data.candidates), data.tree(1 + mcpo.num_negatives)
+    tree, scored, pruned = (data.tree(1 + count) for count in (data.candidates, data.scored, mcpo.num_negatives))
     step_flops, useful_flops = (
-        batch * (one.step(tree, pruned) if layout.scoring else one.trained(pruned)) for one in (cost, cost.useful())
+        batch * (one.step(scored, pruned) if layout.scoring else one.trained(pruned)) for one in (cost, cost.useful())
     )
     imbalance = rows.prompts * layout.data / batch
     bubble = (rows.count + (layout.pipeline - 1) / layout.virtual) / rows.count
@@ -98,7 +98,7 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
         bubble=bubble,
         imbalance=imbalance,
         step_tokens=batch * data.tokens(1 + mcpo.num_negatives),
-        scored_tokens=batch * data.tokens(1 + data.candidates) if layout.scoring else 0.0,
+        scored_tokens=batch * data.tokens(1 + data.scored) if layout.scoring else 0.0,
         reference_seconds=referenced * cost.forward(tree) * bubble / flops_per_second,
         checkpoints=-(-steps // interval) if interval else 1,
         checkpoint_bytes=size,

@@ -142,11 +142,11 @@ class Rows:
 def rows_of(layout: Layout, data: DataShape) -> Rows:
     """Return the rows; the largest one has its budget's size, or that of one prompt with its completions."""
     prompts = math.ceil(layout.global_batch_size / layout.data)
-    trained, whole = data.tokens(1 + layout.num_negatives), data.tokens(1 + data.candidates)
+    trained, scored, whole = (data.tokens(1 + count) for count in (layout.num_negatives, data.scored, data.candidates))
     part = prompts
     if layout.reuse:
         room = layout.scoring_tokens if layout.reuse == "layers" else layout.micro_batch_tokens
-        part = min(prompts, max(1, int(room * layout.pipeline // whole)))
+        part = min(prompts, max(1, int(room * layout.pipeline // scored)))
     stages = layout.pipeline if layout.pipeline > 1 else 0
     fitting = max(1, int(layout.micro_batch_tokens // trained))
     count = max(math.ceil(part / fitting), min(MICRO_BATCHES_PER_STAGE * stages, part), 1)
@@ -161,6 +161,6 @@ def rows_of(layout: Layout, data: DataShape) -> Rows:
         largest=max(layout.micro_batch_tokens, trained, data.longest_trained),
         targets=completions * data.completion_length / trained,
         gathered=(data.prompt_length + completions * (data.prompt_length + data.completion_length)) / trained,
-        recorded=max(part * whole, data.longest) if layout.reuse else 0.0,
-        scored=max(layout.scoring_tokens, whole, data.longest) if layout.scoring else 0.0,
+        recorded=max(part * scored, data.longest_scored) if layout.reuse else 0.0,
+        scored=max(layout.scoring_tokens, whole, data.longest) if layout.scoring else 0.0,  # as for the reference
     )

@@ -25,7 +25,7 @@ from nemo_mcpo.sampling.extremes import draw_max, draw_min
 from nemo_mcpo.sampling.given import draw_given
 from nemo_mcpo.sampling.kernel import effective_sample_size, entropy, kernel_log_weights, total_variation
 from nemo_mcpo.sampling.mc_kernel import draw_kernel
-from nemo_mcpo.sampling.seeding import draw_for_prompts, draw_generator, draw_seed
+from nemo_mcpo.sampling.seeding import draw_for_prompts, draw_generator, draw_seed, draw_subset
 from nemo_mcpo.sampling.uniform import draw_uniform
 from nemo_mcpo.variant import Variant, bind, entry, parameters_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "draw_for_prompts",
     "draw_generator",
     "draw_seed",
+    "draw_subset",
     "effective_sample_size",
     "entropy",
     "find_sampler",

@@ -45,6 +45,18 @@ def draw_generator(run_seed: int, epoch: int, prompt_id: int) -> torch.Generator
     return torch.Generator().manual_seed(draw_seed(run_seed, epoch, prompt_id))
 
 
+def draw_subset(size: int, pool: int, *, run_seed: int, epoch: int, prompt_id: int) -> list[int]:
+    """Return a uniform subset of ``range(pool)``, ascending; its random numbers are not those of the draw.
+
+    >>> draw_subset(2, 5, run_seed=1234, epoch=0, prompt_id=42), draw_subset(6, 5, run_seed=1, epoch=0, prompt_id=42)
+    ([2, 3], [0, 1, 2, 3, 4])
+    """
+    if size >= pool:
+        return list(range(pool))
+    seed = seed_from(f"subset,{int(run_seed)},{int(epoch)},{int(prompt_id)}")
+    return sorted(torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:size].tolist())
+
+
 def draw_for_prompts(
     sampler: Callable[..., torch.Tensor],
     log_weights: torch.Tensor,

@@ -56,15 +56,16 @@ def _report(
 ) -> dict[str, object]:
     """Build the report. Averages are over all trees; one step takes ``global_batch_size`` of them."""
     size, num_negatives = config.model.global_batch_size, config.model.mcpo.num_negatives
-    cost = step_cost(model)
+    cost, scored = step_cost(model), [first_completions(tree, _num_scored(config, tree)) for tree in trees]
     flops = {
-        "mcpo": cost.mcpo(trees, num_negatives) * size / len(trees),
+        "mcpo": cost.mcpo(scored, num_negatives) * size / len(trees),
         "plain_dpo": cost.plain_dpo(trees) * size / len(trees),
     }
     seconds = {name: Spread.of([one.seconds for one in runs]) for name, runs in measured.items()}
     report: dict[str, object] = {
         **mean_lengths(trees),
         "candidates": sum(len(tree.completions) for tree in trees) / len(trees) - 1,
+        "scored": sum(len(tree.completions) for tree in scored) / len(trees) - 1,
         "negatives": num_negatives,
         "prompts_per_step": size,
         "recompute": model.layout.recompute,
@@ -79,7 +80,7 @@ def _report(
     peak = peak_flops(str(report["device"]))
     # MFU counts the work that the model needs, without recompute.
     needed = cost.useful()
-    useful = {"mcpo": needed.mcpo(trees, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
+    useful = {"mcpo": needed.mcpo(scored, num_negatives), "plain_dpo": needed.plain_dpo(trees)}
     for name, spread in seconds.items():
         report[f"{name}_seconds"] = spread.median
         report[f"{name}_seconds_spread"] = spread.as_dict()
@@ -88,8 +89,13 @@ def _report(
         useful_per_second = useful[name] * size / len(trees) / spread.median
         report[f"{name}_mfu"] = useful_per_second / (peak * dist.get_world_size()) if peak else None
         report[f"{name}_peak_gigabytes"] = max(one.peak_bytes for one in measured[name]) / 1e9
-    report["mcpo_tokens"] = sum(tree.num_tokens for tree in trees) * size / len(trees)
+    report["mcpo_tokens"] = sum(tree.num_tokens for tree in scored) * size / len(trees)
     return report
+
+
+def _num_scored(config: RunConfig, tree: PromptTree) -> int:
+    """The preferred completion and the candidates that a step scores; the first ones stand for those drawn."""
+    return 1 + (config.model.mcpo.scored_candidates or len(tree.completions))
 
 
 def table(reports: Sequence[dict]) -> str:
@@ -98,7 +104,7 @@ def table(reports: Sequence[dict]) -> str:
         ("shape", "recompute", "plain DPO, s", "MC-PO, s", "ratio", "predicted", "peak, GB"),
         *(
             (
-                f"P{one['prompt_length']:.0f} C{one['completion_length']:.0f} L{one['candidates']:.0f}",
+                "P{prompt_length:.0f} C{completion_length:.0f} L{candidates:.0f} c{scored:.0f}".format(**one),
                 one["recompute"],
                 f"{one['plain_dpo_seconds']:.2f}",
                 f"{one['mcpo_seconds']:.2f}",

@@ -26,6 +26,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
 """Layout -> number of processes, and its overrides."""
 
 CHAIN = {"model__mcpo__chain_steps": 3, "model__mcpo__chain_candidates": 2}
+TWO_SCORED = {"model__mcpo__num_negatives": 1, "model__mcpo__scored_candidates": 2}
 SMALL_PARTS = {"model__mcpo__scoring_tokens": 64, "model__micro_batch_tokens": 64}
 """Budgets that hold only a part of the batch."""
 
@@ -39,6 +40,8 @@ ALGORITHMS: dict[str, dict[str, object]] = {
         **SMALL_PARTS,
     },
     "scores, ranks, statistics": {"model__mcpo__objective": "probe", "model__mcpo__num_negatives": 3},
+    "two scored": {**TWO_SCORED, "model__mcpo__reuse_scoring": "false"},
+    "two scored, replayed": {**TWO_SCORED, "model__mcpo__reuse_scoring": "true", **SMALL_PARTS},
     "three negatives, chain": {"model__mcpo__num_negatives": 3, **CHAIN},
     "states on the host": {
         "model__mcpo__num_negatives": 1,
@@ -46,12 +49,19 @@ ALGORITHMS: dict[str, dict[str, object]] = {
         "model__optim__cpu_offload": "true",
     },
 }
-SAME_NUMBERS = {"products replayed": "mcpo", "layers replayed": "mcpo", "states on the host": "mcpo"}
+SAME_NUMBERS = {
+    "products replayed": "mcpo",
+    "layers replayed": "mcpo",
+    "states on the host": "mcpo",
+    "two scored, replayed": "two scored",
+}
 """Other modes, which must equal one process with two passes and torch's optimizer."""
 
 RUNS = [
     *((layout, algorithm) for layout in LAYOUTS for algorithm in ("mcpo", "products replayed", "layers replayed")),
     *((layout, "three negatives, chain") for layout in ("one", "tp2", "dp2")),
+    *((layout, "two scored") for layout in ("one", "tp2-pp2-sp")),
+    *((layout, "two scored, replayed") for layout in ("one", "tp2-sp", "pp2", "dp2")),
     *((layout, "scores, ranks, statistics") for layout in ("one", "pp2", "dp2", "tp2-pp2-sp")),
     *((layout, "states on the host") for layout in ("one", "dp2", "tp2-pp2-sp")),
 ]
@@ -74,7 +84,7 @@ def runs(tmp_path_factory) -> dict[tuple[str, str], Path]:
             wanted, keys = LAYOUTS[layout]
             if wanted != processes:
                 continue
-            directory = inputs / layout / algorithm.split(",")[0].replace(" ", "-")
+            directory = inputs / layout / algorithm.replace(",", "").replace(" ", "-")
             changes = keys | ALGORITHMS[algorithm] | {"trainer__mcpo__gradient_clip_val": CLIP}
             changes |= {"trainer__mcpo__save_interval": 0, "model__data__validation": inputs / "data.jsonl"}
             plan.append((str(directory), overrides(inputs, directory, **changes)))

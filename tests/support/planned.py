@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "qwen2": ModelArchitecture("qwen2", qkv_bias=True, **BASE),
     "qwen3": ModelArchitecture("qwen3", qk_norm=True, **BASE),
 }
-DATA = DataShape(prompts=64, prompt_length=40, completion_length=30, candidates=3)
+DATA = DataShape(prompts=64, prompt_length=40, completion_length=30, candidates=3, scored=3)
 
 
 LAYOUTS = {

@@ -71,6 +71,35 @@ def test_tokens_are_those_that_were_trained_on(tmp_path, llama_directory, monkey
     assert found["tokens"] == sum(tree.num_tokens for tree in trained)
 
 
+def test_only_scored_candidates_go_through_the_layers(tmp_path, llama_directory, monkeypatch):
+    trainer = small_trainer(tmp_path, llama_directory, model__mcpo__scored_candidates=2)
+    scored = []
+    compute = trainer.model.score
+    monkeypatch.setattr(trainer.model, "score", lambda trees, *args: scored.extend(trees) or compute(trees, *args))
+    found = trainer.train_single_step(trainer.next_step())
+    assert [len(tree.completions) for tree in scored] == [3] * 4
+    assert found["kernel/ess"] == pytest.approx(2, abs=1e-4)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_scoring_as_many_candidates_as_there_are_changes_nothing(tmp_path, llama_directory, reuse):
+    every, limited = (
+        lines(tmp_path, llama_directory, model__mcpo__scored_candidates=limit, model__mcpo__reuse_scoring=reuse)
+        for limit in (None, NUM_COMPLETIONS - 1)
+    )
+    assert every == limited
+
+
+def test_scored_candidates_are_replayed(tmp_path, llama_directory):
+    scored = {"model__mcpo__scored_candidates": 2, "model__mcpo__num_negatives": 2}
+    two_passes, replayed = (
+        lines(tmp_path, llama_directory, model__mcpo__reuse_scoring=reuse, **scored) for reuse in (False, True)
+    )
+    for ours, theirs in zip(replayed, two_passes, strict=True):
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
+
+
 def test_one_negative_is_dpo(tmp_path, llama_directory):
     mcpo, dpo = (lines(tmp_path, llama_directory, model__mcpo__objective=name) for name in ("mcpo", "dpo"))
     for ours, theirs in zip(mcpo, dpo, strict=True):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from nemo_mcpo.records import PromptTree
 from nemo_mcpo.sampling import SAMPLERS
 from tests.support.configs import checked
 from tests.support.trees import random_trees
+from tests.unit.sampling.frequencies import assert_frequencies
 
 TREES = random_trees([4, 2, 1, 6], seed=17)
 REFERENCE = torch.arange(4 * 6, dtype=torch.float32).reshape(4, 6) * -1.5
@@ -156,6 +158,44 @@ def test_another_seed_draws_differently():
         chosen = NegativeSampling.from_config(checked({"model.seed": seed}).model)
         columns.append(drawn(chosen, trees, [0] * 20, torch.zeros(20, 8)).columns_bM)
     assert not torch.equal(*columns)
+
+
+def test_scored_candidates_are_drawn_anew_at_each_visit():
+    chosen, tree = sampling(scored_candidates=2), TREES[3]
+    kept = [chosen.propose(tree, epoch) for epoch in range(80)]
+    assert {one.ranks for one in kept} == {(0, *pair) for pair in itertools.combinations(range(1, 6), 2)}
+    for one in kept:
+        assert all(mine is tree.completions[rank] for mine, rank in zip(one.completions, one.ranks, strict=True))
+        assert (one.prompt_id, one.index) == (tree.prompt_id, tree.index)
+    assert [chosen.propose(short, 0) is short for short in TREES] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("include_preferred", [False, True])
+def test_the_draw_averages_the_kernel_over_subsets(include_preferred):
+    """By enumeration: the probability of each candidate is the mean over the subsets of its weight in each."""
+    [tree] = random_trees([5], seed=3)
+    beta, rewards = 0.5, torch.tensor([1.0, -3.0, 0.0, 2.0, 4.0])
+    weights = (beta * rewards).exp().tolist()
+    expected = dict.fromkeys(range(5), 0.0)
+    subsets = list(itertools.combinations(range(1, 5), 2))
+    for subset in subsets:
+        pool = (0, *subset) if include_preferred else subset
+        for column in pool:
+            expected[column] += weights[column] / sum(weights[n] for n in pool) / len(subsets)
+    chosen = sampling(scored_candidates=2, beta=beta, include_preferred=include_preferred)
+    epochs = list(range(20_000))
+    proposed = [chosen.propose(tree, epoch) for epoch in epochs]
+    found = drawn(chosen, proposed, epochs, torch.stack([rewards[list(one.ranks)] for one in proposed]))
+    assert_frequencies(found.batch.ranks_BK[:, 1:], {(column,): p for column, p in expected.items() if p})
+
+
+def test_references_and_scores_follow_the_kept_columns():
+    scored = replace(TREES[3], scores=np.arange(6, 0, -1, dtype=np.float32))
+    source = ReferencedTrees(TREES, {scored.index: np.arange(6, dtype=np.float32)})
+    kept = scored.keep([0, 4, 2])
+    batch = prune([kept], torch.tensor([[2]]), source.ref_logps_BK([kept]))
+    assert (batch.ref_logps_BK.tolist(), batch.scores_BK.tolist()) == ([[0.0, 2.0]], [[6.0, 4.0]])
+    assert (batch.ranks_BK.tolist(), batch.columns) == ([[0, 2]], ((0, 2),))
 
 
 def test_which_samplers_are_scored():

@@ -32,9 +32,9 @@ def dataset(tmp_path, llama_directory):
     return open_dataset(config, pretrained, config.model.data.train)
 
 
-def test_trained_lengths_are_bounds(dataset):
-    assert dataset.trained_lengths(1).tolist() == [5 + 3 + 4, 8 + 1 + 6, 4 + 9 + 9]
-    assert dataset.trained_lengths(2).tolist() == [5 + 3 + 8, 8 + 1 + 12, 4 + 9 + 18]
+def test_lengths_are_bounds(dataset):
+    assert dataset.lengths_with(1).tolist() == [5 + 3 + 4, 8 + 1 + 6, 4 + 9 + 9]
+    assert dataset.lengths_with(2).tolist() == [5 + 3 + 8, 8 + 1 + 12, 4 + 9 + 18]
 
 
 @pytest.mark.parametrize("key", ["model.micro_batch_tokens", "model.mcpo.scoring_tokens"])

@@ -38,13 +38,13 @@ def test_reuse_trains_in_parts():
 
 
 def test_a_known_longest_prompt_gets_its_own_row():
-    data = DataShape(64, 40, 30, 3, longest=1600, longest_trained=1100)
+    data = DataShape(64, 40, 30, 3, 3, longest=1600, longest_trained=1100)
     rows = rows_of(layout_of(ParallelLayout()), data)
     assert (rows.scored, rows.largest) == (1600, 1100)
 
 
 def test_a_mean_prompt_larger_than_the_budget_gets_its_own_row():
-    data = DataShape(64, 40, 300, 3)
+    data = DataShape(64, 40, 300, 3, 3)
     rows = rows_of(layout_of(ParallelLayout()), data)  # budgets of 200 tokens
     assert (rows.scored, rows.largest) == (40 + 4 * 300, 40 + 2 * 300)
     assert (rows.count, rows.even) == (NUM_TREES, 640)

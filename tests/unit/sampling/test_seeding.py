@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemo_mcpo.sampling import SAMPLERS, draw_for_prompts, draw_generator, draw_seed, kernel_log_weights
+from nemo_mcpo.sampling import SAMPLERS, draw_for_prompts, draw_generator, draw_seed, draw_subset, kernel_log_weights
 from nemo_mcpo.sampling.draws import uniform_noise
 from tests.unit.sampling.calls import every_sampler, table
 from tests.unit.sampling.frequencies import assert_frequencies, plackett_luce
@@ -37,6 +38,12 @@ def test_generators_are_independent_of_each_other():
     torch.rand(3, generator=two)
     assert one.initial_seed() == two.initial_seed()
     assert not torch.equal(one.get_state(), two.get_state())
+
+
+def test_subsets_are_uniform_and_differ_by_visit():
+    found = [draw_subset(2, 4, run_seed=RUN_SEED, epoch=n % 3, prompt_id=n // 3) for n in range(30_000)]
+    assert_frequencies(torch.tensor(found), dict.fromkeys(itertools.combinations(range(4), 2), 1 / 6))
+    assert draw_subset(4, 4, run_seed=1, epoch=0, prompt_id=0) == [0, 1, 2, 3]
 
 
 @every_sampler
