@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "curve": "losses of a run in bf16, in float32, and in float32 with another seed",
     "peer": "our DPO against TRL's DPOTrainer on the same tokens, in turns",
     "parity": "log-probs of a real file's completions against transformers",
+    "subsets": "what scoring c of a prompt's candidates costs in statistics, for the checkpoints of a run",
     "profile": "where the time of an MC-PO step goes, and what limits each phase",
     "scaling": "cost of a step by number of candidates, negatives, tokens and processes",
     "attention": "the attention backends against each other",
@@ -36,7 +37,7 @@ SUBCOMMANDS = {
     "client": "server replies that one process reads per second",
 }
 TRAINING = ("step", "profile", "peer", "scaling", "curve")
-REAL = ("step", "profile", "parity", "peer", "curve")
+REAL = ("step", "profile", "parity", "subsets", "peer", "curve")
 ENGINE_FLAGS: dict[str, dict[str, Any]] = {
     "--recompute": {"choices": ["none", "selective", "full"], "default": "none"},
     "--reuse-scoring": {"choices": ["auto", "true", "false"], "default": "auto"},
@@ -52,21 +53,22 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--data": (REAL, {"help": "a real data file"}),
     "--format": (REAL, {"default": "nectar", "help": "format of --data (default: nectar)"}),
     "--model": (
-        (*TRAINING, "attention", "parity"),
+        (*TRAINING, "attention", "parity", "subsets"),
         {"default": "25m", "help": "a named size or a Hugging Face directory (default: 25m)"},
     ),
     "--candidates": ((*TRAINING, "attention", "parity"), {"type": int, "default": 5}),
     "--negatives": (TRAINING, {"type": int, "default": 1}),
     "--scored-candidates": (TRAINING, {"type": int, "help": "candidates that a step scores (default: all)"}),
     "--prompts": (
-        (*TRAINING, "parity"),
+        (*TRAINING, "parity", "subsets"),
         {"type": int, "default": 8, "help": "prompts per step, or to compare (default: 8)"},
     ),
     "--steps": (
         (*TRAINING, "attention", "client"),
         {"type": int, "default": 5, "help": "measured turns, after one for warm-up; steps of a curve (default: 5)"},
     ),
-    **{flag: ((*TRAINING, "parity"), how) for flag, how in ENGINE_FLAGS.items()},
+    "--run": (("subsets",), {"type": Path, "help": "log directory of a run of --model that keeps its checkpoints"}),
+    **{flag: ((*TRAINING, "parity", "subsets"), how) for flag, how in ENGINE_FLAGS.items()},
     "--layouts": (("scaling",), {"action": "store_true", "help": "also measure two processes: DP2, TP2, PP2"}),
     "--positions": (("head",), {"type": int, "default": 8192}),
     "--vocabulary": (("head",), {"type": int, "default": 128256}),

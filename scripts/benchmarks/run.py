@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import attention, curve, head, parity, peer, profile, scaling, step
+from benchmarks import attention, curve, head, parity, peer, profile, scaling, step, subsets
 from benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
@@ -86,6 +86,19 @@ def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
         if report:
             print(parity.table(report))
         return [report] if report else []
+
+
+def run_subsets(config: RunConfig, arguments: Namespace) -> list[dict]:
+    """Run subcommand ``subsets`` in one process."""
+    _check_data(arguments)
+    if arguments.run is None:
+        raise ConfigError("no run", where="--run", fix="give the log directory of a run that keeps its checkpoints")
+    with _started(config, arguments) as (config, model):
+        [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
+        some, cache_dir = trees[: arguments.prompts], config.model.data.cache_dir
+        reports = subsets.measure_subsets(model, some, arguments.run, cache_dir)
+    print(subsets.table(reports))
+    return reports
 
 
 def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
