@@ -116,7 +116,7 @@ class NegativeSampling:
         )
 
     def propose(self, tree: PromptTree, epoch: int) -> PromptTree:
-        """Return the tree with the candidates that this visit scores: c of the pool, uniformly (the samples of Algorithm 1).
+        """Return the tree with the candidates that this visit scores: a uniform subset, as Algorithm 1 samples.
 
         Every visit draws anew. The preferred completion stays, and does not count.
         """
