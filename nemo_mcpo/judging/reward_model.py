@@ -68,7 +68,6 @@ class RewardModelJudge:
         self.has_warned = False
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
-        """See ``judgement.Judge``."""
         for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
             some = questions[start : start + QUESTIONS_AT_A_TIME]
             shown = {question.number: self._shown(question) for question in some}
@@ -162,7 +161,6 @@ class RewardModelJudge:
         return scores
 
     def close(self) -> None:
-        """See ``judgement.Judge``."""
         del self.model
 
 

@@ -25,13 +25,9 @@ MAX_FAILED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a segment generates.
+    """What a segment generates: ``samples`` answers per prompt at each temperature.
 
-    Attributes:
-        segment: number of the segment.
-        temperatures: sampling temperatures.
-        samples: answers per prompt at each temperature.
-        redraws: how many times a duplicate is drawn again.
+    A duplicate is drawn again up to ``redraws`` times.
     """
 
     segment: int
@@ -119,10 +115,9 @@ def _chosen(store: SampleStore, slots: Sequence[SampleKey], attempts: int, plan:
 
 
 def _drawn(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> list[SampleKey]:
-    """The keys of a slot's draws so far."""
+    """The keys of a slot's draws so far, in order."""
     return [key for number in range(attempts) if (key := attempt(slot, number, plan.samples)) in store]
 
 
 def _last(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> Sample:
-    """The last draw of a slot."""
     return store[_drawn(store, slot, attempts, plan)[-1]]

@@ -26,11 +26,9 @@ class HuggingFaceEngine:
         self._policy: Policy | None = None
 
     def load(self, directory: str) -> None:
-        """See ``engine.Engine``."""
         self._policy = load_policy(directory)
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``engine.Engine``."""
         if self._policy is None:
             raise ValueError("load a policy before generating")
         batches = cut_batches(requests, self.batch_size)
@@ -39,7 +37,6 @@ class HuggingFaceEngine:
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
-        """See ``engine.Engine``."""
         self._policy = None
 
 
@@ -59,7 +56,7 @@ def sample_of(key: SampleKey, answer: Answer) -> Sample:
     """A sample with exactly the tokens that were drawn, or with a problem if the text is empty."""
     if not answer.text:
         return Sample(key, "", 0, False, EMPTY)
-    return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
+    return Sample(key, answer.text, len(answer.tokens), answer.finished, tokens=answer.tokens)
 
 
 def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[list[SampleRequest]]:

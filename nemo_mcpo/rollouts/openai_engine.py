@@ -40,13 +40,11 @@ class OpenAIEngine:
         self._ask: Ask | None = None
 
     def load(self, directory: str) -> None:
-        """See ``engine.Engine``."""
         self._vocabulary = vocabulary_of(load_chat_tokenizer(directory))
         self._serving = open_serving(self.settings, self.settings.model or directory, self.logs)
         check_models(self._serving)
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``engine.Engine``."""
         serving = self._serving
         if serving is None:
             raise ValueError("load a policy before generating")
@@ -96,7 +94,6 @@ class OpenAIEngine:
         return Sample(key, "", 0, False, problem)
 
     def close(self) -> None:
-        """See ``engine.Engine``."""
         if self._serving is not None:
             self._serving.close()
         self._serving = self._ask = None

@@ -52,7 +52,6 @@ class BoundedTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """See ``httpx.BaseTransport``."""
         self._deadline.at = time.monotonic() + self._seconds
         url = request.url
         reply = self._pool.handle_request(

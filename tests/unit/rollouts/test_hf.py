@@ -57,8 +57,8 @@ def test_the_same_requests_give_the_same_samples(engine):
 
 def test_samples_are_those_of_every_engine():
     key = REQUESTS[0].key
-    assert sample_of(key, Answer("red", 2, False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
-    assert sample_of(key, Answer("", 1, True, (20,))) == Sample(key, "", 0, False, EMPTY)
+    assert sample_of(key, Answer("red", False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
+    assert sample_of(key, Answer("", True, (20,))) == Sample(key, "", 0, False, EMPTY)
 
 
 def test_a_policy_must_be_loaded():
