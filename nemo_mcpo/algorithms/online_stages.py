@@ -97,8 +97,7 @@ def sample_policy(
     drawn = {"plan": asdict(plan), "sampling": asdict(sampling)}
     samples = SampleStore(store, {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn})
     build = bind(ENGINES[rollouts.engine.name].build, rollouts.engine.parameters, "rollouts.engine")
-    with closing(build(rollouts, sampling, logs)) as engine:
-        engine.load(str(policy))
+    with closing(build(str(policy), rollouts, sampling, logs)) as engine:
         return generate_samples(engine, samples, prompts, plan, progress=True)
 
 

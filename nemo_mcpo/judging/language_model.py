@@ -207,7 +207,7 @@ def _check(config: OnlineRunConfig) -> None:
 def _preflight(config: OnlineRunConfig, machine: Machine) -> Sequence[str]:
     settings, section = config.judge.server, "judge.server"
     if settings.urls:
-        return check_urls(settings, section, settings.model, must_run=machine.is_here)
+        return check_urls(settings, section, must_run=machine.is_here)
     model = read_served_model(settings.model or "", f"{section}.model", needs_template=True)
     question = longest_question(config) - config.judge.max_tokens
     return check_own_servers(settings, [model], question, section, machine)

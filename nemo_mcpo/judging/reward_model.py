@@ -42,7 +42,6 @@ class RewardModelJudge:
     Args:
         directory: safetensors weights and a tokenizer with the chat template that the model was trained with.
         batch_size: number of answers per batch.
-        cache: cache of scores.
     """
 
     def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:

@@ -30,7 +30,6 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
     """Return the tokenizer in a local directory.
 
     Args:
-        directory: contains the tokenizer's files.
         where: the configuration key that names the directory, for the error.
 
     Raises:

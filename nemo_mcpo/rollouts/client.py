@@ -150,8 +150,7 @@ class ServerPool:
             RefusedError: the request was rejected, or it fails repeatedly while other requests succeed.
             RolloutError: no server replied within ``retry_seconds``.
         """
-        is_alive = lambda: self._failures < MAX_POOL_FAILURES  # noqa: E731
-        return self._again(lambda: self._ask_once(request, key), self.urls, is_alive)
+        return self._again(lambda: self._ask_once(request, key), self.urls, lambda: self._failures < MAX_POOL_FAILURES)
 
     def each(self, request: Request[Result]) -> list[tuple[str, Result]]:
         """Send one request to every server and return pairs of URL and result.

@@ -198,6 +198,6 @@ def _first(
     return {}
 
 
-def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, object]:
+def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, Any]:
     """The sampling settings of one request."""
     return {"temperature": temperature, "top_p": 1.0, "seed": seed, "max_tokens": max_tokens}

@@ -27,7 +27,6 @@ class ServerProcess:
 
     Args:
         command: takes a port, returns program and arguments.
-        environment: environment of the program.
         log: file to which its output is appended.
         runs_here: whether the program or a child of it listens on the port, so that any other listener is not our
             server. False with a prefix, which may start it elsewhere (a Slurm step, a container's daemon).

@@ -36,7 +36,6 @@ class BoundedTransport(httpx.BaseTransport):
     Transport errors are raised as httpcore raises them.
 
     Args:
-        url: URL of the server.
         seconds: time limit of one exchange, from connecting to the last byte.
         max_bytes: maximum size of a reply's body.
     """

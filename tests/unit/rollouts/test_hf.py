@@ -25,9 +25,7 @@ REQUESTS = [
 def engine(tmp_path_factory) -> HuggingFaceEngine:
     folder = tmp_path_factory.mktemp("policy")
     make_tiny_model(write_preferences(folder / "data.jsonl"), folder / "model", "1m", seed=1, vocab_size=300)
-    engine = HuggingFaceEngine(SAMPLING, batch_size=4)
-    engine.load(str(folder / "model"))
-    return engine
+    return HuggingFaceEngine(str(folder / "model"), SAMPLING, batch_size=4)
 
 
 def test_batches_have_one_temperature_and_do_not_depend_on_the_order():
@@ -59,8 +57,3 @@ def test_samples_are_those_of_every_engine():
     key = REQUESTS[0].key
     assert sample_of(key, Answer("red", False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
     assert sample_of(key, Answer("", True, (20,))) == Sample(key, "", 0, False, EMPTY)
-
-
-def test_a_policy_must_be_loaded():
-    with pytest.raises(ValueError, match="load a policy"):
-        list(HuggingFaceEngine(SAMPLING, batch_size=4).generate(REQUESTS, ()))

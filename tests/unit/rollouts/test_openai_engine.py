@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -47,12 +47,8 @@ def generated(policy, behavior: Behavior, wanted, done=(), **changes):
     with fake_server(behavior) as url:
         keys = {"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes
         settings = online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
-        engine = OpenAIEngine(SAMPLING, settings, logs=None)
-        try:
-            engine.load(policy)
+        with closing(OpenAIEngine(policy, SAMPLING, settings, logs=None)) as engine:
             return [sample for samples in engine.generate(wanted, done) for sample in samples]
-        finally:
-            engine.close()
 
 
 @pytest.mark.parametrize("takes_tokens", [True, False])
