@@ -81,7 +81,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
             "transformers rejects the configuration",
             where=str(where),
             got=f"{type(error).__name__}: {error}"[:150],
-            fix="use the config.json that belongs to the model",
+            fix=_FIX,
         ) from error
 
 
