@@ -36,7 +36,6 @@ EVALUATION_MODULES = ("nemo_mcpo.evaluation.answers", "nemo_mcpo.evaluation.pref
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="seed of the data, weights and draws (default: 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="output directory")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the subcommands of ``scripts/benchmark.py``: one function each, from checked flags to a table and reports."""
+"""Runs the subcommands of ``scripts/benchmark.py``: one function each, from checked flags to a table and reports.
+
+Only the first rank returns reports.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks import attention, curve, head, parity, peer, profile, scaling, step
@@ -25,16 +29,6 @@ Measure = Callable[[RunConfig, MegatronGPTMCPOModel, Sequence[PromptTree], int],
 Table = Callable[[Sequence[dict]], str]
 
 
-def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``step``; return no reports on ranks other than the first."""
-    return _each_workload(config, arguments, step.measure_steps, step.table)
-
-
-def run_profile(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``profile``; return no reports on ranks other than the first."""
-    return _each_workload(config, arguments, profile.profile_steps, profile.table)
-
-
 def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, table: Table) -> list[dict]:
     if not arguments.shape and not arguments.data:
         raise ConfigError("nothing to measure", where="--shape", fix="give --shape 250x250, or --data FILE")
@@ -49,8 +43,12 @@ def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, ta
         return reports if is_rank_zero() else []
 
 
+run_step = partial(_each_workload, measure=step.measure_steps, table=step.table)
+run_profile = partial(_each_workload, measure=profile.profile_steps, table=profile.table)
+
+
 def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``scaling`` in one process; ``measure_layouts`` measures two."""
+    """Measure in one process; ``measure_layouts`` measures two."""
     reports = []
     with _started(config, arguments) as (config, model):
         for report in scaling.measure_cases(config, model, scaling.CASES, arguments.steps):
@@ -66,7 +64,6 @@ def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``peer``."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -77,7 +74,6 @@ def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``parity``; return no reports on ranks other than the first."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -89,7 +85,7 @@ def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``curve``; each training run is a separate process."""
+    """Measure training runs, each in a separate process."""
     _check_data(arguments)
     with tempfile.TemporaryDirectory() as folder:
         directory = _model_directory(arguments.model, arguments.data, Path(folder))
@@ -101,7 +97,6 @@ def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``attention``."""
     shapes = [Shape.parse(text) for text in arguments.shape or ["250x250", "121x288", "1000x1000"]]
     architecture = tiny_architecture(_known_size(arguments.model), "llama", SIZES[arguments.model].vocab_size)
     dtype = DTYPES[config.trainer.precision]
@@ -114,7 +109,6 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``head``."""
     start_processes(config)
     dtype = DTYPES[config.trainer.precision]
     report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, dtype, full=arguments.full)
