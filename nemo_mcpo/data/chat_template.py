@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from nemo_mcpo.data.formats.records import BadRecordError
 from nemo_mcpo.data.thoughts import THOUGHT_KEYS, reads_thoughts, renamed
 from nemo_mcpo.records import Message
 
@@ -31,12 +32,8 @@ _OTHER = "Sentinel"
 _WORD = 8  # characters
 
 
-class RefusedByTemplate(Exception):
+class RefusedByTemplate(BadRecordError):
     """A conversation cannot be rendered without losing a part of it: the reason, and what exactly was found."""
-
-    def __init__(self, reason: str, detail: object = "") -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, str(detail)[:200]
 
 
 def render(

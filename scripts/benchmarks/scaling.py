@@ -102,7 +102,6 @@ def measure_layouts(script: Path, arguments: Sequence[str]) -> Iterator[dict[str
 
 
 def table(reports: Sequence[dict]) -> str:
-    """Format the reports for people."""
     lines = [f"{'varies':<9}{'P':>5}{'C':>6}{'L':>4}{'M':>4}{'seconds':>22}{'GFLOP/s':>10}"]
     for one in reports:
         spread = Spread(**one["seconds"])

@@ -87,15 +87,14 @@ def export_weights(
     directory: str | Path,
     chunks: Sequence[GPTModel],
     architecture: ModelArchitecture,
-    dtype: str | None = None,
+    dtype: str,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write the chunks' parameters as the safetensors files of a Hugging Face directory.
 
-    Every rank calls this, one rank writes, and all return once the files are complete. ``dtype`` defaults to the
-    architecture's.
+    Every rank calls this, one rank writes, and all return once the files are complete.
     """
-    torch_dtype = getattr(torch, dtype or architecture.dtype)
+    torch_dtype = getattr(torch, dtype)
     problem: Exception | None = None
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0:
         tensors = _gather_tensors(chunks, architecture, torch_dtype)
