@@ -19,7 +19,7 @@ from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
+from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero, shut_down
@@ -98,7 +98,7 @@ def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
     shapes = [Shape.parse(text) for text in arguments.shape or ["250x250", "121x288", "1000x1000"]]
-    architecture = tiny_architecture(_known_size(arguments.model), "llama", SIZES[arguments.model].vocab_size)
+    architecture = SIZES[_known_size(arguments.model)]
     dtype = DTYPES[config.trainer.precision]
     reports = [
         attention.measure_backends(architecture, shape, 1 + arguments.candidates, dtype, arguments.steps)

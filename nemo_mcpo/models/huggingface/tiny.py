@@ -101,25 +101,20 @@ def make_tiny_model(
     tokenizer.model_max_length = SIZES[size].max_positions
     if size not in WHOLE_VOCABULARY:
         vocab_size = len(tokenizer)
-    architecture = tiny_architecture(size, family, vocab_size or SIZES[size].vocab_size, dtype)
+    architecture = replace(
+        SIZES[size],
+        family=family,
+        vocab_size=vocab_size or SIZES[size].vocab_size,
+        qkv_bias=FAMILIES[family].qkv_bias,
+        qk_norm=FAMILIES[family].qk_norm,
+        dtype=dtype,
+    )
     partial = start_partial(directory)
     # Every version of transformers reads a template in tokenizer_config.json, but not one in a separate file.
     tokenizer.save_pretrained(partial, save_jinja_files=False)
     _save_random_weights(partial, architecture, tokenizer, seed)
     move_into_place(directory)
     return architecture
-
-
-def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "float32") -> ModelArchitecture:
-    """Return the architecture of a named size in a family."""
-    return replace(
-        SIZES[size],
-        family=family,
-        vocab_size=vocab_size,
-        qkv_bias=FAMILIES[family].qkv_bias,
-        qk_norm=FAMILIES[family].qk_norm,
-        dtype=dtype,
-    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -52,7 +52,7 @@ def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture
         if name == OUTPUT and architecture.tied_embeddings:
             name = EMBEDDING
         rule = family.rule(name)
-        sources = [checkpoint[at_layer(source.name, layer)] for source in rule.sources]
+        sources = [checkpoint[at_layer(source, layer)] for source in rule.sources]
         value = LAYOUTS[rule.layout].split(sources, architecture, rank, size)
         if value.shape != parameter.shape:
             raise CheckpointError(
@@ -146,7 +146,7 @@ def _gather_tensors(
             raise CheckpointError("the model lacks this parameter", where=at_layer(rule.parameter, layer))
         parts = _gather_parameter(mine.get((rule.parameter, layer)), rule, stage, architecture, dtype)
         for index, source in enumerate(rule.sources):
-            name = at_layer(source.name, layer)
+            name = at_layer(source, layer)
             yield name, _send_to_writer(parts[index] if parts else None, stage, shapes[name], dtype)
 
 
