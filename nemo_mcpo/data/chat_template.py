@@ -111,7 +111,9 @@ def _without_each_part(
     every = "\n".join(turn.content for turn in turns)
     for number, turn in enumerate(turns):
         parts: list[tuple[str, object, Message]] = []
-        if _may_be_missing(turn.content, every, rendered):
+        # A short content proves nothing: the template's own text may contain the same word.
+        is_there = len(turn.content) >= _WORD and rendered.count(turn.content) >= every.count(turn.content)
+        if turn.content and not is_there:  # this only saves the cost of a second rendering
             parts.append(("a turn", turn.content, replace(turn, content=_OTHER)))
         for key in json.loads(turn.extra) if turn.extra else ():
             if not _may_be_omitted(tokenizer, turn, key, is_last=number == len(turns) - 1):
@@ -123,12 +125,6 @@ def _without_each_part(
     for name in given:
         if name in ("tools", "documents") or name not in template:
             yield name, str(given[name])[:80], turns, _without(given, name)
-
-
-def _may_be_missing(content: str, every: str, rendered: str) -> bool:
-    """Return whether the rendered text may lack a turn's content; this only saves the cost of a second rendering."""
-    # A short content proves nothing: the template's own text may contain the same word.
-    return bool(content) and (len(content) < _WORD or rendered.count(content) < every.count(content))
 
 
 def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False) -> str:

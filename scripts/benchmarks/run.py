@@ -18,6 +18,7 @@ from benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config.schema import changed
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
@@ -129,8 +130,7 @@ def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfi
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
         if directory is not None:
-            checkpoint = config.pretrained_checkpoint.model_copy(update={"restore_from_path": directory})
-            config = config.model_copy(update={"pretrained_checkpoint": checkpoint})
+            config = changed(config, {"pretrained_checkpoint": {"restore_from_path": directory}})
         yield config, build_model(config, None if directory else arguments.model)
     shut_down()
 

@@ -43,9 +43,6 @@ class Shape:
             raise ConfigError("not a shape", where="--shape", got=text, expected=expected)
         return cls(int(prompt), int(completion))
 
-    def __str__(self) -> str:
-        return f"P{self.prompt} C{self.completion}"
-
 
 class MemoryTrees(list[PromptTree]):
     """Trees in memory, in place of a prepared dataset."""
