@@ -11,6 +11,7 @@ Replicas do not wait for each other: values that every rank needs are collected 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -57,9 +58,9 @@ def score_trees(
     """
     left_out = 0 if recording else first_column
     placed = [
-        PlacedTree(_without_first(tree, left_out), prompt, tuple(range(left_out, len(tree.completions))))
-        for prompt, tree in enumerate(trees)
-        if len(tree.completions) > left_out
+        PlacedTree(tree, prompt, tuple(range(left_out, left_out + len(tree.completions))))
+        for prompt, tree in enumerate(replace(tree, completions=tree.completions[left_out:]) for tree in trees)
+        if tree.completions
     ]
     num_columns = max((len(tree.completions) for tree in trees), default=1)
     table = torch.zeros(len(trees), num_columns, dtype=torch.float32, device=local_device())
@@ -134,10 +135,6 @@ def _no_count() -> Tensor:
     optimizer step divides by the number of prompts.
     """
     return torch.zeros((), dtype=torch.int, device=local_device())
-
-
-def _without_first(tree: PromptTree, count: int) -> PromptTree:
-    return PromptTree(tree.prompt_id, tree.index, tree.prompt_tokens, tree.completions[count:]) if count else tree
 
 
 def _metric_names(objective: Objective, batch: PreferenceBatch) -> list[str]:

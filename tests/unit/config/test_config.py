@@ -193,6 +193,13 @@ def test_settings_by_their_keys():
     assert found == {"trainer.mcpo.max_steps": config.trainer.mcpo.max_steps}
 
 
+def test_changes_of_inner_sections_leave_the_rest():
+    config = checked({"model.seed": 5})
+    found = schema.changed(config, {"trainer": {"devices": 2}, "model": {"mcpo": {"beta": 0.5}}})
+    assert (found.trainer.devices, found.model.mcpo.beta, found.model.seed) == (2, 0.5, 5)
+    assert found.model.mcpo.sampler == config.model.mcpo.sampler and config.model.mcpo.beta != 0.5
+
+
 def test_the_budget_in_seconds():
     assert checked({}).exp_manager.budget_seconds is None
     assert checked({"exp_manager.max_time_per_run": "01:02:03:04"}).exp_manager.budget_seconds == 93784.0

@@ -70,9 +70,9 @@ def test_prompt_and_completion_are_the_tokens_of_the_whole_conversation(
 
 
 def test_sentencepiece_gets_no_second_space_and_byte_level_gets_one(chats: dict[str, ChatTokenizer]) -> None:
-    assert chats["llama2"].lead == ""
-    assert chats["llama2-byte-level"].lead == " "
-    assert chats["llama3"].lead == chats["qwen2"].lead == chats["qwen3"].lead == ""
+    assert chats["llama2"].turn.lead == ""
+    assert chats["llama2-byte-level"].turn.lead == " "
+    assert chats["llama3"].turn.lead == chats["qwen2"].turn.lead == chats["qwen3"].turn.lead == ""
 
 
 def test_qwen3_writes_the_empty_thought_in_the_prompt(chats: dict[str, ChatTokenizer]) -> None:
@@ -149,7 +149,7 @@ def test_special_tokens_before_every_response_are_tokens(tmp_path: Path) -> None
     chat = load_chat_tokenizer(save_tokenizer(tmp_path, family))
     ids = encode_answers(chat, ["I am <|final|> fine."])[0]
     final = chat.tokenizer.convert_tokens_to_ids("<|final|>")
-    assert chat.lead == " " and chat.turn.head[-1] == final
+    assert chat.turn.lead == " " and chat.turn.head[-1] == final
     assert ids[: len(chat.turn.head)] == list(chat.turn.head) and ids.count(final) == 1
 
 

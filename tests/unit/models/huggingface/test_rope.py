@@ -73,7 +73,7 @@ def test_every_spelling_is_read(config, rope):
             {"rope_parameters": {"full_attention": THETA, "rope_theta": 1e4}},
             "different rotary embeddings .*full_attention: ",
         ),
-        ({"rope_theta": "500000"}, "rope_theta: not a positive number .*'500000'"),
+        ({"rope_theta": "500000"}, "^config.json: rope_theta: not a positive number .*'500000'"),
         ({"rope_theta": True}, "not a positive number"),
         ({"rope_parameters": {"rope_theta": -1.0}}, "rope_parameters: rope_theta: not a positive number"),
         ({"rope_scaling": ["linear", 2.0]}, "rope_scaling: not a JSON object"),
