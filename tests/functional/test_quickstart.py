@@ -32,7 +32,7 @@ def sums(file: Path) -> set[frozenset[str]]:
 
 @pytest.mark.functional
 @pytest.mark.parallel
-def test_miniature(tmp_path: Path) -> None:
+def test_miniature(tmp_path):
     out = tmp_path / "quickstart"
     options = ("--seed", "5", "--sums", "96", "96", "20")
     said = quickstart(out, *options)
@@ -61,7 +61,7 @@ def test_miniature(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_sum_is_in_two_files(tmp_path: Path, seed: int) -> None:
+def test_no_sum_is_in_two_files(tmp_path, seed):
     """At full size, and regardless of the order of the two numbers: no evaluated sum was trained on."""
     command = [
         sys.executable,

@@ -42,7 +42,7 @@ def generated(policy: Policy, temperature: float) -> list[Answer]:
     return generate_batch(policy, PROMPTS, temperature=temperature, max_tokens=24, top_p=1.0, seed=3)
 
 
-def test_batches_hold_every_row_once_and_similar_lengths() -> None:
+def test_batches_hold_every_row_once_and_similar_lengths():
     assert list(batches_by_length([5, 1, 3, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
 
 
