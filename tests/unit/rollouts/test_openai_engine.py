@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 
 import pytest
 
@@ -226,34 +227,44 @@ def greedy(body):
 
 
 @pytest.mark.parametrize(
-    ("behavior", "message"),
+    ("behavior", "what", "got"),
     [
-        (Behavior(words_of, models=["/another/model"]), "the server has a different model"),
-        (Behavior(greedy), "does not sample"),
-        (Behavior(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
-        (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
-        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not respect"),
+        (Behavior(words_of, models=["/another/model"]), "different model", "/another/model"),
+        (Behavior(greedy), "greedy answer", "'*'"),
+        (Behavior(lambda body: words_of(body | {"seed": 1})), "ignores the seed", "'*'"),
+        (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "temperature", "4 different answers *"),
+        (
+            Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})),
+            "temperature",
+            "8 answers at temperatures from 0.01 to 0.0001, *",
+        ),
         (
             Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
-            "answers a different prompt.*4 tokens.* has 3",
+            "prompt",
+            "the server's prompt has 4 tokens, the policy's has 3: *",
         ),
-        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens, but max_tokens is 48"),
+        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens", "'*'"),
         (
             Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
-            "finished that max_tokens has cut",
+            "finished",
+            "'*'",
         ),
-        (Behavior(lambda body: (400, "no")), "neither token prompts nor chats"),
-        (Behavior(lambda body: (401, "no")), "rejects the API key.*api_key_env"),
-        (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
-        (Behavior(lambda body: (500, "no")), "neither token prompts nor chats"),
-        (Behavior(lambda body: (503, "no")), "no server replies"),
+        (Behavior(lambda body: (400, "no")), "neither", "BadRequestError: no"),
+        (Behavior(lambda body: (401, "no")), "API key", "AuthenticationError: no"),
+        (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects", "to http://10.0.0.1/v1"),
+        (Behavior(lambda body: (500, "no")), "neither", "InternalServerError: no"),
+        (Behavior(lambda body: (503, "no")), "no server replies", "InternalServerError: no"),
     ],
 )
-def test_unreliable_servers(policy, behavior, message):
-    with pytest.raises(RolloutError, match=message):
+def test_unreliable_servers(policy, behavior, what, got):
+    with pytest.raises(RolloutError) as caught:
         generated(policy, behavior, requests(2))
+    error = caught.value
+    assert what in error.what and fnmatchcase(str(error.got), got)
+    assert error.where.startswith("http://127.0.0.1:") and error.fix
 
 
 def test_no_server_at_all(policy):
-    with pytest.raises(RolloutError, match="no server replies"):
+    with pytest.raises(RolloutError) as caught:
         generated(policy, Behavior(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])
+    assert caught.value.where == "http://127.0.0.1:9/v1" and "APIConnectionError" in str(caught.value.got)
