@@ -52,6 +52,37 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def one_process():
+    """megatron-core's groups for a single process."""
+    from megatron.core import parallel_state
+
+    from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
+
+    if parallel_state.model_parallel_is_initialized():
+        yield
+        return
+    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
+    yield
+    shut_down()
+
+
+@pytest.fixture(scope="session")
+def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small Llama with two layers and a vocabulary of 300, which is padded to 384."""
+    from tests.support.models import save_model
+
+    directory = tmp_path_factory.mktemp("small") / "llama"
+    save_model(directory, "llama")
+    return directory
+
+
+@pytest.fixture
+def llama(llama_directory: Path, tmp_path: Path) -> Path:
+    """A copy of that directory, for a test to change."""
+    return shutil.copytree(llama_directory, tmp_path / "llama")
+
+
+@pytest.fixture(scope="module")
 def slurm():
     """A real Slurm cluster of two nodes."""
     from tests.support.slurm import Slurm

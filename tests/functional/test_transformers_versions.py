@@ -26,7 +26,7 @@ from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 from tests.support import logits_of_exports
 from tests.support.environments import installed
-from tests.unit.models.huggingface.conftest import LLAMA3, save_model
+from tests.support.models import LLAMA3, save_model
 
 pytestmark = pytest.mark.functional
 VARIANTS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights
-from tests.unit.models.huggingface.conftest import save_model
+from tests.support.models import save_model
 
 PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")
 ROOT = PROGRAM.parents[2]

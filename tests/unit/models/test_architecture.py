@@ -7,7 +7,7 @@ import pytest
 
 from nemo_mcpo.models.architecture import VOCAB_MULTIPLE
 from nemo_mcpo.models.huggingface.config import read_architecture
-from tests.unit.models.huggingface.conftest import MODELS, save_model
+from tests.support.models import MODELS, save_model
 
 
 @pytest.mark.parametrize("name", MODELS)

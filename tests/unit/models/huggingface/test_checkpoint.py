@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights, open_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
-from tests.unit.models.huggingface.conftest import save_model
+from tests.support.models import save_model
 
 
 @pytest.fixture

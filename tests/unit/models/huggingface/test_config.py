@@ -10,7 +10,7 @@ import pytest
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.config import fresh_config, read_architecture, read_config, write_config
 from nemo_mcpo.models.huggingface.families import FAMILIES
-from tests.unit.models.huggingface.conftest import LLAMA3, MODELS, SHAPE
+from tests.support.models import LLAMA3, MODELS, SHAPE
 
 CLASSIFIER = "LlamaForSequenceClassification"
 QWEN2 = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.loading import load_model
-from tests.unit.models.huggingface.conftest import LLAMA3, save_model
+from tests.support.models import LLAMA3, save_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

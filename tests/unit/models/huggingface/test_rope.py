@@ -15,7 +15,7 @@ from nemo_mcpo.models.huggingface.rope import (
     spelled_for_both,
 )
 from nemo_mcpo.trees.rotary import ROPE_SCALINGS
-from tests.unit.models.huggingface.conftest import LLAMA3
+from tests.support.models import LLAMA3
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 THETA = {"rope_theta": 500000.0}

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
-from megatron.core import parallel_state
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 SHAPE = {
     "vocab_size": 300,
@@ -55,21 +51,3 @@ def save_model(
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return model
-
-
-@pytest.fixture(scope="module")
-def one_process():
-    """megatron-core's groups for a single process."""
-    if parallel_state.model_parallel_is_initialized():
-        yield
-        return
-    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
-    yield
-    shut_down()
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    """The directory of a small Llama."""
-    save_model(tmp_path / "llama", "llama")
-    return tmp_path / "llama"
