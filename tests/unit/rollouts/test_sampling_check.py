@@ -13,13 +13,13 @@ from nemo_mcpo.rollouts.probe import ask_tokens
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.sampling_check import FLAT, check_sampling
 from nemo_mcpo.rollouts.serving import Serving
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import NEARLY_GREEDY, Behavior, fake_server, words_of
 
 
 def checked(behavior: Behavior, vocabulary_size: int = 32_000) -> Behavior:
     with fake_server(behavior) as url:
-        pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
+        pool = ServerPool([url], server_settings(retry_seconds=0.1))
         check_sampling(Serving(pool, "m", ()), ask_tokens, Prompt((1, 2)), vocabulary_size)
     return behavior
 
