@@ -11,23 +11,18 @@ import pytest
 
 from nemo_mcpo.data.tokenization import encode_answers, load_chat_tokenizer
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.openai_engine import ATTEMPTS, OpenAIEngine
 from nemo_mcpo.rollouts.samples import Prompt, SampleKey, SampleRequest, Sampling
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
-from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=20, top_p=0.9, seed=3)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("policy")
-    write_preferences(directory / "data.jsonl")
-    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
-    return str(directory / "model")
+def policy(inputs) -> str:
+    return str(inputs / "model")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +41,7 @@ def requests(number: int) -> list[SampleRequest]:
 
 def generated(policy, behavior: Behavior, wanted, done=(), **changes):
     with fake_server(behavior) as url:
-        keys = {"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes
-        settings = online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
+        settings = server_settings(**{"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes)
         engine = OpenAIEngine(SAMPLING, settings, logs=None)
         try:
             engine.load(policy)

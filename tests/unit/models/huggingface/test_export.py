@@ -12,17 +12,15 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.models.huggingface.weights import load_weights
+from tests.support.launch import tiny_chat_model
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    (tmp_path / "texts.txt").write_text("A question, and its answer.\n" * 50)
-    make_tiny_model(tmp_path / "texts.txt", tmp_path / "tiny", "1m", seed=1)
-    return tmp_path / "tiny"
+    return tiny_chat_model(tmp_path)
 
 
 def load(directory: Path):
