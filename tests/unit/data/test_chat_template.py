@@ -175,20 +175,3 @@ def test_a_template_that_is_not_text(tmp_path):
 def test_a_missing_tokenizer_names_the_option():
     with pytest.raises(DataError, match=r"text data needs a tokenizer.*--tokenizer"):
         load_chat_tokenizer("")
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("tokenizer.json", "{}"),
-        ("tokenizer.json", "["),
-        ("tokenizer_config.json", "[]"),
-        ("tokenizer.json", '{"model": 1}'),
-    ],
-)
-def test_an_unreadable_tokenizer_is_an_error_of_one_line(tmp_path, file, content):
-    directory = save_tokenizer(tmp_path, FAMILIES["qwen2"])
-    (tmp_path / file).write_text(content)
-    with pytest.raises(DataError, match="no usable tokenizer") as caught:
-        load_chat_tokenizer(directory)
-    assert "\n" not in str(caught.value) and caught.value.fix

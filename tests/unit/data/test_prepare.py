@@ -213,13 +213,6 @@ def test_a_missing_file_is_reported_before_anything_else(build):
     assert caught.value.where == "absent.jsonl"
 
 
-def test_no_chat_template(build, write_jsonl, tmp_path):
-    tokenizer = Path(save_tokenizer(tmp_path / "plain", FAMILIES["llama3"]))
-    (tokenizer / "chat_template.jinja").unlink()
-    with pytest.raises(DataError, match="no chat template"):
-        build(write_jsonl(TEXT), tokenizer_dir=str(tokenizer))
-
-
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
