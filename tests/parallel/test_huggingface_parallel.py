@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights
-from tests.support.launch import run
+from tests.support.launch import fork
 from tests.support.models import save_model
 
 PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parallel
 def test_import_then_export_is_bit_identical(tmp_path, num_processes, layouts):
     for name in MODELS:
         save_model(tmp_path / "source" / name, name, num_hidden_layers=4, num_key_value_heads=4)
-    done = run(PROGRAM, [str(tmp_path), *layouts], num_processes)
+    done = fork(PROGRAM, [str(tmp_path), *layouts], num_processes)
     assert done.returncode == 0, done.stderr
     for layout in layouts:
         for name in MODELS:
@@ -35,7 +35,7 @@ def test_import_then_export_is_bit_identical(tmp_path, num_processes, layouts):
 
 def test_a_full_disk_is_reported_by_every_process(tmp_path):
     save_model(tmp_path / "source" / "llama", "llama", num_hidden_layers=4)
-    done = run(PROGRAM, [str(tmp_path), "pp2:1:2:1", "--full-disk"], processes=2)
+    done = fork(PROGRAM, [str(tmp_path), "pp2:1:2:1", "--full-disk"], processes=2)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert done.stderr.count("CheckpointError: ") == 2
