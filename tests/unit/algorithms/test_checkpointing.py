@@ -53,11 +53,7 @@ def make(tmp_path, source, monkeypatch):
 
     def manager(keep_last: int = 2, keep_best: int = 0, monitor: str = "val_loss") -> CheckpointManager:
         return CheckpointManager(
-            tmp_path / "checkpoints",
-            keep_last=keep_last,
-            keep_best=keep_best,
-            monitor=monitor,
-            source_files=source,
+            tmp_path / "checkpoints", keep_last=keep_last, keep_best=keep_best, monitor=monitor, source_files=source
         )
 
     return manager

@@ -59,10 +59,7 @@ def test_pairs_in_three_forms(write_jsonl):
         ({"prompt": None, "responses": RESPONSES}, STRUCTURE),
         ({"prompt": TURNS[:3], "responses": RESPONSES}, "prompt does not end with a user turn"),
         ({"prompt": [{"role": "narrator", "content": "x"}], "responses": RESPONSES}, "unknown role"),
-        (
-            {"prompt": [{"role": "user", "content": None}], "responses": RESPONSES},
-            STRUCTURE,
-        ),
+        ({"prompt": [{"role": "user", "content": None}], "responses": RESPONSES}, STRUCTURE),
         ({"prompt": ["Hi"], "responses": RESPONSES}, STRUCTURE),
         ({"prompt": "\ud800", "responses": RESPONSES}, "text is not valid Unicode"),
         ({"prompt": "Hi", "responses": []}, "no responses"),

@@ -11,12 +11,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import GenerationMode
 
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.huggingface.generation_settings import (
-    CHANGES_SAMPLES,
-    end_tokens,
-    neutral_settings,
-    neutralized,
-)
+from nemo_mcpo.models.huggingface.generation_settings import CHANGES_SAMPLES, end_tokens, neutral_settings, neutralized
 
 QWEN = {
     **{"bos_token_id": 1, "pad_token_id": 1, "eos_token_id": [2, 1], "transformers_version": "4.37.0"},
