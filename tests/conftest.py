@@ -82,29 +82,28 @@ def llama(llama_directory: Path, tmp_path: Path) -> Path:
     return shutil.copytree(llama_directory, tmp_path / "llama")
 
 
+def _cluster(plugin: Path | None = None):
+    from tests.support.slurm import Slurm
+
+    with tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp") as root:
+        cluster = Slurm(Path(root), plugin=plugin)
+        yield cluster
+        cluster.stop()
+
+
 @pytest.fixture(scope="module")
 def slurm():
     """A real Slurm cluster of two nodes."""
-    from tests.support.slurm import Slurm
-
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
-    cluster = Slurm(root)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(root)
+    yield from _cluster()
 
 
 @pytest.fixture(scope="module")
-def with_pyxis():
+def with_pyxis(tmp_path_factory: pytest.TempPathFactory):
     """A real Slurm cluster whose srun takes the options of pyxis."""
-    from tests.support.slurm import PLUGIN, Slurm
+    from tests.support.slurm import PLUGIN
 
     if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
         pytest.skip("no C compiler, or no headers for Slurm plugins (Debian: gcc libc6-dev libslurm-dev)")
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
-    library = root / "fakepyxis.so"
+    library = tmp_path_factory.mktemp("plugin") / "fakepyxis.so"
     subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, PLUGIN], check=True)
-    cluster = Slurm(root, plugin=library)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(root)
+    yield from _cluster(library)

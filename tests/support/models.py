@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SHAPE = {
@@ -51,3 +53,10 @@ def save_model(
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return model
+
+
+def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a model in one file."""
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from nemo_mcpo.data.prepared import PreparedDataset, PreparedWriter
 from nemo_mcpo.data.tokenization import encode_answers, encode_prompts, load_chat_tokenizer, render_prompt
 from nemo_mcpo.errors import ConfigError, DataError
 from nemo_mcpo.records import Message
+from tests.support.full_disk import full_disk
 from tests.unit.data.chat_tokenizers import FAMILIES, save_tokenizer
 
 TOKENS = {"prompt_ids": [1, 2], "responses": [{"ids": [3], "rank": 1}, {"ids": [4, 5], "rank": 2}]}
@@ -229,12 +229,9 @@ def test_options_out_of_range(build, write_jsonl, changes, key):
 
 
 def test_a_full_disk_leaves_nothing_and_the_next_call_builds_again(build, write_jsonl, tmp_path, monkeypatch):
-    def full(*arguments: object, **named: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     path = write_jsonl(TEXT)
     with monkeypatch.context() as patch:
-        patch.setattr(PreparedWriter, "finish", full)
+        patch.setattr(PreparedWriter, "finish", full_disk)
         with pytest.raises(DataError, match="No space left on device"):
             build(path)
     assert prepared_directories(tmp_path) == []

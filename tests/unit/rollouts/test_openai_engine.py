@@ -216,28 +216,29 @@ def test_one_request_at_which_servers_fail_is_counted(policy):
     assert {sample.key.prompt_id: bool(sample.problem) for sample in samples} == {0: False, 1: True}
 
 
-def greedy(body):
-    return words_of(body | {"temperature": 0.0})
+def always(**fields: object) -> Behavior:
+    """A server that generates as if every request had these fields."""
+    return Behavior(lambda body: words_of(body | fields))
+
+
+def counting(**usage: int) -> Behavior:
+    return Behavior(words_of, usage=lambda body, text: usage)
 
 
 @pytest.mark.parametrize(
     ("behavior", "what", "got"),
     [
         (Behavior(words_of, models=["/another/model"]), "different model", "/another/model"),
-        (Behavior(greedy), "greedy answer", "'*'"),
-        (Behavior(lambda body: words_of(body | {"seed": 1})), "ignores the seed", "'*'"),
-        (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "temperature", "4 different answers *"),
+        (always(temperature=0.0), "greedy answer", "'*'"),
+        (always(seed=1), "ignores the seed", "'*'"),
+        (always(temperature=1.0), "temperature", "4 different answers *"),
         (
             Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})),
             "temperature",
             "8 answers at temperatures from 0.01 to 0.0001, *",
         ),
-        (
-            Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
-            "prompt",
-            "the server's prompt has 4 tokens, the policy's has 3: *",
-        ),
-        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens", "'*'"),
+        (counting(prompt_tokens=4), "prompt", "the server's prompt has 4 tokens, the policy's has 3: *"),
+        (counting(completion_tokens=99), "99 tokens", "'*'"),
         (
             Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
             "finished",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights, open_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
-from tests.support.models import save_model
+from tests.support.models import edit_weights, save_model
 
 
 @pytest.fixture
@@ -26,12 +26,6 @@ def refusal(directory: Path) -> str:
         open_checkpoint(directory, architecture)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def edit(directory: Path, change) -> None:
-    tensors = load_file(directory / "model.safetensors")
-    change(tensors)
-    save_file(tensors, directory / "model.safetensors")
 
 
 def test_slices_of_both_forms_are_the_model(llama, sharded):
@@ -80,28 +74,28 @@ def test_truncated_file(llama, num_bytes):
 
 
 def test_missing_tensors(llama):
-    edit(llama, lambda tensors: [tensors.pop(f"model.layers.{layer}.mlp.up_proj.weight") for layer in (0, 1)])
+    edit_weights(llama, lambda tensors: [tensors.pop(f"model.layers.{layer}.mlp.up_proj.weight") for layer in (0, 1)])
     assert "no model.layers.0.mlp.up_proj.weight and 1 more" in refusal(llama)
 
 
 def test_unknown_tensor(llama):
-    edit(llama, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}))
+    edit_weights(llama, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}))
     assert "q_proj.bias" in refusal(llama)
 
 
 def test_wrong_shape_and_dtype(llama):
-    edit(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(63)}))
+    edit_weights(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(63)}))
     message = refusal(llama)
     assert "tensor model.norm.weight has the wrong shape" in message
     assert "got F32 [63], expected F64/F32/BF16/F16 [64]" in message
-    edit(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}))
+    edit_weights(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}))
     assert "got I8 [64]" in refusal(llama)
 
 
 def test_computed_tensors_and_a_tied_head_are_ignored(tmp_path):
     save_model(tmp_path, "qwen2-tied")
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "lm_head.weight": torch.ones(300, 64)}
-    edit(tmp_path, lambda tensors: tensors.update(extra))
+    edit_weights(tmp_path, lambda tensors: tensors.update(extra))
     assert not extra.keys() & open_checkpoint(tmp_path, read_architecture(tmp_path)).keys()
 
 
@@ -116,9 +110,7 @@ def test_hash_depends_on_the_weights_only(tmp_path):
 
 def test_one_changed_number_changes_the_hash(llama):
     before = hash_weights(llama)
-    tensors = load_file(llama / "model.safetensors")
-    tensors["model.norm.weight"][7] += 1
-    save_file(tensors, llama / "model.safetensors")
+    edit_weights(llama, lambda tensors: tensors["model.norm.weight"][7].add_(1))
     assert hash_weights(llama) != before
 
 

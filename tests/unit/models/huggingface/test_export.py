@@ -13,6 +13,7 @@ from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.weights import load_weights
+from tests.support.full_disk import full_disk
 from tests.support.launch import tiny_chat_model
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -92,10 +93,7 @@ def test_full_disk_keeps_the_earlier_export(tmp_path, tiny, monkeypatch):
     export_model(tmp_path / "out", chunks, architecture, tiny)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(CheckpointError, match=r"cannot write the model.*No space left.*Fix"):
         export_model(tmp_path / "out", chunks, architecture, tiny)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.loading import load_model
-from tests.support.models import LLAMA3, save_model
+from tests.support.models import LLAMA3, edit_weights, save_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -34,12 +34,6 @@ def edit(file: Path, **changes: object) -> None:
     """Change keys of a JSON file; None removes a key."""
     contents = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in contents.items() if value is not None}))
-
-
-def edit_weights(directory: Path, change) -> None:
-    tensors = load_file(directory / WEIGHTS)
-    change(tensors)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -77,24 +71,20 @@ def test_weights_are_those_of_the_files(saved):
         assert torch.equal(model.lm_head.weight, load_file(saved["whole"] / WEIGHTS)["lm_head.weight"])
 
 
+def config(**changes: object) -> Callable[[Path], None]:
+    return lambda directory: edit(directory / "config.json", **changes)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no config.json": (lambda d: (d / "config.json").unlink(), "{}/config.json", "None"),
-    "an unknown family": (lambda d: edit(d / "config.json", model_type="llama9"), "{}/config.json", "llama9"),
-    "no model_type": (lambda d: edit(d / "config.json", model_type=None), "{}/config.json", "None"),
-    "a size that is a string": (lambda d: edit(d / "config.json", hidden_size="64"), "*{}*", "TypeError: *"),
+    "an unknown family": (config(model_type="llama9"), "{}/config.json", "llama9"),
+    "no model_type": (config(model_type=None), "{}/config.json", "None"),
+    "a size that is a string": (config(hidden_size="64"), "*{}*", "TypeError: *"),
     "no weights": (lambda d: (d / WEIGHTS).unlink(), "{}", "None"),
     "half a file": (lambda d: (d / WEIGHTS).write_bytes(b"0" * 99), "{}/" + WEIGHTS, "99 bytes: *"),
-    "another shape": (lambda d: edit(d / "config.json", intermediate_size=128), "here: {}", "RuntimeError: *"),
-    "a layer too few": (
-        lambda d: edit(d / "config.json", num_hidden_layers=3),
-        "here: {}",
-        "model.layers.2.* and 8 more",
-    ),
-    "a layer too many": (
-        lambda d: edit(d / "config.json", num_hidden_layers=1),
-        "here: {}",
-        "model.layers.1.* and 8 more",
-    ),
+    "another shape": (config(intermediate_size=128), "here: {}", "RuntimeError: *"),
+    "a layer too few": (config(num_hidden_layers=3), "here: {}", "model.layers.2.* and 8 more"),
+    "a layer too many": (config(num_hidden_layers=1), "here: {}", "model.layers.1.* and 8 more"),
     "no output layer": (lambda d: edit_weights(d, lambda t: t.pop("lm_head.weight")), "here: {}", "lm_head.weight"),
     "an adapter": (
         lambda d: edit_weights(d, lambda t: t.update({"model.layers.0.lora_A.weight": torch.ones(2)})),

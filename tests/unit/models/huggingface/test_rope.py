@@ -19,7 +19,7 @@ from tests.support.models import LLAMA3
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 THETA = {"rope_theta": 500000.0}
-LAYERS = ("full_attention", "sliding_attention")
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ LAYERS = ("full_attention", "sliding_attention")
         # A base beside rope_parameters without one.
         (THETA | {"rope_parameters": LINEAR}, Rope(500000.0, LINEAR)),
         (THETA | {"rope_scaling": LINEAR, "rope_parameters": LINEAR | THETA}, Rope(500000.0, LINEAR)),
-        ({"rope_parameters": dict.fromkeys(LAYERS, LINEAR | THETA)}, Rope(500000.0, LINEAR)),
+        ({"rope_parameters": dict.fromkeys((FULL, SLIDING), LINEAR | THETA)}, Rope(500000.0, LINEAR)),
         ({"partial_rotary_factor": 0.5}, Rope(None, None, 0.5)),
         ({"rope_parameters": THETA | {"partial_rotary_factor": 0.5}}, Rope(500000.0, None, 0.5)),
     ],
@@ -73,21 +73,6 @@ def test_every_spelling_is_read(config, rope):
             ": rope_scaling",
             "type: linear, rope_type: llama3",
         ),
-        (
-            {"rope_parameters": {"full_attention": LINEAR, "sliding_attention": LLAMA3}},
-            ": rope_parameters",
-            f"full_attention: {LINEAR}, sliding_attention: {LLAMA3}",
-        ),
-        (
-            {"rope_parameters": {"full_attention": THETA, "sliding_attention": None}},
-            ": rope_parameters",
-            f"full_attention: {THETA}, sliding_attention: None",
-        ),
-        (
-            {"rope_parameters": {"full_attention": THETA, "rope_theta": 1e4}},
-            ": rope_parameters",
-            f"full_attention: {THETA}, rope_theta: 10000.0",
-        ),
         ({"rope_theta": "500000"}, ": config.json: rope_theta", "'500000'"),
         ({"rope_theta": True}, ": config.json: rope_theta", "True"),
         ({"rope_parameters": {"rope_theta": -1.0}}, ": rope_parameters: rope_theta", "-1.0"),
@@ -98,6 +83,16 @@ def test_ambiguous_values_are_refused(config, place, got):
     with pytest.raises(CheckpointError) as caught:
         read_rope(config, "FILE")
     assert (caught.value.where, caught.value.got) == (f"FILE{place}", got) and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "layers", [{FULL: LINEAR, SLIDING: LLAMA3}, {FULL: THETA, SLIDING: None}, {FULL: THETA, "rope_theta": 1e4}]
+)
+def test_layers_with_different_embeddings_are_refused(layers):
+    with pytest.raises(CheckpointError) as caught:
+        read_rope({"rope_parameters": layers}, "FILE")
+    got = ", ".join(f"{name}: {one}" for name, one in layers.items())
+    assert (caught.value.where, caught.value.got) == ("FILE: rope_parameters", got) and caught.value.fix
 
 
 def test_older_files_and_parts_of_other_families():
