@@ -16,9 +16,9 @@ SMALL = ["--model", "1m", "--prompts", "2", "--steps", "2"]
 pytestmark = pytest.mark.functional
 
 
-def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list[dict], str]:
+def benchmark(tmp_path: Path, *arguments: str, processes: int = 1, start=fork) -> tuple[list[dict], str]:
     out = tmp_path / "out.json"
-    done = (run if processes > 1 else fork)(SCRIPT, [*arguments, "--json", str(out)], processes)
+    done = start(SCRIPT, [*arguments, "--json", str(out)], processes)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout
 
@@ -26,7 +26,7 @@ def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list
 def test_steps_of_two_shapes_in_two_processes(tmp_path):
     shapes = ["--shape", "16x8", "--shape", "8x24", "--recompute", "full"]
     tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
-    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, *tensor_parallel, processes=2)
+    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, *tensor_parallel, processes=2, start=run)
     assert [(one["prompt_length"], one["completion_length"]) for one in reports] == [(16, 8), (8, 24)]
     for one in reports:
         assert one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]

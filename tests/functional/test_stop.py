@@ -87,7 +87,7 @@ def test_one_rank_that_is_asked_stops_all(inputs, whole, tmp_path):
     errors = process.communicate(timeout=300)[1]
     assert "stopped early, everything is saved: another process was asked to stop" in errors
     assert errors.count("exitcode  : 75") == 2
-    assert train(arguments, processes=2).returncode == 0
+    assert train(arguments, processes=2, start=fork).returncode == 0
     assert [line["loss"] for line in metrics(run)] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
 
 

@@ -208,7 +208,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained)
         cache = {"model__data__cache_dir": inputs / "disk-cache"}
         return overrides(inputs, run, trainer__mcpo__max_steps=count, **cache)
 
-    assert train(steps(2)).returncode == 0
+    assert train(steps(2), start=fork).returncode == 0
     needed = 16 * read_architecture(inputs / "model").num_parameters
     spare = 64 * 1024
     (small_disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(small_disk).free - needed - spare))
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained)
     assert "the last good checkpoint" in line.partition("Fix: ")[2]
     assert checkpoint_names(run) == ["step-00000002"]
     (small_disk / "filler").unlink()
-    done = train(steps(4))
+    done = train(steps(4), start=fork)
     assert done.returncode == 0, done.stderr
     assert checkpoint_names(run) == ["step-00000002", "step-00000004"]
     for ours, theirs in zip(metrics(run), metrics(trained), strict=True):

@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_changed(inputs, uninterrupted):
 )
 def test_another_layout_continues(inputs, uninterrupted, tmp_path, layout):
     run = copy_at_step_4(uninterrupted, tmp_path / "run")
-    done = train(overrides(inputs, run, **SETTINGS | layout), processes=2)
+    done = train(overrides(inputs, run, **SETTINGS | layout), processes=2, start=fork)
     assert done.returncode == 0, done.stderr
     found, expected = metrics(run), metrics(uninterrupted)
     assert without_time(found[:4]) == without_time(expected[:4])
