@@ -37,10 +37,7 @@ def refusal(changes: dict[str, object], world_size: int = 1) -> ConfigError:
 
 @pytest.mark.parametrize(
     ("section", "field", "table"),
-    [
-        (schema.Model, "attention_backend", {"auto", *BACKENDS}),
-        (schema.Schedule, "name", DECAY_STYLES),
-    ],
+    [(schema.Model, "attention_backend", {"auto", *BACKENDS}), (schema.Schedule, "name", DECAY_STYLES)],
 )
 def test_names_are_those_of_the_tables(section, field, table):
     assert set(get_args(section.model_fields[field].annotation)) == set(table)
@@ -48,11 +45,7 @@ def test_names_are_those_of_the_tables(section, field, table):
 
 @pytest.mark.parametrize(
     ("key", "table"),
-    [
-        ("model.mcpo.objective", OBJECTIVES),
-        ("model.mcpo.sampler", SAMPLERS),
-        ("model.data.format", {AUTO, *FORMATS}),
-    ],
+    [("model.mcpo.objective", OBJECTIVES), ("model.mcpo.sampler", SAMPLERS), ("model.data.format", {AUTO, *FORMATS})],
 )
 def test_a_name_that_is_not_in_the_table(key, table):
     error = refusal({key: "none"})

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.answers import EMPTY
 from nemo_mcpo.rollouts.generation import Answer
 from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches, sample_of
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
-from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=12, top_p=1.0, seed=5)
 REQUESTS = [
@@ -22,10 +20,8 @@ REQUESTS = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> HuggingFaceEngine:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model(write_preferences(folder / "data.jsonl"), folder / "model", "1m", seed=1, vocab_size=300)
-    return HuggingFaceEngine(str(folder / "model"), SAMPLING, batch_size=4)
+def engine(inputs):
+    return HuggingFaceEngine(str(inputs / "model"), SAMPLING, batch_size=4)
 
 
 def test_batches_have_one_temperature_and_do_not_depend_on_the_order():

@@ -8,7 +8,7 @@ import pytest
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.refusals import KINDS, refuse_unsupported, unsupported
-from tests.unit.models.huggingface.conftest import SHAPE
+from tests.support.models import SHAPE
 
 CHANGING = {
     "hidden_act": "gelu",
