@@ -24,7 +24,6 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Generate answers, judge them, and print the win rate."""
     StopRequest().leave_at_once()  # every answer and verdict is saved at once
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, required=True, help="Hugging Face directory")

@@ -14,7 +14,6 @@ from nemo_mcpo.platform.command import run_command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Load a checkpoint, saved under any layout, in one process and export it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="a checkpoint, or a log directory (its newest checkpoint)"

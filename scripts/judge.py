@@ -4,9 +4,6 @@
 python scripts/judge.py --config-name gpt_onmcpo <the run's overrides> --segment 0
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mcpo.algorithms.online_command import stage_command
@@ -14,11 +11,5 @@ from nemo_mcpo.platform.command import run_command
 
 CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
-
-def main(argv: Sequence[str]) -> None:
-    """Run the stage ``judge``."""
-    stage_command(argv, "judge", CONF)
-
-
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda argv: stage_command(argv, "judge", CONF))

@@ -21,7 +21,6 @@ CONF = Path(__file__).resolve().parents[1] / "examples" / "conf"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check the configuration as training does, and fill the cache."""
     stop = StopRequest().listen()
     config, pretrained = open_run(argv, CONF)
     from nemo_mcpo.algorithms.run import prepare_reference

@@ -36,7 +36,6 @@ EVALUATION_MODULES = ("nemo_mcpo.evaluation.answers", "nemo_mcpo.evaluation.pref
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="seed of the data, weights and draws (default: 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "quickstart", help="output directory")
@@ -86,21 +85,18 @@ def quickstart_stages(work: Path, seed: int, sums: Sequence[int] | None) -> list
             [preferences],
         ),
         training(
-            "align it (MC-PO, 2 tensor-parallel processes)",
-            "quickstart_mcpo",
-            preferences,
-            models["sft"],
-            mcpo,
-            seed,
-            2,
+            "align it (MC-PO, 2 tensor-parallel processes)", "quickstart_mcpo", preferences, models["sft"], mcpo, seed
         ),
         export(mcpo),
-        online_training(
+        training(
             "align it online (OnMC-PO: generate, judge by the rule, train, 3 times)",
+            "quickstart_onmcpo",
             data[1],
             models["sft"],
             onmcpo,
             seed,
+            program="train_gpt_onmcpo.py",
+            processes=1,
         ),
         export(onmcpo),
         Stage(
@@ -118,23 +114,18 @@ def script(name: str, **options: object) -> list[str]:
 
 
 def training(
-    title: str, config: str, data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int
+    title: str,
+    config: str,
+    data: Path,
+    model: Path,
+    log_dir: Path,
+    seed: int,
+    tensor_parallel: int = 2,
+    *,
+    program: str = "train_gpt_mcpo.py",
+    processes: int = 2,
 ) -> Stage:
-    """A training run with two processes: two replicas, or one model split in two."""
-    command = [PYTHON, str(ROOT / "examples" / "train_gpt_mcpo.py"), "--config-name", config]
-    command += run_overrides(data, model, log_dir, seed, tensor_parallel)
-    return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml", processes=2)
-
-
-def online_training(title: str, prompts: Path, model: Path, log_dir: Path, seed: int) -> Stage:
-    """An online run; its driver starts two tensor-parallel processes whenever it trains."""
-    command = [PYTHON, str(ROOT / "examples" / "train_gpt_onmcpo.py"), "--config-name", "quickstart_onmcpo"]
-    command += run_overrides(prompts, model, log_dir, seed, 2)
-    return Stage(title, command, [log_dir], config=CONF / "quickstart_onmcpo.yaml")
-
-
-def run_overrides(data: Path, model: Path, log_dir: Path, seed: int, tensor_parallel: int) -> list[str]:
-    """The overrides of every training run."""
+    """A training run on two processes: two replicas, or one model split in two. An online run starts its own."""
     keys = {
         "model.data.train": data,
         "pretrained_checkpoint.restore_from_path": model,
@@ -143,7 +134,9 @@ def run_overrides(data: Path, model: Path, log_dir: Path, seed: int, tensor_para
         "model.data.cache_dir": log_dir.parent / "cache",
         "model.tensor_model_parallel_size": tensor_parallel,
     }
-    return [f"{key}={value}" for key, value in keys.items()]
+    command = [PYTHON, str(ROOT / "examples" / program), "--config-name", config]
+    command += [f"{key}={value}" for key, value in keys.items()]
+    return Stage(title, command, [log_dir], config=CONF / f"{config}.yaml", processes=processes)
 
 
 def export(log_dir: Path) -> Stage:

@@ -23,7 +23,6 @@ from nemo_mcpo.storage.atomic import write_whole
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw the sums and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="output directory")
     parser.add_argument("--seed", type=int, required=True)

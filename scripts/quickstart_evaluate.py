@@ -22,7 +22,6 @@ NUM_EXAMPLES = 2
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluate the models on the same prompts and the same pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Nectar's schema; rank 1 is the right answer")
     for policy in POLICIES:

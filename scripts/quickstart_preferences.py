@@ -23,7 +23,6 @@ BATCH_SIZE = 256
 
 
 def main(argv: Sequence[str]) -> None:
-    """Sample answers, rank them, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face directory to sample from")
     parser.add_argument("--prompts", type=Path, required=True)

@@ -52,28 +52,58 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slurm():
-    """A real Slurm cluster of two nodes."""
+def one_process():
+    """megatron-core's groups for a single process."""
+    from megatron.core import parallel_state
+
+    from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
+
+    if parallel_state.model_parallel_is_initialized():
+        yield
+        return
+    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
+    yield
+    shut_down()
+
+
+@pytest.fixture(scope="session")
+def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small Llama with two layers and a vocabulary of 300, which is padded to 384."""
+    from tests.support.models import save_model
+
+    directory = tmp_path_factory.mktemp("small") / "llama"
+    save_model(directory, "llama")
+    return directory
+
+
+@pytest.fixture
+def llama(llama_directory: Path, tmp_path: Path) -> Path:
+    """A copy of that directory, for a test to change."""
+    return shutil.copytree(llama_directory, tmp_path / "llama")
+
+
+def _cluster(plugin: Path | None = None):
     from tests.support.slurm import Slurm
 
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
-    cluster = Slurm(root)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(root)
+    with tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp") as root:
+        cluster = Slurm(Path(root), plugin=plugin)
+        yield cluster
+        cluster.stop()
 
 
 @pytest.fixture(scope="module")
-def with_pyxis():
+def slurm():
+    """A real Slurm cluster of two nodes."""
+    yield from _cluster()
+
+
+@pytest.fixture(scope="module")
+def with_pyxis(tmp_path_factory: pytest.TempPathFactory):
     """A real Slurm cluster whose srun takes the options of pyxis."""
-    from tests.support.slurm import PLUGIN, Slurm
+    from tests.support.slurm import PLUGIN
 
     if not shutil.which("gcc") or not Path("/usr/include/slurm/spank.h").exists():
         pytest.skip("no C compiler, or no headers for Slurm plugins (Debian: gcc libc6-dev libslurm-dev)")
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
-    library = root / "fakepyxis.so"
+    library = tmp_path_factory.mktemp("plugin") / "fakepyxis.so"
     subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, PLUGIN], check=True)
-    cluster = Slurm(root, plugin=library)
-    yield cluster
-    cluster.stop()
-    shutil.rmtree(root)
+    yield from _cluster(library)

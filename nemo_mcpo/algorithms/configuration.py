@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_run(argv: Sequence[str], config_dir: Path) -> tuple[RunConfig, Pretrained]:
-    """The checked configuration of an offline run, and its initial policy; no weights are read yet.
+    """The checked configuration of an offline run, and its initial policy.
 
     Raises:
         ConfigError: a key, the layout, or this machine does not fit.
@@ -33,11 +33,16 @@ def open_run(argv: Sequence[str], config_dir: Path) -> tuple[RunConfig, Pretrain
         selects_device=True,
     )
     check_fp8_here(config.model)
+    return config, initial_model(config)
+
+
+def initial_model(config: RunConfig) -> Pretrained:
+    """Open the policy that a run starts from and check it against the configuration; no weights are read yet."""
     from nemo_mcpo.models.pretrained import open_pretrained
 
     pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
     check_architecture(config, pretrained.architecture)
-    return config, pretrained
+    return pretrained
 
 
 def load_run_config(

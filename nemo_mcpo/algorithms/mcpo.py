@@ -61,10 +61,7 @@ class MCPOTrainer:
     Args:
         config: the checked configuration; it names the objective and the sampler.
         model: with weights loaded and optimizer built.
-        train: training trees.
-        validation: validation trees, or None.
         last_step: the step after which to stop: the end of the run, or of a segment.
-        checkpoints, log: where state and metrics go.
         identity: what must not change when the run is resumed.
         stop: source of requests to stop early; None for no such requests.
     """

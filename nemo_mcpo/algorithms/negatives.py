@@ -207,13 +207,9 @@ def prune(trees: Sequence[PromptTree], columns_BM: Tensor, ref_logps_BK: Tensor)
         ref_logps_BK=padded_table(references, width),
         lengths_BK=padded_table([[len(tokens) for tokens in tree.completions] for tree in pruned], width, 1.0),
         valid_BK=padded_table([[True] * len(tree.completions) for tree in pruned], width).bool(),
-        scores_BK=padded_table([_scores(tree) for tree in pruned], width, math.nan),
+        scores_BK=padded_table([() if tree.scores is None else tree.scores for tree in pruned], width, math.nan),
         ranks_BK=padded_table([tree.ranks for tree in pruned], width).long(),
     )
-
-
-def _scores(tree: PromptTree) -> Sequence[float] | np.ndarray:
-    return [math.nan] * len(tree.completions) if tree.scores is None else tree.scores
 
 
 def valid_columns(trees: Sequence[PromptTree], first: int) -> Tensor:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from nemo_mcpo.algorithms.configuration import initial_model
 from nemo_mcpo.algorithms.onmcpo import STAGES, Exported, Finished, OnlineRun
 from nemo_mcpo.algorithms.segment_data import open_prompts, prompts_of, read_prompts, segment_data, segment_of
-from nemo_mcpo.config import OnlineRunConfig, check_architecture
+from nemo_mcpo.config import OnlineRunConfig
 from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.errors import CheckpointError, RolloutError
 from nemo_mcpo.judging.judgement import Judge
@@ -19,10 +21,9 @@ from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.tally import Ranked
 from nemo_mcpo.models.checkpoint_files import newest_checkpoint, saved_step
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights
-from nemo_mcpo.models.pretrained import Pretrained, open_pretrained
+from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.stopping import StopRequest
 from nemo_mcpo.records import Trained
-from nemo_mcpo.rollouts.engine import Engine
 from nemo_mcpo.rollouts.engines import ENGINES
 from nemo_mcpo.rollouts.generate import Plan, generate_samples
 from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, Sampling
@@ -39,13 +40,6 @@ def run_stage(config: OnlineRunConfig, segment: int, stage: str, stop: StopReque
     if STAGES[stage].launch != "all":  # these save every piece of work as it finishes
         stop.leave_at_once()
     return run.run(segment, stage, lambda: WORK[stage](run, segment, stop))
-
-
-def initial_model(config: OnlineRunConfig) -> Pretrained:
-    """Open the policy that the run starts from and check it against the configuration."""
-    pretrained = open_pretrained(config.pretrained_checkpoint.restore_from_path, config.model.data.cache_dir)
-    check_architecture(config, pretrained.architecture)
-    return pretrained
 
 
 def export_policy(run: OnlineRun, segment: int, stop: StopRequest) -> Exported:
@@ -78,21 +72,33 @@ def generate_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Generat
     rollouts, files = run.config.rollouts, run.files(segment)
     fingerprint, prompts = segment_prompts(run, segment, with_text=ENGINES[rollouts.engine.name].needs_text)
     plan = Plan(segment, tuple(rollouts.temperatures), rollouts.samples, rollouts.redraws)
-    sampling = Sampling(rollouts.max_tokens, rollouts.top_p, run.config.model.seed)
-    store = SampleStore(files.samples, manifest_of(files.policy, fingerprint, plan, sampling))
-    engine = build_engine(run.config, sampling, files.logs / "generate")
-    try:
-        engine.load(str(files.policy))
-        generated = generate_samples(engine, store, dict(prompts), plan, progress=True)
-    finally:
-        engine.close()
+    logs = files.logs / "generate"
+    generated = sample_policy(run.config, files.policy, dict(prompts), fingerprint, plan, files.samples, logs)
     return replace(generated, prompts=len(prompts))  # a prompt that occurs twice in the data counts twice
 
 
-def manifest_of(policy: Path, fingerprint: str, plan: Plan, sampling: Sampling) -> dict[str, object]:
-    """What identifies samples: the policy, the prompts, and how they are drawn."""
+def sample_policy(
+    config: OnlineRunConfig,
+    policy: Path,
+    prompts: Mapping[int, Prompt],
+    fingerprint: str,
+    plan: Plan,
+    store: Path,
+    logs: Path,
+) -> Generated:
+    """Complete a store of a policy's answers, whose manifest says what they are made from.
+
+    Args:
+        prompts, fingerprint: prompts by id, and the fingerprint of their data.
+        logs: where servers that the engine starts log.
+    """
+    rollouts = config.rollouts
+    sampling = Sampling(rollouts.max_tokens, rollouts.top_p, config.model.seed)
     drawn = {"plan": asdict(plan), "sampling": asdict(sampling)}
-    return {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn}
+    samples = SampleStore(store, {"policy": hash_weights(policy), PROMPTS: fingerprint, **drawn})
+    build = bind(ENGINES[rollouts.engine.name].build, rollouts.engine.parameters, "rollouts.engine")
+    with closing(build(str(policy), rollouts, sampling, logs)) as engine:
+        return generate_samples(engine, samples, prompts, plan, progress=True)
 
 
 def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
@@ -104,12 +110,9 @@ def judge_answers(run: OnlineRun, segment: int, stop: StopRequest) -> Ranked:
     for sample in read_complete(files.samples):
         answers[sample.key.prompt_id].append(sample)
     different = dict(prompts)  # a prompt that occurs twice in the data is judged once
-    judge = build_judge(run.config, run.directory / "verdicts", files.logs / "judge")
-    try:
-        grouped = [answers[prompt_id] for prompt_id in different]
+    grouped = [answers[prompt_id] for prompt_id in different]
+    with closing(build_judge(run.config, run.directory / "verdicts", files.logs / "judge")) as judge:
         found = rank_answers(judge, list(different.values()), grouped, progress=True)
-    finally:
-        judge.close()
     judgements = dict(zip(different, found, strict=True))
     return write_ranked(
         files.ranked,
@@ -158,13 +161,6 @@ def _check_prompts(samples: Path, fingerprint: str) -> None:
             expected=known,
             fix="restore model.data.train and the keys that affect its tokens, or start a new run",
         )
-
-
-def build_engine(config: OnlineRunConfig, sampling: Sampling, logs: Path) -> Engine:
-    """Build the engine that ``rollouts.engine`` names; servers that it starts log to ``logs``."""
-    engine = config.rollouts.engine
-    build = bind(ENGINES[engine.name].build, engine.parameters, "rollouts.engine")
-    return build(config.rollouts, sampling, logs)
 
 
 def build_judge(config: OnlineRunConfig, own_verdicts: Path, logs: Path) -> Judge:

@@ -111,7 +111,11 @@ class OnlineRun:
 
     def __init__(self, config: OnlineRunConfig) -> None:
         self.config, self.directory = config, config.exp_manager.directory
-        self._check_identity()
+        known = self._known()
+        # A key may change until a stage that reads it is finished.
+        now = {name: value for stage in STAGES for name, value in self._fixed(stage).items() if name in known}
+        fix = "restore it, or set a new exp_manager.explicit_log_dir to start a new run"
+        refuse_another_recipe(known, now, ConfigError, "this run was started with another value", fix)
 
     def files(self, segment: int) -> SegmentFiles:
         """Paths that a segment's stages write."""
@@ -174,10 +178,3 @@ class OnlineRun:
 
     def _fixed(self, stage: str) -> dict[str, object]:
         return settings_of(self.config, *STAGES[stage].fixed, without=FREE)
-
-    def _check_identity(self) -> None:
-        """Refuse to continue a different run; a key may change until a stage that reads it is finished."""
-        known = self._known()
-        now = {name: value for stage in STAGES for name, value in self._fixed(stage).items() if name in known}
-        fix = "restore it, or set a new exp_manager.explicit_log_dir to start a new run"
-        refuse_another_recipe(known, now, ConfigError, "this run was started with another value", fix)

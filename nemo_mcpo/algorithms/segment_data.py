@@ -34,7 +34,7 @@ from nemo_mcpo.sampling import check_chain
 
 
 class SegmentTrees:
-    """Trees of a segment's answers, indexed by the numbers of their prompts in the run.
+    """The ``negatives.Trees`` of a segment's answers, indexed by the numbers of their prompts in the run.
 
     Args:
         answers: rows in the order of ``prompts``.
@@ -53,7 +53,6 @@ class SegmentTrees:
         return self._answers[self._rows[index]]
 
     def source(self, index: int) -> str:
-        """See ``negatives.Trees``."""
         return self._answers.source(index)
 
 
@@ -128,8 +127,7 @@ def _check_same_prompts(
     prompts: PreparedDataset, rows: Sequence[int], answers: PreparedDataset, files: SegmentFiles
 ) -> None:
     """Raise RolloutError unless the ranked answers have one line for each of these prompts, in order."""
-    same = len(rows) == len(answers)
-    same = same and all(
+    same = len(rows) == len(answers) and all(
         np.array_equal(prompts[index].prompt_tokens, answers[row].prompt_tokens) for row, index in enumerate(rows)
     )
     if not same:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from nemo_mcpo.errors import ConfigError
@@ -20,7 +21,6 @@ from nemo_mcpo.errors import ConfigError
 class Segment:
     """Steps ``first_step`` … ``last_step - 1`` of a run, counted from 0."""
 
-    number: int
     first_step: int
     last_step: int
 
@@ -64,4 +64,4 @@ def split_steps(num_steps: int, num_segments: int) -> list[Segment]:
             fix="lower onmcpo.segments or train longer",
         )
     starts = [number * num_steps // num_segments for number in range(num_segments + 1)]
-    return [Segment(number, *starts[number : number + 2]) for number in range(num_segments)]
+    return [Segment(*steps) for steps in pairwise(starts)]

@@ -7,15 +7,13 @@ Draws use epoch 0 every time, so the sampler's noise does not change from one va
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from nemo_mcpo.algorithms.negatives import NegativeSampling, ReferencedTrees, draw, keep_all
 from nemo_mcpo.config import RunConfig
 from nemo_mcpo.models.interface import SupportsPreferenceTraining
-from nemo_mcpo.records import Objective, ObjectiveInputs, PromptTree
+from nemo_mcpo.records import Objective, ObjectiveInputs
 
 
 def num_validation_prompts(config: RunConfig, num_prompts: int) -> int:
@@ -37,31 +35,17 @@ def validate(
     model.prepare_for_validation_step()
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for trees in _batches(source, config):
-        for name, values_B in _metrics(model.log_probs(trees).cpu(), trees, source, sampling, objective).items():
+    size, stop = config.model.global_batch_size, num_validation_prompts(config, len(source.dataset))
+    for start in range(0, stop, size):
+        trees = [source.dataset[index] for index in range(start, min(start + size, stop))]
+        policy_BK, reference_BK = model.log_probs(trees).cpu(), source.ref_logps_BK(trees)
+        metrics = objective(ObjectiveInputs(policy_BK, *keep_all(trees, reference_BK).tables)).metrics
+        has_rewards = source.reference is not None
+        drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
+        policy_BD = policy_BK.gather(1, drawn.batch.ranks_BK)  # the ranks are the columns that the draw kept
+        loss_B = objective(ObjectiveInputs(policy_BD, *drawn.batch.tables)).loss
+        for name, values_B in {**metrics, **drawn.kernel, "loss": loss_B}.items():
             sums[name] = sums.get(name, 0.0) + values_B.nansum().item()
             counts[name] = counts.get(name, 0) + int((~values_B.isnan()).sum())
     model.finish_validation_step()
     return {f"val_{name}": sums[name] / counts[name] if counts[name] else math.nan for name in sums}
-
-
-def _batches(source: ReferencedTrees, config: RunConfig) -> Iterator[list[PromptTree]]:
-    size, stop = config.model.global_batch_size, num_validation_prompts(config, len(source.dataset))
-    for start in range(0, stop, size):
-        yield [source.dataset[index] for index in range(start, min(start + size, stop))]
-
-
-def _metrics(
-    policy_BK: Tensor,
-    trees: list[PromptTree],
-    source: ReferencedTrees,
-    sampling: NegativeSampling,
-    objective: Objective,
-) -> dict[str, Tensor]:
-    """Metrics ``[B]`` of one batch."""
-    reference_BK = source.ref_logps_BK(trees)
-    metrics = objective(ObjectiveInputs(policy_BK, *keep_all(trees, reference_BK).tables)).metrics
-    has_rewards = source.reference is not None
-    drawn = draw(sampling, trees, [0] * len(trees), reference_BK, policy_BK if has_rewards else None)
-    policy_BD = policy_BK.gather(1, drawn.batch.ranks_BK)  # the ranks are the columns that the draw kept
-    return {**metrics, **drawn.kernel, "loss": objective(ObjectiveInputs(policy_BD, *drawn.batch.tables)).loss}

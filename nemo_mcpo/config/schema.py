@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,9 @@ class Section(BaseModel):
     """Keys that belong together; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Choice(BaseModel):
@@ -226,3 +229,12 @@ def settings_of(config: Section, *keys: str, without: Collection[str] = ()) -> d
         else:
             found[key] = owner.model_dump(include={name})[name]
     return found
+
+
+def changed(section: AnySection, changes: Mapping[str, Any]) -> AnySection:
+    """Return a section with other values, which are not checked; the value of a section in it is its own changes."""
+    inner = {key: getattr(section, key) for key in changes}
+    update = {
+        key: changed(inner[key], value) if isinstance(inner[key], Section) else value for key, value in changes.items()
+    }
+    return section.model_copy(update=update)

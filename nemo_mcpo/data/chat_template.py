@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from nemo_mcpo.data.formats.records import BadRecordError
 from nemo_mcpo.data.thoughts import THOUGHT_KEYS, reads_thoughts, renamed
 from nemo_mcpo.records import Message
 
@@ -30,12 +32,8 @@ _OTHER = "Sentinel"
 _WORD = 8  # characters
 
 
-class RefusedByTemplate(Exception):
+class RefusedByTemplate(BadRecordError):
     """A conversation cannot be rendered without losing a part of it: the reason, and what exactly was found."""
-
-    def __init__(self, reason: str, detail: object = "") -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, str(detail)[:200]
 
 
 def render(
@@ -67,8 +65,15 @@ def render(
         **given,
     }
     arguments = _arguments(messages)
+
+    def apply(form: Callable[[Any], Any]) -> str:
+        turned = _with_arguments(messages, form)
+        return tokenizer.apply_chat_template(
+            turned, tokenize=False, add_generation_prompt=add_generation_prompt, **values
+        )
+
     try:
-        text = _apply(tokenizer, _with_arguments(messages, _as_object), values, add_generation_prompt)
+        text = apply(_as_object)
         # A template that concatenates a call's arguments expects them as text: with objects it fails or writes a repr.
         if not any(repr(one) in text and repr(one) != _as_text(one) for one in arguments):
             return text
@@ -76,7 +81,7 @@ def render(
         if not arguments:
             raise RefusedByTemplate("chat template refused the prompt", _one_line(error)) from error
     try:
-        return _apply(tokenizer, _with_arguments(messages, _as_text), values, add_generation_prompt)
+        return apply(_as_text)
     except Exception as error:
         raise RefusedByTemplate("chat template refused the prompt", _one_line(error)) from error
 
@@ -89,27 +94,37 @@ def check_shown(
     A part counts as shown if the text would be different without it. Templates that support thoughts may omit those of
     earlier turns.
     """
+    for part, content, other_turns, other_inputs in _without_each_part(tokenizer, turns, inputs, rendered):
+        asks = other_turns[-1].role != "assistant"
+        try:
+            text = render(tokenizer, other_turns, other_inputs, add_generation_prompt=asks, thinking=thinking)
+        except RefusedByTemplate:
+            continue  # a template that refuses what is left has read the part
+        if text == rendered:
+            raise RefusedByTemplate(f"the chat template omits {part}", content)
+
+
+def _without_each_part(
+    tokenizer: PreTrainedTokenizerFast, turns: Sequence[Message], inputs: str, rendered: str
+) -> Iterator[tuple[str, str, Sequence[Message], str]]:
+    """Yield the name and content of each part that must be shown, with the turns and the inputs without it."""
     every = "\n".join(turn.content for turn in turns)
     for number, turn in enumerate(turns):
-        if _may_be_missing(turn.content, every, rendered) and not _matters(
-            tokenizer, _with(turns, number, Message(turn.role, _OTHER, turn.extra)), inputs, rendered, thinking
-        ):
-            raise RefusedByTemplate("the chat template omits a turn", f"{turn.role}: {turn.content[:80]}")
+        parts: list[tuple[str, object, Message]] = []
+        # A short content proves nothing: the template's own text may contain the same word.
+        is_there = len(turn.content) >= _WORD and rendered.count(turn.content) >= every.count(turn.content)
+        if turn.content and not is_there:  # this only saves the cost of a second rendering
+            parts.append(("a turn", turn.content, replace(turn, content=_OTHER)))
         for key in json.loads(turn.extra) if turn.extra else ():
-            _check_key(tokenizer, turns, number, key, inputs, rendered, thinking)
+            if not _may_be_omitted(tokenizer, turn, key, is_last=number == len(turns) - 1):
+                parts += _without_key(turn, key)
+        for part, value, other in parts:
+            yield part, f"{turn.role}: {str(value)[:80]}", [*turns[:number], other, *turns[number + 1 :]], inputs
     given = json.loads(inputs) if inputs else {}
     template = template_text(tokenizer, has_tools="tools" in given)
     for name in given:
-        fewer = {key: value for key, value in given.items() if key != name}
-        known = name not in ("tools", "documents") and name in template
-        if not known and not _matters(tokenizer, turns, json.dumps(fewer) if fewer else "", rendered, thinking):
-            raise RefusedByTemplate(f"the chat template omits {name}", str(given[name])[:80])
-
-
-def _may_be_missing(content: str, every: str, rendered: str) -> bool:
-    """Return whether the rendered text may lack a turn's content; this only saves the cost of a second rendering."""
-    # A short content proves nothing: the template's own text may contain the same word.
-    return bool(content) and (len(content) < _WORD or rendered.count(content) < every.count(content))
+        if name in ("tools", "documents") or name not in template:
+            yield name, str(given[name])[:80], turns, _without(given, name)
 
 
 def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False) -> str:
@@ -117,57 +132,26 @@ def template_text(tokenizer: PreTrainedTokenizerFast, *, has_tools: bool = False
     return tokenizer.get_chat_template(tools=[{}] if has_tools else None)
 
 
-def _check_key(
-    tokenizer: PreTrainedTokenizerFast,
-    turns: Sequence[Message],
-    number: int,
-    key: str,
-    inputs: str,
-    rendered: str,
-    thinking: bool,
-) -> None:
-    turn = turns[number]
-    extra = json.loads(turn.extra)
+def _may_be_omitted(tokenizer: PreTrainedTokenizerFast, turn: Message, key: str, *, is_last: bool) -> bool:
     if turn.role == "tool" and key in _LINKS:
-        return
-    if key in THOUGHT_KEYS and reads_thoughts(template_text(tokenizer)) and number < len(turns) - 1:
-        return
-    fewer = {name: value for name, value in extra.items() if name != key}
-    other = Message(turn.role, turn.content, json.dumps(fewer) if fewer else "")
-    if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
-        raise RefusedByTemplate(f"the chat template omits {key}", f"{turn.role}: {str(extra[key])[:80]}")
+        return True
+    return key in THOUGHT_KEYS and not is_last and reads_thoughts(template_text(tokenizer))
+
+
+def _without_key(turn: Message, key: str) -> Iterator[tuple[str, object, Message]]:
+    """Yield a key, and each item if it holds a list of several: the name, the value, and the turn without it."""
+    extra = json.loads(turn.extra)
+    yield key, extra[key], replace(turn, extra=_without(extra, key))
     values = extra[key] if isinstance(extra[key], list) and len(extra[key]) > 1 else []
     for place, value in enumerate(values):  # for example, some templates show only the first of several calls
         fewer = {**extra, key: values[:place] + values[place + 1 :]}
-        other = Message(turn.role, turn.content, json.dumps(fewer))
-        if not _matters(tokenizer, _with(turns, number, other), inputs, rendered, thinking):
-            raise RefusedByTemplate(f"the chat template omits part of {key}", f"{turn.role}: {str(value)[:80]}")
+        yield f"part of {key}", value, replace(turn, extra=json.dumps(fewer))
 
 
-def _matters(
-    tokenizer: PreTrainedTokenizerFast, turns: Sequence[Message], inputs: str, rendered: str, thinking: bool
-) -> bool:
-    """Return whether these turns or inputs give a different text; a template that refuses them has read them."""
-    asks = turns[-1].role != "assistant"
-    try:
-        return render(tokenizer, turns, inputs, add_generation_prompt=asks, thinking=thinking) != rendered
-    except RefusedByTemplate:
-        return True
-
-
-def _with(turns: Sequence[Message], number: int, turn: Message) -> list[Message]:
-    return [*turns[:number], turn, *turns[number + 1 :]]
-
-
-def _apply(
-    tokenizer: PreTrainedTokenizerFast,
-    messages: list[dict[str, Any]],
-    values: Mapping[str, Any],
-    add_generation_prompt: bool,
-) -> str:
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt, **values
-    )
+def _without(values: Mapping[str, Any], key: str) -> str:
+    """Return the JSON object without a key; an empty text if it had no other."""
+    fewer = {name: value for name, value in values.items() if name != key}
+    return json.dumps(fewer) if fewer else ""
 
 
 def _with_arguments(messages: list[dict[str, Any]], form: Callable[[Any], Any]) -> list[dict[str, Any]]:

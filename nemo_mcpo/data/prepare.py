@@ -52,15 +52,10 @@ def prepare_dataset(
         data_format: a key of ``FORMATS``, or ``auto``.
         tokenizer_dir: the model's directory; not needed for the format ``tokens``.
         vocab_size: token ids must be below it; None = the size in the directory's ``config.json``, or the tokenizer's.
-        max_prompt_length: limit of a prompt, in tokens; see ``data.cutting``.
-        max_length: limit of a prompt together with one response, in tokens.
-        drop_ranks: ranks (1 = best) that are not used, if the data has ranks; None = the format's default.
-        max_candidates: responses kept besides the preferred one; None = all.
-        cache_dir: directory of prepared datasets.
+        max_prompt_length, max_length, min_answers, keep_repeated: see ``Limits``.
+        drop_ranks: see ``Rules``; None = the format's default.
+        max_candidates, ignored_keys: see ``Rules``.
         progress: print the format and show a progress bar.
-        min_answers: a record with fewer different responses is dropped; 0 = read only prompts.
-        ignored_keys: columns, and keys of turns, that are removed before anything is read.
-        keep_repeated: keep responses with the same tokens as an earlier one.
 
     Raises:
         ConfigError: a limit is out of range, or the format is unknown.
@@ -83,7 +78,7 @@ def prepare_dataset(
         "data": content_hash(data),
         "format": choice.name,
         "tokenizer": tokenizer_hash(tokenizer_dir) if chat and tokenizer_dir else None,
-        "template": [chat.template, RECIPE, asdict(chat.turn)] if chat else None,
+        "template": [chat.tokenizer.chat_template, RECIPE, asdict(chat.turn)] if chat else None,
         **asdict(limits),
         **asdict(rules),
     }

@@ -253,7 +253,6 @@ class PreparedWriter:
         sync_tree(self._directory)
 
     def close(self) -> None:
-        """Close the open files."""
         self._files.close()
 
 

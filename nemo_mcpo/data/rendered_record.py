@@ -120,16 +120,11 @@ def _structured(
     if not whole.startswith(prompt):
         what = "the chat template does not continue the prompt with this response"
         raise RefusedByTemplate(what, f"keys {sorted(extra)}")
-    _refuse_special_text(chat, response)
-    return Continuation(whole.removeprefix(prompt).rstrip(), from_template=True)
-
-
-def _refuse_special_text(chat: ChatTokenizer, response: Response) -> None:
-    """Raise RefusedByTemplate if the response spells a special token, which would become one in a template's text."""
     own = f"{response.text}{response.extra}"
-    spelled = [token for token in special_tokens(chat.tokenizer) if token in own]
-    if spelled:
+    # A special token spelled in the response would become one in the template's text.
+    if spelled := [token for token in special_tokens(chat.tokenizer) if token in own]:
         raise RefusedByTemplate("a response with further keys spells a special token", spelled[0])
+    return Continuation(whole.removeprefix(prompt).rstrip(), from_template=True)
 
 
 def _ended(chat: ChatTokenizer, ids: list[int]) -> list[int]:

@@ -32,30 +32,15 @@ _CHAT_FIX = "use the tokenizer of an instruction-tuned model, or add chat_templa
 
 @dataclass(frozen=True, slots=True)
 class ChatTokenizer:
-    """A tokenizer, and how its chat template writes an assistant turn.
-
-    Attributes:
-        tokenizer: the model's own, with a Rust backend.
-        turn: how the template writes an assistant turn.
-    """
+    """The model's own tokenizer, with a Rust backend, and how its chat template writes an assistant turn."""
 
     tokenizer: PreTrainedTokenizerFast
     turn: AssistantTurn
 
     @property
-    def template(self) -> str | dict[str, str]:
-        """The text of the chat template, or the texts of several by name."""
-        return self.tokenizer.chat_template
-
-    @property
     def end_of_turn(self) -> int:
         """The token that ends an assistant turn."""
         return self.turn.end
-
-    @property
-    def lead(self) -> str:
-        """Text that the template puts between the generation prompt and a response, such as Llama 2's space."""
-        return self.turn.lead
 
 
 def load_chat_tokenizer(directory: str) -> ChatTokenizer:
@@ -64,7 +49,12 @@ def load_chat_tokenizer(directory: str) -> ChatTokenizer:
     Raises:
         DataError: the directory has no usable tokenizer or chat template.
     """
-    tokenizer = _load(directory)
+    if not directory:
+        raise DataError("text data needs a tokenizer", fix="give the model's directory (--tokenizer)")
+    if not Path(directory).is_dir():
+        fix = "give a model directory with tokenizer.json"
+        raise DataError("no such tokenizer directory", where=directory, fix=fix)
+    tokenizer: PreTrainedTokenizerFast = load_tokenizer(directory)
     if not tokenizer.is_fast:
         fix = "save the fast tokenizer with save_pretrained, which writes tokenizer.json"
         raise DataError("the tokenizer has no Rust backend", where=directory, fix=fix)
@@ -73,7 +63,7 @@ def load_chat_tokenizer(directory: str) -> ChatTokenizer:
         raise DataError("the tokenizer has no chat template", where=directory, fix=_CHAT_FIX)
     texts = list(template.values()) if isinstance(template, dict) else [template]
     if not all(isinstance(text, str) for text in texts):
-        got = f"{type(texts[0]).__name__}"
+        got = type(texts[0]).__name__
         raise DataError("the chat template is not text", where=directory, got=got, fix=_CHAT_FIX)
     if isinstance(template, dict) and "default" not in template:
         fix = "name one of them default in tokenizer_config.json, or in additional_chat_templates"
@@ -118,15 +108,5 @@ def encode_answers(chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]
     """
     tags = chat.turn.tags[:2] if chat.turn.tags else ()
     marks = {text: token for text, token in special_tokens(chat.tokenizer).items() if text in tags} if tags else {}
-    encoded = encode_around(chat.tokenizer, [chat.lead + text for text in texts], marks)
+    encoded = encode_around(chat.tokenizer, [chat.turn.lead + text for text in texts], marks)
     return [[*chat.turn.head, *ids, chat.end_of_turn] for ids in encoded]
-
-
-def _load(directory: str) -> PreTrainedTokenizerFast:
-    if not directory:
-        fix = "give the model's directory (--tokenizer)"
-        raise DataError("text data needs a tokenizer", fix=fix)
-    if not Path(directory).is_dir():
-        fix = "give a model directory with tokenizer.json"
-        raise DataError("no such tokenizer directory", where=directory, fix=fix)
-    return load_tokenizer(directory)

@@ -43,9 +43,9 @@ class Limits:
 
     Attributes:
         vocab_size: token ids must be below it; None = no limit.
-        max_prompt_length: tokens of a prompt.
+        max_prompt_length: tokens of a prompt; see ``data.cutting``.
         max_length: tokens of a prompt together with one response.
-        min_answers: a record with fewer different responses is dropped.
+        min_answers: a record with fewer different responses is dropped; 0 = only prompts are read.
         keep_repeated: keep responses with the same tokens as an earlier one.
     """
 

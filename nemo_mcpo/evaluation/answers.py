@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from nemo_mcpo.data.rendered_record import RenderedRecord, encode_continuations, render_record
+from nemo_mcpo.data.rendered_record import encode_continuations, render_record
 from nemo_mcpo.data.tokenization import ChatTokenizer, encode_prompts, render_prompt
 from nemo_mcpo.evaluation.intervals import Interval, rate_interval
 from nemo_mcpo.platform.in_forks import in_forks
@@ -21,6 +21,7 @@ from nemo_mcpo.records import Message, PreferenceRecord, Response
 from nemo_mcpo.rollouts.generation import Policy, batches_by_length, generate_batch
 
 Problem = TypeVar("Problem")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,11 @@ def pair_tokens(
     chat: ChatTokenizer, questions: Sequence[str], answers: Sequence[str]
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of single-turn prompts and of one answer to each, as training sees them."""
-    pairs = [_rendered(chat, question, answer) for question, answer in zip(questions, answers, strict=True)]
+    records = [
+        PreferenceRecord(question, (Message("user", question),), (Response(answer),))
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    pairs = [render_record(chat, record) for record in records]
     completions = encode_continuations(chat, [pair.continuations[0] for pair in pairs])
     return encode_prompts(chat, [pair.prompt for pair in pairs]), completions
 
@@ -52,16 +57,30 @@ def generate_answers(
 ) -> list[str]:
     """Generate one answer per question, in order; repeat a question to get several samples."""
     prompts = prompt_tokens(policy.chat, questions)
-    answers = [""] * len(questions)
-    with tqdm(total=len(questions), desc="answers", unit="answer", disable=not progress) as bar:
-        batches = list(enumerate(batches_by_length([len(prompt) for prompt in prompts], decoding.batch_size)))
-        for (_, rows), texts in zip(
-            batches, in_forks(partial(_texts, policy, prompts, decoding), batches), strict=True
-        ):
-            for row, text in zip(rows, texts, strict=True):
-                answers[row] = text
+    work = partial(_texts, policy, prompts, decoding)
+    return in_batches(work, [len(prompt) for prompt in prompts], decoding.batch_size, "answers", progress)
+
+
+def in_batches(
+    work: Callable[[tuple[int, list[int]]], Sequence[Result]],
+    lengths: Sequence[int],
+    batch_size: int,
+    description: str,
+    progress: bool,
+) -> list[Result]:
+    """Call ``work`` on batches of answers of similar length; return one result per answer, in order.
+
+    Args:
+        work: takes the number of a batch, and the indices of its answers.
+        description: what the progress bar shows.
+    """
+    batches = list(enumerate(batches_by_length(lengths, batch_size)))
+    results: dict[int, Result] = {}
+    with tqdm(total=len(lengths), desc=description, unit="answer", disable=not progress) as bar:
+        for (_, rows), found in zip(batches, in_forks(work, batches), strict=True):
+            results.update(zip(rows, found, strict=True))
             bar.update(len(rows))
-    return answers
+    return [results[row] for row in range(len(lengths))]
 
 
 def exact_match(
@@ -85,7 +104,3 @@ def _texts(
         seed=decoding.seed * 1_000_003 + number,
     )
     return [answer.text for answer in generated]
-
-
-def _rendered(chat: ChatTokenizer, question: str, answer: str) -> RenderedRecord:
-    return render_record(chat, PreferenceRecord(question, (Message("user", question),), (Response(answer),)))

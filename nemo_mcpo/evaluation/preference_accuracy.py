@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
-from nemo_mcpo.evaluation.answers import pair_tokens
+from nemo_mcpo.evaluation.answers import in_batches, pair_tokens
 from nemo_mcpo.evaluation.intervals import Interval, clustered_rate_interval
-from nemo_mcpo.platform.in_forks import in_forks
-from nemo_mcpo.rollouts.generation import Policy, batches_by_length
+from nemo_mcpo.rollouts.generation import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +50,14 @@ def answer_logps(
     """Log-prob of each answer given its question, in nats, summed over tokens in float32; in the given order."""
     prompts, completions = pair_tokens(policy.chat, questions, answers)
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    logps = [0.0] * len(lengths)
-    with tqdm(total=len(lengths), desc="log-probs", unit="answer", disable=not progress) as bar:
-        batches = list(batches_by_length(lengths, batch_size))
-        for rows, values in zip(
-            batches, in_forks(partial(_batch_logps, policy, prompts, completions), batches), strict=True
-        ):
-            for row, value in zip(rows, values, strict=True):
-                logps[row] = value
-            bar.update(len(rows))
-    return logps
+    return in_batches(partial(_batch_logps, policy, prompts, completions), lengths, batch_size, "log-probs", progress)
 
 
 @torch.inference_mode()
 def _batch_logps(
-    policy: Policy, all_prompts: list[list[int]], all_completions: list[list[int]], rows: Sequence[int]
+    policy: Policy, all_prompts: list[list[int]], all_completions: list[list[int]], batch: tuple[int, list[int]]
 ) -> list[float]:
+    _, rows = batch
     prompts, completions = [all_prompts[row] for row in rows], [all_completions[row] for row in rows]
     longest = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
     tokens_BS = torch.zeros(len(prompts), longest, dtype=torch.long)

@@ -22,13 +22,7 @@ _NAME = re.compile(r"lr-(?P<lr>.+)-seed-(?P<seed>\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One point of the grid.
-
-    Attributes:
-        steps: number of trained steps.
-        done: whether the run is finished.
-        value: value of the metric; None if there is none yet.
-    """
+    """One point of the grid; ``value`` is that of the metric, None if there is none yet."""
 
     lr: float
     seed: int

@@ -12,11 +12,12 @@ saved in the output directory as it is done, so an interrupted call can be conti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from nemo_mcpo.algorithms.online_stages import build_engine, build_judge, manifest_of
+from nemo_mcpo.algorithms.online_stages import build_judge, sample_policy
 from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.algorithms.segment_data import read_prompts
 from nemo_mcpo.algorithms.validation import num_validation_prompts
@@ -27,9 +28,9 @@ from nemo_mcpo.judging.judgement import Judgement
 from nemo_mcpo.judging.rank import rank_answers
 from nemo_mcpo.judging.tally import Tally, tally, tally_text
 from nemo_mcpo.models.pretrained import open_pretrained
-from nemo_mcpo.rollouts.generate import Plan, generate_samples
-from nemo_mcpo.rollouts.samples import Prompt, Sample, Sampling
-from nemo_mcpo.rollouts.store import SampleStore, read_complete
+from nemo_mcpo.rollouts.generate import Plan
+from nemo_mcpo.rollouts.samples import Prompt, Sample
+from nemo_mcpo.rollouts.store import read_complete
 from nemo_mcpo.storage.atomic import write_json
 
 
@@ -72,11 +73,8 @@ def compare_policies(config: OnlineRunConfig, policy: Path, baseline: Path, out:
     theirs = _answers(config, baseline, prompts, fingerprint, out / "answers" / "baseline")
     pairs = {number: (ours[number], theirs[number]) for number in prompts if number in ours and number in theirs}
     different = [number for number, pair in pairs.items() if pair[0].text != pair[1].text]
-    judge = build_judge(config, out / "verdicts", out / "logs" / "judge")
-    try:
+    with closing(build_judge(config, out / "verdicts", out / "logs" / "judge")) as judge:
         found = rank_answers(judge, [prompts[n] for n in different], [pairs[n] for n in different], progress=True)
-    finally:
-        judge.close()
     result = count_outcomes(found, list(pairs.values()), len(prompts))
     models = {"policy": str(policy), "baseline": str(baseline), "both_orders": config.judge.both_orders}
     write_json(out / "win_rate.json", models | asdict(result))
@@ -132,16 +130,8 @@ def _answers(
     config: OnlineRunConfig, directory: Path, prompts: Mapping[int, Prompt], fingerprint: str, store: Path
 ) -> dict[int, Sample]:
     """One answer per prompt, by prompt id."""
-    rollouts = config.rollouts
-    sampling = Sampling(rollouts.max_tokens, rollouts.top_p, config.model.seed)
-    plan = Plan(0, (rollouts.temperatures[0],), 1, 0)
-    samples = SampleStore(store, manifest_of(directory, fingerprint, plan, sampling))
-    engine = build_engine(config, sampling, store.parent.parent / "logs" / store.name)
-    try:
-        engine.load(str(directory))
-        generate_samples(engine, samples, prompts, plan, progress=True)
-    finally:
-        engine.close()
+    plan = Plan(0, (config.rollouts.temperatures[0],), 1, 0)
+    sample_policy(config, directory, prompts, fingerprint, plan, store, store.parent.parent / "logs" / store.name)
     return {sample.key.prompt_id: sample for sample in read_complete(store)}
 
 

@@ -11,16 +11,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import openai
 
 from nemo_mcpo.config import Judge as JudgeSettings
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.tokenizer_files import COPIED_FILES
-from nemo_mcpo.rollouts.client import AwayError, RefusedError, send
+from nemo_mcpo.rollouts.probe import listed_models
 from nemo_mcpo.rollouts.serving import Serving
 
 _FILES = (*COPIED_FILES, "config.json", "hf_quant_config.json")
@@ -80,15 +77,8 @@ def hash_directory(directory: Path) -> str:
 def listed_model(serving: Serving) -> ListedModel:
     """What the servers report about the judge's model."""
     names = {serving.model, Path(serving.model).name}
-    entries = [one for _, own in serving.pool.each(_listed) for one in own if one.get("id") in names]
+    listed = [model.to_dict() for _, own in serving.pool.each(listed_models) for model in own]
+    entries = [one for one in listed if one.get("id") in names]
     roots = {str(one[key]) for one in entries for key in ("root", "parent") if one.get(key)}
     windows = [length for one in entries if isinstance(length := one.get("max_model_len"), int)]
     return ListedModel(tuple(sorted(roots)), min(windows, default=None))
-
-
-def _listed(client: openai.OpenAI) -> Sequence[dict[str, object]]:
-    """The models that a server lists; empty if it has no list."""
-    try:
-        return [model.to_dict() for model in send(lambda client: client.models.list(), client)]
-    except (RefusedError, AwayError):
-        return []

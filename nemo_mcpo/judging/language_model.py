@@ -79,7 +79,6 @@ class LanguageModelJudge:
         self._failures, self._last_reply = 0, ""
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
-        """See ``judgement.Judge``."""
         for finished in in_threads(self._judge, questions, self.serving.num_requests(), self.serving.restart_dead):
             for number, judgement in finished:
                 self._failures = 0 if judgement.comparisons else self._failures + 1
@@ -101,12 +100,11 @@ class LanguageModelJudge:
             pair = (answers[best], answers[challenger])
             swapped = seed_from(repr(pair)) % 2 == 1
             asked.append(self._compare(question, *(pair[::-1] if swapped else pair)))
-            verdict = exchanged(asked[-1].verdict) if swapped else asked[-1].verdict
-            if not self.settings.both_orders:
-                return verdict
-            asked.append(self._compare(question, *(pair if swapped else pair[::-1])))
-            # ``both_orders`` expects the second verdict in the order shown, (challenger, best).
-            return both_orders(verdict, exchanged(asked[-1].verdict) if swapped else asked[-1].verdict)
+            verdict = asked[-1].verdict
+            if self.settings.both_orders:
+                asked.append(self._compare(question, *(pair if swapped else pair[::-1])))
+                verdict = both_orders(verdict, asked[-1].verdict)
+            return exchanged(verdict) if swapped else verdict
 
         ranking = best_of(len(answers), compare)
         verdicts = [outcome.verdict for outcome in asked]
@@ -174,7 +172,6 @@ class LanguageModelJudge:
         return self.serving.pool.ask(request, prompt)
 
     def close(self) -> None:
-        """See ``judgement.Judge``."""
         self.serving.close()
 
 
@@ -210,7 +207,7 @@ def _check(config: OnlineRunConfig) -> None:
 def _preflight(config: OnlineRunConfig, machine: Machine) -> Sequence[str]:
     settings, section = config.judge.server, "judge.server"
     if settings.urls:
-        return check_urls(settings, section, settings.model, must_run=machine.is_here)
+        return check_urls(settings, section, must_run=machine.is_here)
     model = read_served_model(settings.model or "", f"{section}.model", needs_template=True)
     question = longest_question(config) - config.judge.max_tokens
     return check_own_servers(settings, [model], question, section, machine)

@@ -39,11 +39,6 @@ class Ranking:
         return self.verdicts.count("tie")
 
     @property
-    def failures(self) -> int:
-        """Number of comparisons without a verdict, after which the best answer so far stayed."""
-        return self.verdicts.count("unparsable")
-
-    @property
     def beaten(self) -> tuple[int, ...]:
         """Indices of the other answers, without those that met the winner and did not lose, which may be as good."""
         unbeaten = {

@@ -42,7 +42,6 @@ class RewardModelJudge:
     Args:
         directory: safetensors weights and a tokenizer with the chat template that the model was trained with.
         batch_size: number of answers per batch.
-        cache: cache of scores.
     """
 
     def __init__(self, directory: str, batch_size: int, cache: VerdictCache) -> None:
@@ -68,7 +67,6 @@ class RewardModelJudge:
         self.has_warned = False
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
-        """See ``judgement.Judge``."""
         for start in range(0, len(questions), QUESTIONS_AT_A_TIME):
             some = questions[start : start + QUESTIONS_AT_A_TIME]
             shown = {question.number: self._shown(question) for question in some}
@@ -162,7 +160,6 @@ class RewardModelJudge:
         return scores
 
     def close(self) -> None:
-        """See ``judgement.Judge``."""
         del self.model
 
 

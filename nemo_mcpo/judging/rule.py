@@ -25,7 +25,6 @@ class RuleJudge:
         self.rule = rule
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement]]:
-        """See ``judgement.Judge``."""
         for question in questions:
             yield question.number, by_scores([self._score(question, answer) for answer in question.answers])
 
@@ -42,7 +41,7 @@ class RuleJudge:
         return value
 
     def close(self) -> None:
-        """See ``judgement.Judge``."""
+        """There is nothing to release."""
 
 
 def load_rule(name: str) -> Rule:

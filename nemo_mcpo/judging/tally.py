@@ -18,15 +18,9 @@ ENOUGH_TO_TELL, FARTHEST_FROM_HALF = 200, 0.45
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Sums over judgements.
+    """Sums of the counts in several ``Judgement``.
 
-    Attributes:
-        comparisons: comparisons with a verdict, including ties; 0 if answers are scored.
-        ties: comparisons without a winner; with scores, other answers as good as the best one.
-        failures: comparisons without a verdict, or answers without a score.
-        unfinished: failures because ``judge.max_tokens`` cut the last reply.
-        cut: comparisons, or scored answers, for which the judge did not see the whole text.
-        first_place: share of verdicts for the answer shown first, among those with a winner; NaN if there are none.
+    ``first_place`` is a share: of verdicts for the answer shown first, among those with a winner; NaN without any.
     """
 
     comparisons: int

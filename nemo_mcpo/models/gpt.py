@@ -95,12 +95,7 @@ class TreeGPTModel(GPTModel):
         ).to(local_device())
 
     def forward(self, batch: TreeBatch, tape: Tape | None = None) -> Tensor:
-        """Return log-probs ``[N]`` in nats on the last stage, hidden states ``[S, 1, H]`` on others.
-
-        Args:
-            batch: a packed row.
-            tape: records or replays the layers; see ``models.replay``.
-        """
+        """Return a row's log-probs ``[N]`` in nats on the last stage, hidden states ``[S, 1, H]`` on others."""
         embedded = self.embedding(batch.tokens_S[None], batch.positions_S[None]) if self.pre_process else None
         hidden = self.decoder(
             hidden_states=embedded,

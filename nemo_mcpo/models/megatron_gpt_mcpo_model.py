@@ -122,11 +122,11 @@ class MegatronGPTMCPOModel(ModelPT):
         self.schedule = build_schedule(optim, self.optimizer, num_steps)
 
     def share(self, trees: Sequence[PromptTree]) -> list[int]:
-        """Return the indices of this replica's share of a batch."""
+        """See ``models.interface``."""
         return share_of_replica(trees)
 
     def parts(self, trees: Sequence[PromptTree]) -> list[list[int]]:
-        """Split this replica's share into parts that are scored, drawn and trained one after another.
+        """See ``models.interface``.
 
         There is one part unless scoring is reused, because the recordings of a part are kept until it is trained. A
         part then has up to ``scoring_tokens`` tokens for layer outputs, or ``micro_batch_tokens`` for products, which
@@ -142,10 +142,7 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("scoring")
     def log_probs(self, trees: Sequence[PromptTree], *, share_prompts: bool = True) -> Tensor:
-        """Return the summed log-probs of a batch, without gradient: float32 ``[B, K]``, nats, the same on every rank.
-
-        With ``share_prompts=False``, every completion is computed as a plain sequence after its own prompt.
-        """
+        """See ``models.interface``."""
         share = self.share(trees)
         mine = [trees[index] for index in share]
         table = score_trees(self.wrapped, mine, self.cfg.scoring_tokens, share_prompts=share_prompts).logps_bK
@@ -155,10 +152,7 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("scoring")
     def score(self, trees: Sequence[PromptTree], first_column: int, *, exactly: bool = False) -> Scored:
-        """Score a part's candidates, from column ``first_column`` on, for the draw.
-
-        ``exactly`` uses the precision of training even if ``model.mcpo.scoring_fp8`` is set.
-        """
+        """See ``models.interface``."""
         in_fp8 = self.layout.scoring_fp8 and not exactly
         with fp8_scoring(self.chunks[0].config) if in_fp8 else nullcontext():
             return score_trees(
@@ -171,7 +165,7 @@ class MegatronGPTMCPOModel(ModelPT):
         return dict(zip(columns, collect(values_b, rows, num_rows).cpu().unbind(1), strict=True))
 
     def prepare_for_training_step(self) -> None:
-        """Clear the gradients; called before the first part of a step."""
+        """See ``models.interface``."""
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -185,11 +179,7 @@ class MegatronGPTMCPOModel(ModelPT):
         *,
         share_prompts: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run a part forward and backward, adding to the gradients; return loss ``[b]`` (nats) and metrics ``[b]``.
-
-        ``scored`` holds the scores that the batch was drawn from, if any; what was recorded with them is replayed.
-        With ``share_prompts=False``, for comparisons, every completion is a plain sequence after its own prompt.
-        """
+        """See ``models.interface``; ``share_prompts=False``, for comparisons, is that of ``log_probs``."""
         budget = self.cfg.micro_batch_tokens
         table, names = train_trees(self.wrapped, batch, objective, budget, scored=scored, share_prompts=share_prompts)
         loss, *metrics = table.unbind(1)
@@ -197,10 +187,7 @@ class MegatronGPTMCPOModel(ModelPT):
 
     @memory_of("the update")
     def finish_training_step(self, num_prompts: int) -> tuple[float, float]:
-        """Update the weights with the mean gradient over the ``num_prompts`` prompts of all replicas.
-
-        Return the learning rate and the gradient norm before clipping.
-        """
+        """See ``models.interface``."""
         finish_gradients(self.wrapped, num_prompts)
         self.schedule.step(increment=1)
         lr = self.optimizer.param_groups[0]["lr"]
@@ -208,20 +195,20 @@ class MegatronGPTMCPOModel(ModelPT):
         return float(lr), float(grad_norm)
 
     def schedule_state(self) -> dict[str, object]:
-        """Return the state of the learning-rate schedule as plain numbers."""
+        """See ``models.interface``."""
         return self.schedule.state_dict()
 
     def load_schedule_state(self, state: dict[str, object]) -> None:
-        """Restore the state of the learning-rate schedule."""
+        """See ``models.interface``."""
         self.schedule.load_state_dict(state)
 
     def prepare_for_validation_step(self) -> None:
-        """Switch to evaluation mode."""
+        """See ``models.interface``."""
         for chunk in self.wrapped:
             chunk.eval()
 
     def finish_validation_step(self) -> None:
-        """Switch back to training mode."""
+        """See ``models.interface``."""
         for chunk in self.wrapped:
             chunk.train()
 

@@ -30,13 +30,12 @@ def wrap_for_training(chunks: list, *, bf16: bool) -> list[DistributedDataParall
     """Give model chunks gradient buffers; in bf16, also cast inputs and outputs as megatron-core expects."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-    wrapped = [
+    return [
         DistributedDataParallel(
             config, ddp, Float16Module(config, chunk) if bf16 else chunk, disable_bucketing=number > 0
         )
         for number, chunk in enumerate(chunks)
     ]
-    return wrapped
 
 
 def finish_gradients(wrapped: list, num_prompts: int) -> None:

@@ -27,11 +27,9 @@ def run_schedule(
     """Run every micro-batch through all stages, accumulating gradients in the model.
 
     Args:
-        chunks: this rank's model chunks.
         micro_batches: micro-batches, the same on every rank of a replica.
         forward_step: megatron-core's ``forward_step_func``.
         seq_length: length of any row; megatron-core only checks that it is given.
-        forward_only: skip the backward pass.
     """
     config = chunks[0].config
     groups: dict[str, object] = {}

@@ -71,7 +71,12 @@ class ReferenceCache:
             table_BK = score(chunk).cpu().numpy()
             values = np.concatenate([row[: len(tree.completions)] for row, tree in zip(table_BK, chunk, strict=True)])
             rows = np.array([tree.index for tree in chunk], dtype=np.int64)
-            _check_finite(values, chunk)
+            if not np.isfinite(values).all():
+                raise CheckpointError(
+                    "a reference log-prob is not finite",
+                    where=f"rows {chunk[0].index} to {chunk[-1].index} of the prepared data",
+                    fix="check the initial weights, or set trainer.precision=32",
+                )
             self._store(self._values, self._known, rows, values)
             on_rank_zero(partial(self._append, rows, values))
             on_chunk(len(chunk))
@@ -113,15 +118,6 @@ def _whole_chunks(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, int]
             return
         indices = np.frombuffer(payload, dtype=np.int64, count=num_prompts)
         yield indices, np.frombuffer(payload, dtype=np.float32, offset=8 * num_prompts), end
-
-
-def _check_finite(values: np.ndarray, trees: Sequence[PromptTree]) -> None:
-    if not np.isfinite(values).all():
-        raise CheckpointError(
-            "a reference log-prob is not finite",
-            where=f"rows {trees[0].index} to {trees[-1].index} of the prepared data",
-            fix="check the initial weights, or set trainer.precision=32",
-        )
 
 
 def reference_key(weights_hash: str, architecture: ModelArchitecture, numerics: str) -> str:

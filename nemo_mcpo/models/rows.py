@@ -68,7 +68,6 @@ def packed_rows(
     """Pack a replica's trees into rows, the same on all of its tensor- and pipeline-parallel ranks.
 
     Args:
-        placed: this replica's trees.
         budget: tokens per row; a larger tree gets its own row.
         config: megatron-core's configuration.
         first_column: see ``build_row``.
@@ -96,8 +95,7 @@ def replay_rows(
         scored: rows from ``packed_rows(…, recording=…)`` that have been run.
         pruned: the pruned trees, in the order in which the whole trees were scored.
         columns: for each prompt, the columns of the scored tree that the pruned tree keeps.
-        budget: tokens per row.
-        config: megatron-core's configuration.
+        budget, config: see ``packed_rows``.
 
     Raises:
         ValueError: the pruned trees and the scored trees have different prompts.

@@ -86,7 +86,9 @@ def _reason(problem: BaseException) -> str:
 def load_sharded_state(model, path: Path) -> None:
     """Load the model's weights and its optimizer, if it has one, from a checkpoint."""
     if model.optimizer is not None:
-        _allocate_states(model.optimizer)
+        for part in optimizer_parts(model.optimizer):  # create the states that loading fills
+            if not part.optimizer.state:
+                part._init_optimizer_states_with_dummy_values()
     try:
         with memory_of("reading a checkpoint"):
             loaded = dist_checkpointing.load(sharded_state(model, is_loading=True), str(path))
@@ -104,13 +106,6 @@ def load_sharded_state(model, path: Path) -> None:
         _keep_implementation(model.optimizer, loaded["optimizer"]["optimizer"]["param_groups"])
         model.optimizer.load_state_dict(loaded["optimizer"])
         _separate_adam_steps(model.optimizer)
-
-
-def _allocate_states(optimizer) -> None:
-    """Create the states that loading fills."""
-    for part in optimizer_parts(optimizer):
-        if not part.optimizer.state:
-            part._init_optimizer_states_with_dummy_values()
 
 
 def _keep_implementation(optimizer, param_groups: list[dict]) -> None:

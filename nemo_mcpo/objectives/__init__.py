@@ -45,7 +45,6 @@ def bind_objective(name: str, given: Mapping[str, object], beta: float) -> Objec
     """Return the objective ``name`` with its parameters bound.
 
     Args:
-        name: a key of ``OBJECTIVES``.
         given: parameters set for this objective, by name.
         beta: the kernel's; an objective that has a ``beta`` uses it unless ``given`` sets one.
 

@@ -34,38 +34,30 @@ def layer_parameters(architecture: ModelArchitecture, tensor: int) -> list[int]:
     return sizes + [projected] * a.qkv_bias + [a.head_dim, a.head_dim] * a.qk_norm
 
 
-def chunk_buckets(architecture: ModelArchitecture, layout: Layout, *, first: bool, last: bool) -> list[list[int]]:
-    """Return the elements of each parameter of a model chunk on one rank, by bucket.
+def stage_buckets(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[list[int]]:
+    """Return the elements of each parameter of a pipeline stage on one rank, by bucket.
 
-    A chunk has one bucket, and a second one for an embedding that two stages share.
+    A model chunk has one bucket, and a second one for an embedding that two stages share.
     """
     a = architecture
     vocabulary = a.padded_vocab_size // layout.tensor * a.hidden_size
-    sizes = layer_parameters(a, layout.tensor) * (a.num_layers // (layout.pipeline * layout.virtual))
-    sizes += [a.hidden_size] * last
-    if a.tied_embeddings and layout.pipeline > 1:
-        return [sizes, [vocabulary]] if first or last else [sizes]
-    copies = first + last - (first and last and a.tied_embeddings)
-    return [sizes + [vocabulary] * copies]
-
-
-def stage_chunks(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[list[list[int]]]:
-    """Return the buckets of every chunk of a pipeline stage."""
-    chunks = range(layout.virtual)
-    return [
-        chunk_buckets(
-            architecture,
-            layout,
-            first=stage == 0 and chunk == 0,
-            last=stage == layout.pipeline - 1 and chunk == layout.virtual - 1,
-        )
-        for chunk in chunks
-    ]
+    layers = layer_parameters(a, layout.tensor) * (a.num_layers // (layout.pipeline * layout.virtual))
+    buckets: list[list[int]] = []
+    for chunk in range(layout.virtual):
+        first = stage == 0 and chunk == 0
+        last = stage == layout.pipeline - 1 and chunk == layout.virtual - 1
+        sizes = layers + [a.hidden_size] * last
+        if a.tied_embeddings and layout.pipeline > 1:
+            buckets += [sizes, [vocabulary]] if first or last else [sizes]
+        else:
+            copies = first + last - (first and last and a.tied_embeddings)
+            buckets.append(sizes + [vocabulary] * copies)
+    return buckets
 
 
 def stage_parameters(architecture: ModelArchitecture, layout: Layout, stage: int) -> int:
     """Return the number of parameters of one rank of a stage, with vocabulary padding."""
-    return sum(sum(bucket) for chunk in stage_chunks(architecture, layout, stage) for bucket in chunk)
+    return sum(sum(bucket) for bucket in stage_buckets(architecture, layout, stage))
 
 
 def bucket_elements(sizes: list[int], replicas: int) -> int:
@@ -75,8 +67,7 @@ def bucket_elements(sizes: list[int], replicas: int) -> int:
 
 def stage_elements(architecture: ModelArchitecture, layout: Layout, stage: int) -> list[int]:
     """Return the elements of every bucket of a rank's buffers."""
-    chunks = stage_chunks(architecture, layout, stage)
-    return [bucket_elements(bucket, layout.data) for chunk in chunks for bucket in chunk]
+    return [bucket_elements(bucket, layout.data) for bucket in stage_buckets(architecture, layout, stage)]
 
 
 def checkpoint_bytes(num_parameters: int, itemsize: int) -> int:

@@ -85,8 +85,7 @@ def run_time(config: RunConfig, question: Question, layout: Layout) -> RunTime:
     step_seconds = step_flops * imbalance * bubble / flops_per_second + offload_seconds
     steps = trainer.max_epochs * data.prompts // batch
     steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
-    has_reference = Need.REFERENCE in needs_of(config)
-    referenced = min(data.prompts, steps * batch) if has_reference else 0
+    referenced = min(data.prompts, steps * batch) if Need.REFERENCE in needs_of(config) else 0
     size = checkpoint_bytes(a.num_parameters, layout.itemsize)
     interval = trainer.save_interval
     return RunTime(

@@ -9,11 +9,12 @@ at most 5 % slower than the fastest, it proposes the one that splits the model l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.config.fp8 import check_capability
 from nemo_mcpo.config.rules import check_processes
+from nemo_mcpo.config.schema import changed
 from nemo_mcpo.errors import ConfigError, NemoMcpoError
 from nemo_mcpo.planning.gpus import GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
@@ -24,8 +25,8 @@ NEARLY_AS_FAST = 1.05
 MOST_NODES = 512
 NOT_ABOUT_LAYOUT = ("trainer.devices", "model.data.max_length")
 """Keys whose errors no other layout would fix."""
-OFFLOADED: Mapping[str, object] = {"cpu_offload": True}
-"""Keys of ``model.optim`` with which the optimizer takes no GPU memory."""
+OFFLOADED = {"model": {"optim": {"cpu_offload": True}}}
+"""Changes with which the optimizer takes no GPU memory."""
 
 
 class DoesNotFitError(NemoMcpoError):
@@ -52,12 +53,6 @@ def proposal(config: RunConfig, question: Question, num_gpus: int) -> Plan | Non
     more = range((num_gpus // node + 1) * node, (MOST_NODES + 1) * node, node)
     plans = (best_plan(config, question, count) for count in (num_gpus, *fewer, *more))
     return next((plan for plan in plans if plan), None)
-
-
-def with_optimizer(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
-    """Return the configuration with keys of ``model.optim`` changed."""
-    optim = config.model.optim.model_copy(update=dict(changes))
-    return config.model_copy(update={"model": config.model.model_copy(update={"optim": optim})})
 
 
 def check_layout(config: RunConfig, question: Question, num_gpus: int) -> None:
@@ -96,7 +91,7 @@ def check_fits(plan: Plan, config: RunConfig) -> None:
         fix = f"set {overrides_of(better)} ({better.memory.peak / GIB:.1f} GiB)"
     else:
         fix = f"no layout fits on {num_gpus} GPUs: use {better.layout.num_gpus} with {overrides_of(better)}"
-        offloaded = best_plan(with_optimizer(config, OFFLOADED), question, num_gpus)
+        offloaded = best_plan(changed(config, OFFLOADED), question, num_gpus)
         if offloaded:
             fix += f"; or, on {num_gpus} GPUs, model.optim.cpu_offload=true {overrides_of(offloaded)}"
             fix += f", with {offloaded.host_bytes / 1e9:,.0f} GB of host memory per node"
@@ -130,30 +125,32 @@ def _preference(plan: Plan) -> tuple:
 
 def _fitting(config: RunConfig, question: Question, num_gpus: int) -> Iterator[Plan]:
     """Yield every allowed layout that fits, with rows below ``max_length`` only if no larger ones fit."""
-    layers, mcpo = question.architecture.num_layers, config.model.mcpo
-    reuse = "auto" if mcpo.reuse_scoring is True else mcpo.reuse_scoring
+    layers, reuse = question.architecture.num_layers, config.model.mcpo.reuse_scoring
+    reuse = "auto" if reuse is True else reuse
     rows = list(budgets(config, question))
     pipelines = [size for size in range(1, layers + 1) if layers % size == 0]
     for tensor, pipeline in itertools.product((1, 2, 4, 8), pipelines):
         if num_gpus % (tensor * pipeline):
             continue
-        changes: dict[str, object] = {
+        layout = {
             "tensor_model_parallel_size": tensor,
             "pipeline_model_parallel_size": pipeline,
             "virtual_pipeline_model_parallel_size": None,
             "sequence_parallel": tensor > 1,
-            "mcpo": mcpo.model_copy(update={"reuse_scoring": reuse}),
+            "mcpo": {"reuse_scoring": reuse},
         }
-        if not _allowed(_changed(config, changes), question, num_gpus):
+        # With devices=auto, a layout may have any number of processes.
+        laid_out = changed(config, {"trainer": {"devices": "auto"}, "model": layout})
+        if not _allowed(laid_out, question, num_gpus):
             continue
         for recompute in (None, "selective", "full"):
             for tokens, scoring in rows:
-                changes |= {
+                keys = {
                     "activations_checkpoint_granularity": recompute,
                     "micro_batch_tokens": tokens,
-                    "mcpo": mcpo.model_copy(update={"reuse_scoring": reuse, "scoring_tokens": scoring}),
+                    "mcpo": {"scoring_tokens": scoring},
                 }
-                plan = make_plan(_changed(config, changes), question, num_gpus)
+                plan = make_plan(changed(laid_out, {"model": keys}), question, num_gpus)
                 if plan.fits:
                     yield plan
                 if plan.hopeless or (plan.fits and tokens // 2 < config.model.data.max_length):
@@ -180,9 +177,3 @@ def _allowed(config: RunConfig, question: Question, num_gpus: int) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _changed(config: RunConfig, changes: dict[str, object]) -> RunConfig:
-    """Return the configuration with keys of ``model`` changed, for any number of processes."""
-    trainer = config.trainer.model_copy(update={"devices": "auto"})
-    return config.model_copy(update={"trainer": trainer, "model": config.model.model_copy(update=changes)})

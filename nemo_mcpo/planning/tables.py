@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping
 
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config.schema import changed
 from nemo_mcpo.planning.data_shape import DataShape
 from nemo_mcpo.planning.gpus import GPUS, GPUS_PER_NODE
 from nemo_mcpo.planning.memory import GIB
 from nemo_mcpo.planning.plan import Plan
 from nemo_mcpo.planning.report import layout_name
-from nemo_mcpo.planning.search import OFFLOADED, best_plan, proposal, with_optimizer
+from nemo_mcpo.planning.search import OFFLOADED, best_plan, proposal
 from nemo_mcpo.planning.shapes import SHAPES
 from nemo_mcpo.planning.workload import Question
 
@@ -34,10 +35,10 @@ SMALL_MODELS = ("llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3", "llama-3.1-8b
 SINGLE_KINDS = ("A100-80", "H100", "H200")
 OPTIMIZERS: dict[str, Mapping[str, object]] = {
     "default": {},
-    "`moments_dtype=bfloat16`": {"moments_dtype": "bfloat16"},
+    "`moments_dtype=bfloat16`": {"model": {"optim": {"moments_dtype": "bfloat16"}}},
     "`cpu_offload=true`": OFFLOADED,
 }
-"""Names of the optimizers in the one-GPU table, with their keys of ``model.optim``."""
+"""Names of the optimizers in the one-GPU table, with their changes of the configuration."""
 
 
 def markdown(config: RunConfig) -> str:
@@ -50,8 +51,8 @@ def _on_one_gpu(config: RunConfig) -> str:
     names = [f"{kind} ({GPUS[kind].gibibytes:.0f} GiB)" for kind in SINGLE_KINDS]
     lines = ["### One GPU", "", f"| model | optimizer | {' | '.join(names)} |", "|---|---|---|---|---|"]
     for model, (optimizer, changes) in itertools.product(SMALL_MODELS, OPTIMIZERS.items()):
-        changed = with_optimizer(config, changes)
-        plans = [best_plan(changed, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
+        own = changed(config, changes)
+        plans = [best_plan(own, Question(SHAPES[model], DataShape(), GPUS[kind]), 1) for kind in SINGLE_KINDS]
         lines.append(f"| {model} | {optimizer} | {' | '.join(map(_cell, plans))} |")
     return "\n".join(lines)
 
@@ -74,7 +75,7 @@ def _table(config: RunConfig, model: str, kind: str) -> str:
 def _line(config: RunConfig, question: Question, count: int) -> str:
     # At least one prompt per GPU: every replica needs one, and a replica may be a single GPU.
     batch = max(config.model.global_batch_size, count)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"global_batch_size": batch})})
+    config = changed(config, {"model": {"global_batch_size": batch}})
     plan = _best_of_nearly_all(config, question, count)
     if plan is None:
         enough = proposal(config, question, count)

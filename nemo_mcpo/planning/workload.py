@@ -100,7 +100,6 @@ class Layout:
 
     @property
     def num_gpus(self) -> int:
-        """Number of GPUs."""
         return self.tensor * self.pipeline * self.data
 
     @property

@@ -100,15 +100,11 @@ def host_rows(folder: Path) -> tuple[Row, ...]:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     per_process = f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set: torch decides"
     disk = shutil.disk_usage(folder)
+    space = f"{disk.free / 2**30:.0f} of {disk.total / 2**30:.0f} GiB free at {folder}"
     return (
         Row("CPU", "ok", f"{affinity} of {os.cpu_count()} cores, {per_process}", "at most one process per core"),
         _memory_row(),
-        Row(
-            "Disk",
-            "ok",
-            f"{disk.free / 2**30:.0f} of {disk.total / 2**30:.0f} GiB free at {folder}",
-            "checkpoints, about 14 bytes per parameter each",
-        ),
+        Row("Disk", "ok", space, "checkpoints, about 14 bytes per parameter each"),
     )
 
 
@@ -129,21 +125,14 @@ def _memory_row() -> Row:
 def server_rows() -> tuple[Row, ...]:
     """Return a row for each kind of server that can be started; training needs none of them."""
     fix = "needed only for rollouts.engine=openai or judge.kind=openai; it may be in another environment or image"
-    found = {program: shutil.which(program) or "" for program in SERVERS}
-    return tuple(
-        Row(
-            program,
-            "ok" if found[program] else "missing",
-            found[program],
-            enables,
-            fix="" if found[program] else fix,
-        )
-        for program, enables in SERVERS.items()
-    )
+    rows = []
+    for program, enables in SERVERS.items():
+        found = shutil.which(program)
+        rows.append(Row(program, "ok" if found else "missing", found or "", enables, fix="" if found else fix))
+    return tuple(rows)
 
 
 def examine(folder: Path) -> tuple[Row, ...]:
-    """Return all rows of the table."""
     packages, gpus = package_rows(), gpu_rows(*query_gpus())
     python = python_row(sys.version_info[:2])
     unusable = torch_sees_gpus_row(packages, gpus)
@@ -172,5 +161,6 @@ def main(
         print(render(rows))
         of_stack = [name for name in failed if name != RUN]
         print(f"\nThe base stack does not work: {', '.join(of_stack)}." if of_stack else "\nThe base stack works.")
-        print(*["The run would fail: see its row."] * (RUN in failed), sep="\n", end="\n" * (RUN in failed))
+        if RUN in failed:
+            print("The run would fail: see its row.")
     return 1 if failed else 0

@@ -106,7 +106,10 @@ def _run(
         for number in _SIGNALS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _redirect(output)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if output is not None:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
         if environment is not None:
             os.environ.clear()
             os.environ.update(environment)
@@ -135,14 +138,6 @@ def _run_script(script: str, argv: Sequence[str]) -> int:
         print(leaving.code, file=sys.stderr)
         return 1
     return 0
-
-
-def _redirect(output: IO | None) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    if output is not None:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
 
 
 def _set_num_threads() -> None:

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from types import FrameType
@@ -140,29 +140,26 @@ def find_culprits(beats: Sequence[Beat | None], now: float, silence_seconds: flo
 
 def place_of(frame: FrameType | None) -> str:
     """Return the innermost line of this package on a stack, or else the innermost line of all."""
-    found = frame
-    while found is not None and _PACKAGE not in found.f_code.co_filename:
-        found = found.f_back
-    found = found or frame
+    found = next((one for one in _frames(frame) if _PACKAGE in one.f_code.co_filename), frame)
     return "nowhere" if found is None else f"{found.f_code.co_filename.rpartition(_PACKAGE)[2]}:{found.f_lineno}"
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
     """Return the position of every call on a stack; in a thread that works, it soon changes."""
-    found = []
-    while frame is not None:
-        found.append((id(frame), frame.f_lasti))
-        frame = frame.f_back
-    return tuple(found)
+    return tuple((id(one), one.f_lasti) for one in _frames(frame))
 
 
 def _waits(frame: FrameType | None) -> bool:
     """Return whether a stack is inside a collective; writing a checkpoint, also under ``distributed``, is work."""
-    files = []
-    while frame is not None:
-        files.append(frame.f_code.co_filename)
-        frame = frame.f_back
+    files = [one.f_code.co_filename for one in _frames(frame)]
     return any(COLLECTIVES in file for file in files) and not any(_CHECKPOINTS in file for file in files)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield the frames of a stack, innermost first."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _name(beat: Beat) -> str:

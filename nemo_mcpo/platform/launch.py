@@ -29,7 +29,6 @@ def run_processes(
     none outlives this process. A request to stop is passed on once, so that the processes save and exit by themselves.
 
     Args:
-        command, count: what to run, and in how many processes.
         stop: polled a few times per second.
         start: ``children.start_child``, or ``forks.start_fork``.
         tick: called a few times per second.

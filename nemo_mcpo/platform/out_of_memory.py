@@ -15,17 +15,23 @@ from contextlib import contextmanager
 from nemo_mcpo.errors import MemoryExhaustedError
 
 _MORE_SLICES = "raise model.tensor_model_parallel_size or model.pipeline_model_parallel_size"
+_STATES = (
+    "run on more GPUs: the states are split over the replicas",
+    _MORE_SLICES,
+    "set model.optim.cpu_offload=true",
+)
+_CHECKPOINT = (
+    "raise model.tensor_model_parallel_size",
+    "raise model.pipeline_model_parallel_size",
+    "end other programs on the GPU (nvidia-smi lists them)",
+)
 REMEDIES: dict[str, tuple[str, str, str]] = {
     "the model's weights": (
         _MORE_SLICES,
         "set trainer.precision=bf16",
         "end other programs on the GPU (nvidia-smi lists them)",
     ),
-    "gradients and optimizer": (
-        "run on more GPUs: the states are split over the replicas",
-        _MORE_SLICES,
-        "set model.optim.cpu_offload=true",
-    ),
+    "gradients and optimizer": _STATES,
     "the optimizer in host memory": (
         "request more host memory (sbatch --mem)",
         "set model.optim.moments_dtype=bfloat16",
@@ -41,21 +47,9 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "set model.activations_checkpoint_granularity=full",
         "raise model.tensor_model_parallel_size, with model.sequence_parallel=true",
     ),
-    "the update": (
-        "run on more GPUs: the states are split over the replicas",
-        _MORE_SLICES,
-        "set model.optim.cpu_offload=true",
-    ),
-    "writing a checkpoint": (
-        "raise model.tensor_model_parallel_size",
-        "raise model.pipeline_model_parallel_size",
-        "end other programs on the GPU (nvidia-smi lists them)",
-    ),
-    "reading a checkpoint": (
-        "raise model.tensor_model_parallel_size",
-        "raise model.pipeline_model_parallel_size",
-        "end other programs on the GPU (nvidia-smi lists them)",
-    ),
+    "the update": _STATES,
+    "writing a checkpoint": _CHECKPOINT,
+    "reading a checkpoint": _CHECKPOINT,
     "generating answers": (
         "lower rollouts.batch_size",
         "lower rollouts.max_tokens",

@@ -213,7 +213,6 @@ def _ending(returncode: int) -> str:
 
 
 def package_row(package: Package, installed: bool, version: str, outcome: Outcome) -> Row:
-    """Return the row about one package."""
     name, enables, required = package.name, package.enables, package.required
     if not installed:
         return Row(name, "missing", "", enables, fix=package.install, required=required)

@@ -33,7 +33,6 @@ def requirements() -> list[Requirement]:
 
 
 def module_of(requirement: Requirement) -> str:
-    """Return the module to import."""
     return MODULES.get(requirement.name, requirement.name.replace("-", "_"))
 
 

@@ -20,8 +20,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from nemo_mcpo.errors import DataError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-RENAMED = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-"""Class name that transformers 5 writes -> the older name, which both versions know."""
 
 
 class TokenizersBackend(PreTrainedTokenizerFast):
@@ -32,7 +30,6 @@ def load_tokenizer(directory: str | Path, where: str = "") -> PreTrainedTokenize
     """Return the tokenizer in a local directory.
 
     Args:
-        directory: contains the tokenizer's files.
         where: the configuration key that names the directory, for the error.
 
     Raises:
@@ -63,8 +60,8 @@ def older_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'tokenizer_class': 'PreTrainedTokenizerFast', 'additional_special_tokens': ['<|user|>']}
     """
     older = dict(settings)
-    if older.get("tokenizer_class") in RENAMED:
-        older["tokenizer_class"] = RENAMED[older["tokenizer_class"]]
+    if older.get("tokenizer_class") == "TokenizersBackend":
+        older["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(older.get("extra_special_tokens"), list):
         tokens = [*(older.get("additional_special_tokens") or []), *older.pop("extra_special_tokens")]
         texts = [token["content"] if isinstance(token, dict) else token for token in tokens]

@@ -22,7 +22,6 @@ def in_threads(
     The threads are daemons: neither an error nor the end of this process waits for calls that are still running.
 
     Args:
-        call: a function of one item.
         num_threads: how many calls run at once.
         tick: called in the caller's thread about once per second.
     """

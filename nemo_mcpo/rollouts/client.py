@@ -8,10 +8,11 @@ import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -79,30 +80,19 @@ class Reply:
     num_prompt_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What is known about how to send requests to one server.
+class Client(openai.OpenAI):
+    """OpenAI's client for one server, which speaks its dialect.
 
-    Attributes:
-        model: the name under which it lists our model; None for the name in the request.
-        fields: fields beyond OpenAI's interface to add to every request.
+    ``dialect``: fields to set in every request, such as the name under which the server lists our model.
     """
 
-    model: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
-
-
-class Client(openai.OpenAI):
-    """OpenAI's client for one server, which speaks its dialect."""
-
-    dialect = Dialect()
+    dialect: Mapping[str, object] = MappingProxyType({})
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         """Apply the dialect; the base class calls this on a copy of every request's options."""
         body = options.json_data
         if isinstance(body, dict) and "model" in body:
-            own = {} if self.dialect.model is None else {"model": self.dialect.model}
-            options.json_data = {**body, **own, **self.dialect.fields}
+            options.json_data = {**body, **self.dialect}
         return options
 
 
@@ -143,11 +133,11 @@ class ServerPool:
     def urls(self) -> list[str]:
         return [connection.url for connection in self._connections]
 
-    def learn(self, url: str, **known: Any) -> None:
-        """Set fields of the ``Dialect`` of one server for all later requests."""
+    def learn(self, url: str, **fields: object) -> None:
+        """Set these fields in all later requests to one server."""
         for connection in self._connections:
             if connection.url == url:
-                connection.client.dialect = replace(connection.client.dialect, **known)
+                connection.client.dialect = {**connection.client.dialect, **fields}
 
     def ask(self, request: Request[Reply], key: Hashable = None) -> Reply:
         """Send a request to any server and return the reply, retrying while servers fail or are unreachable.
@@ -160,8 +150,7 @@ class ServerPool:
             RefusedError: the request was rejected, or it fails repeatedly while other requests succeed.
             RolloutError: no server replied within ``retry_seconds``.
         """
-        is_alive = lambda: self._failures < MAX_POOL_FAILURES  # noqa: E731
-        return self._again(lambda: self._ask_once(request, key), self.urls, is_alive)
+        return self._again(lambda: self._ask_once(request, key), self.urls, lambda: self._failures < MAX_POOL_FAILURES)
 
     def each(self, request: Request[Result]) -> list[tuple[str, Result]]:
         """Send one request to every server and return pairs of URL and result.
@@ -176,7 +165,6 @@ class ServerPool:
         ]
 
     def close(self) -> None:
-        """Close the connections."""
         for connection in self._connections:
             connection.client.close()
 

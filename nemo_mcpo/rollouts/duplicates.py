@@ -8,7 +8,7 @@ continues unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from nemo_mcpo.rollouts.samples import SampleKey
@@ -35,6 +35,11 @@ def attempt(slot: SampleKey, number: int, samples: int) -> SampleKey:
     return slot._replace(sample=slot.sample + number * samples)
 
 
+def draws_of(slot: SampleKey, known: Container[SampleKey], attempts: int, samples: int) -> list[SampleKey]:
+    """The keys of a slot's first ``attempts`` draws, in order, as far as they are ``known``."""
+    return [key for number in range(attempts) if (key := attempt(slot, number, samples)) in known]
+
+
 def choose(slots: Sequence[SampleKey], texts: Mapping[SampleKey, str], attempts: int, samples: int) -> Choice:
     """For each slot, keep the first of its ``attempts`` draws whose text no earlier slot has.
 
@@ -46,7 +51,7 @@ def choose(slots: Sequence[SampleKey], texts: Mapping[SampleKey, str], attempts:
     """
     choice, seen = Choice([], []), set()
     for slot in slots:
-        draws = [key for number in range(attempts) if (key := attempt(slot, number, samples)) in texts]
+        draws = draws_of(slot, texts, attempts, samples)
         fresh = next((key for key in draws if texts[key] not in seen), None)
         if fresh is None:
             choice.repeated.append(slot)

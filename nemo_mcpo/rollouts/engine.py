@@ -15,9 +15,6 @@ from nemo_mcpo.rollouts.samples import Sample, SampleKey, SampleRequest
 class Engine(Protocol):
     """Generates answers with a policy."""
 
-    def load(self, directory: str) -> None:
-        """Load the policy in a Hugging Face directory."""
-
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
         """Yield samples as they finish, skipping those that are ``done``.
 
@@ -26,7 +23,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Release what ``load`` acquired."""
+        """Release servers and memory."""
 
 
 Preflight = Callable[[OnlineRunConfig, Machine, Mapping[str, str] | None], Sequence[str]]
@@ -39,8 +36,8 @@ class EngineKind:
     """One kind of engine.
 
     Attributes:
-        build: takes the section ``rollouts``, the sampling settings, a directory for logs, and the kind's own
-            parameters by keyword (``variant.bind``).
+        build: takes the policy's Hugging Face directory, the section ``rollouts``, the sampling settings, a directory
+            for logs, and the kind's own parameters by keyword (``variant.bind``).
         needs_text: whether the engine needs prompts as text in addition to their tokens.
         check: raises ConfigError if keys do not fit each other.
         preflight: raises ConfigError if something on this machine is missing or does not fit.

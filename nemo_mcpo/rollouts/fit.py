@@ -69,9 +69,7 @@ def check_layout(settings: Server, model: ServedModel, section: str) -> None:
 def check_prompts(settings: Server, longest_prompt: int, section: str) -> None:
     """Raise ConfigError if the server would refuse a prompt because it must fit into one step."""
     flag = launcher_of(settings).chunks_prompts_with
-    if not flag or flag in settings.arguments:
-        return
-    if longest_prompt > settings.max_num_tokens:
+    if flag and flag not in settings.arguments and longest_prompt > settings.max_num_tokens:
         raise ConfigError(
             "a prompt may not fit into one step of the server",
             where=f"{section}.max_num_tokens",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.rollouts.answers import EMPTY, tokens_differ
-from nemo_mcpo.rollouts.duplicates import Choice, attempt, choose, slots_of
+from nemo_mcpo.rollouts.duplicates import Choice, attempt, choose, draws_of, slots_of
 from nemo_mcpo.rollouts.engine import Engine
 from nemo_mcpo.rollouts.samples import Generated, Prompt, Sample, SampleKey, SampleRequest
 from nemo_mcpo.rollouts.store import SampleStore
@@ -25,13 +25,9 @@ MAX_FAILED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a segment generates.
+    """What a segment generates: ``samples`` answers per prompt at each temperature.
 
-    Attributes:
-        segment: number of the segment.
-        temperatures: sampling temperatures.
-        samples: answers per prompt at each temperature.
-        redraws: how many times a duplicate is drawn again.
+    A duplicate is drawn again up to ``redraws`` times.
     """
 
     segment: int
@@ -113,16 +109,10 @@ def _generate_round(
 
 def _chosen(store: SampleStore, slots: Sequence[SampleKey], attempts: int, plan: Plan) -> Choice:
     """Apply ``duplicates.choose`` to the samples in the store."""
-    draws = [store[key] for slot in slots for key in _drawn(store, slot, attempts, plan)]
+    draws = [store[key] for slot in slots for key in draws_of(slot, store, attempts, plan.samples)]
     texts = {sample.key: sample.text for sample in draws if not sample.problem}
     return choose(slots, texts, attempts, plan.samples)
 
 
-def _drawn(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> list[SampleKey]:
-    """The keys of a slot's draws so far."""
-    return [key for number in range(attempts) if (key := attempt(slot, number, plan.samples)) in store]
-
-
 def _last(store: SampleStore, slot: SampleKey, attempts: int, plan: Plan) -> Sample:
-    """The last draw of a slot."""
-    return store[_drawn(store, slot, attempts, plan)[-1]]
+    return store[draws_of(slot, store, attempts, plan.samples)[-1]]

@@ -34,7 +34,6 @@ class Answer(NamedTuple):
     """One answer: ``tokens`` as drawn, without the end token; ``finished`` if that was the end of the turn."""
 
     text: str
-    num_tokens: int
     finished: bool
     tokens: tuple[int, ...]
 
@@ -96,4 +95,4 @@ def _answer(policy: Policy, tokens: list[int]) -> Answer:
     finished = tokens[length : length + 1] == [policy.chat.end_of_turn]
     own = tokens[:length]
     text = policy.chat.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text.strip(), len(own), finished, tuple(own))
+    return Answer(text.strip(), finished, tuple(own))

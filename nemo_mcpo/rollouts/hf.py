@@ -21,26 +21,17 @@ from nemo_mcpo.sampling.seeding import seed_from
 class HuggingFaceEngine:
     """See ``engine.Engine``; ``batch_size`` counts samples."""
 
-    def __init__(self, sampling: Sampling, batch_size: int) -> None:
-        self.sampling, self.batch_size = sampling, batch_size
-        self._policy: Policy | None = None
-
-    def load(self, directory: str) -> None:
-        """See ``engine.Engine``."""
-        self._policy = load_policy(directory)
+    def __init__(self, directory: str, sampling: Sampling, batch_size: int) -> None:
+        self.policy, self.sampling, self.batch_size = load_policy(directory), sampling, batch_size
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``engine.Engine``."""
-        if self._policy is None:
-            raise ValueError("load a policy before generating")
         batches = cut_batches(requests, self.batch_size)
         missing = [batch for batch in batches if not all(request.key in done for request in batch)]
-        for samples in in_forks(partial(_answers, self._policy, self.sampling), missing):
+        for samples in in_forks(partial(_answers, self.policy, self.sampling), missing):
             yield [sample for sample in samples if sample.key not in done]
 
     def close(self) -> None:
-        """See ``engine.Engine``."""
-        self._policy = None
+        del self.policy
 
 
 def _answers(policy: Policy, sampling: Sampling, batch: Sequence[SampleRequest]) -> list[Sample]:
@@ -59,7 +50,7 @@ def sample_of(key: SampleKey, answer: Answer) -> Sample:
     """A sample with exactly the tokens that were drawn, or with a problem if the text is empty."""
     if not answer.text:
         return Sample(key, "", 0, False, EMPTY)
-    return Sample(key, answer.text, answer.num_tokens, answer.finished, tokens=answer.tokens)
+    return Sample(key, answer.text, len(answer.tokens), answer.finished, tokens=answer.tokens)
 
 
 def cut_batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[list[SampleRequest]]:
@@ -76,4 +67,6 @@ def batch_seed(run_seed: int, keys: Sequence[SampleKey]) -> int:
     return seed_from(repr((run_seed, [tuple(key) for key in keys])))
 
 
-HF = EngineKind(build=lambda rollouts, sampling, logs: HuggingFaceEngine(sampling, rollouts.batch_size))
+HF = EngineKind(
+    build=lambda directory, rollouts, sampling, logs: HuggingFaceEngine(directory, sampling, rollouts.batch_size)
+)

@@ -13,7 +13,7 @@ from nemo_mcpo.data.tokenization import load_chat_tokenizer
 from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.workers import in_threads
-from nemo_mcpo.rollouts.answers import Vocabulary, sample_of, vocabulary_of
+from nemo_mcpo.rollouts.answers import sample_of, vocabulary_of
 from nemo_mcpo.rollouts.client import RefusedError
 from nemo_mcpo.rollouts.engine import EngineKind
 from nemo_mcpo.rollouts.fit import Machine
@@ -23,7 +23,7 @@ from nemo_mcpo.rollouts.running_servers import check_urls
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
 from nemo_mcpo.rollouts.sampling_check import check_sampling
 from nemo_mcpo.rollouts.served_model import BYTES, CONFIG, ServedModel, read_served_model, sizes_of
-from nemo_mcpo.rollouts.serving import Serving, open_serving
+from nemo_mcpo.rollouts.serving import open_serving
 from nemo_mcpo.sampling.seeding import seed_from
 
 ATTEMPTS = 3
@@ -33,36 +33,30 @@ ATTEMPTS = 3
 class OpenAIEngine:
     """See ``engine.Engine``; servers that it starts log to the directory ``logs``."""
 
-    def __init__(self, sampling: Sampling, settings: Server, logs: Path) -> None:
-        self.sampling, self.settings, self.logs = sampling, settings, logs
-        self._serving: Serving | None = None
-        self._vocabulary: Vocabulary | None = None
+    def __init__(self, directory: str, sampling: Sampling, settings: Server, logs: Path) -> None:
+        self.sampling, self.vocabulary = sampling, vocabulary_of(load_chat_tokenizer(directory))
+        self.serving = open_serving(settings, settings.model or directory, logs)
         self._ask: Ask | None = None
-
-    def load(self, directory: str) -> None:
-        """See ``engine.Engine``."""
-        self._vocabulary = vocabulary_of(load_chat_tokenizer(directory))
-        self._serving = open_serving(self.settings, self.settings.model or directory, self.logs)
-        check_models(self._serving)
+        try:
+            check_models(self.serving)
+        except BaseException:
+            self.serving.close()
+            raise
 
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
-        """See ``engine.Engine``."""
-        serving = self._serving
-        if serving is None:
-            raise ValueError("load a policy before generating")
+        serving = self.serving
         missing = [request for request in requests if request.key not in done]
         if missing and self._ask is None:
             shortest = min((request.prompt for request in missing), key=lambda prompt: len(prompt.tokens))
             # In a thread, so that a server that dies meanwhile is restarted.
-            ((self._ask,),) = in_threads(partial(self._examine, serving), [shortest], 1, serving.restart_dead)
+            ((self._ask,),) = in_threads(self._examine, [shortest], 1, serving.restart_dead)
         yield from in_threads(self._sample, missing, serving.num_requests(), serving.restart_dead)
 
-    def _examine(self, serving: Serving, prompt: Prompt) -> Ask:
+    def _examine(self, prompt: Prompt) -> Ask:
         """Find out how to send requests, and check that the servers sample from the policy."""
-        assert self._vocabulary is not None
-        ask = find_way(serving, prompt)
+        ask = find_way(self.serving, prompt)
         try:
-            check_sampling(serving, ask, prompt, self._vocabulary.size)
+            check_sampling(self.serving, ask, prompt, self.vocabulary.size)
         except RefusedError as error:
             raise RolloutError(
                 "the server refuses to sample", where="rollouts.server", got=error, fix="check the server's log"
@@ -71,13 +65,12 @@ class OpenAIEngine:
 
     def _sample(self, request: SampleRequest) -> Sample:
         """Request one sample; runs in one of many threads. A failed sample has a ``problem``."""
-        serving, ask, vocabulary, problem = self._serving, self._ask, self._vocabulary, ""
-        assert serving is not None and ask is not None and vocabulary is not None
-        key, prompt, max_tokens = request.key, request.prompt, self.sampling.max_tokens
+        assert self._ask is not None
+        key, prompt, max_tokens, problem = request.key, request.prompt, self.sampling.max_tokens, ""
         for attempt in range(ATTEMPTS):
             call = partial(
-                ask,
-                model=serving.model,
+                self._ask,
+                model=self.serving.model,
                 prompt=prompt,
                 temperature=key.temperature,
                 top_p=self.sampling.top_p,
@@ -85,8 +78,8 @@ class OpenAIEngine:
                 seed=seed_from(repr((self.sampling.seed, tuple(key), attempt))) % 2**31,
             )
             try:
-                reply = serving.pool.ask(call, key=key.prompt_id)
-                sample = sample_of(vocabulary, key, prompt, reply, max_tokens)
+                reply = self.serving.pool.ask(call, key=key.prompt_id)
+                sample = sample_of(self.vocabulary, key, prompt, reply, max_tokens)
             except RefusedError as error:
                 problem = str(error)
                 continue
@@ -96,10 +89,7 @@ class OpenAIEngine:
         return Sample(key, "", 0, False, problem)
 
     def close(self) -> None:
-        """See ``engine.Engine``."""
-        if self._serving is not None:
-            self._serving.close()
-        self._serving = self._ask = None
+        self.serving.close()
 
 
 def _check(config: OnlineRunConfig) -> None:
@@ -128,7 +118,7 @@ def _check(config: OnlineRunConfig) -> None:
 def _preflight(config: OnlineRunConfig, machine: Machine, policies: Mapping[str, str] | None) -> Sequence[str]:
     settings, section = config.rollouts.server, "rollouts.server"
     if settings.urls:
-        return check_urls(settings, section, settings.model, must_run=False)
+        return check_urls(settings, section, must_run=False)
     longest = config.model.data.max_prompt_length
     return check_own_servers(settings, _policies(config, policies), longest, section, machine)
 
@@ -144,7 +134,7 @@ def _policies(config: OnlineRunConfig, policies: Mapping[str, str] | None) -> li
 
 
 OPENAI = EngineKind(
-    build=lambda rollouts, sampling, logs: OpenAIEngine(sampling, rollouts.server, logs),
+    build=lambda directory, rollouts, sampling, logs: OpenAIEngine(directory, sampling, rollouts.server, logs),
     needs_text=True,
     check=_check,
     preflight=_preflight,

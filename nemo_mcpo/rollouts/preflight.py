@@ -27,26 +27,22 @@ def check_own_servers(
     Raises:
         ConfigError: a program, a key or a GPU is missing, or a model does not fit.
     """
-    fits = [note for model in models for note in _check_model(settings, model, longest_prompt, section, machine)]
-    return fits + _check_program(settings, section, machine)
-
-
-def _check_model(
-    settings: Server, model: ServedModel, longest_prompt: int, section: str, machine: Machine
-) -> list[str]:
-    """Check a server that is started for one model."""
     api_key(settings, section)
     check_gpus(settings, machine.gpus, section)
     if machine.is_here:
         passed_on(settings, section)
-    if launcher_of(settings).parallel:
-        check_layout(settings, model, section)
-        check_prompts(settings, longest_prompt, section)
-    if not machine.gpus:
-        return []
-    if machine.gibibytes is None:
-        return [f"{section}: GPU memory is unknown here, so whether the model fits is not checked"]
-    return [check_memory(settings, model, machine.gibibytes, section)]
+    notes = []
+    for model in models:
+        if launcher_of(settings).parallel:
+            check_layout(settings, model, section)
+            check_prompts(settings, longest_prompt, section)
+        if not machine.gpus:
+            continue
+        if machine.gibibytes is None:
+            notes.append(f"{section}: GPU memory is unknown here, so whether the model fits is not checked")
+        else:
+            notes.append(check_memory(settings, model, machine.gibibytes, section))
+    return notes + _check_program(settings, section, machine)
 
 
 def _check_program(settings: Server, section: str, machine: Machine) -> list[str]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import openai
+from openai.types import Model
 
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, send
+from nemo_mcpo.rollouts.client import AwayError, RefusedError, Reply, Request, send
 from nemo_mcpo.rollouts.completions import complete, converse
 from nemo_mcpo.rollouts.launchers import launcher_of
 from nemo_mcpo.rollouts.samples import Prompt
@@ -81,7 +82,7 @@ def check_models(serving: Serving) -> None:
 
 def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str, str], str | None]:
     """The models that a server lists, and its name for ours, which it need not list if it ``loads`` models by name."""
-    listed = _listed_models(client)
+    listed = {str(model.id): str(getattr(model, "root", None) or "") for model in listed_models(client)}
     name = listed_name(model, listed)
     if name is None and listed and loads and _answers(client, model):
         name = model
@@ -91,19 +92,20 @@ def _own_name(client: openai.OpenAI, model: str, loads: bool) -> tuple[dict[str,
 def _answers(client: openai.OpenAI, model: str) -> bool:
     """Whether a server answers requests for a model, which it may have to load first."""
     messages = [{"role": "user", "content": "1"}]
+    request = partial(converse, model=model, messages=messages, whole=False, **draw(0.0, 1, 1))
+    return _reply_or_none(client, request) is not None
 
-    def ask(to: openai.OpenAI) -> Reply:
-        return converse(to, model, messages, whole=False, **draw(0.0, 1, 1))
 
+def _reply_or_none(client: openai.OpenAI, request: Request[Reply]) -> Reply | None:
+    """The reply; None if the server refuses the request, or fails at it, as some do instead of refusing."""
     try:
-        send(ask, client)
+        return send(request, client)
     except RefusedError:
-        return False
+        return None
     except AwayError as error:
-        if error.failed:  # it could not load the model
-            return False
+        if error.failed:
+            return None
         raise
-    return True
 
 
 def listed_name(model: str, listed: Mapping[str, str]) -> str | None:
@@ -140,13 +142,12 @@ def _same_path(one: str, other: str) -> bool:
     return bool(one) and _is_path(one) and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def _listed_models(client: openai.OpenAI) -> dict[str, str]:
+def listed_models(client: openai.OpenAI) -> list[Model]:
     """The listed models; empty if there is no list: transformers' fails on a machine without a hub cache."""
     try:
-        models = send(lambda client: list(client.models.list()), client)
+        return send(lambda client: list(client.models.list()), client)
     except (RefusedError, AwayError):
-        return {}
-    return {str(model.id): str(getattr(model, "root", None) or "") for model in models}
+        return []
 
 
 def find_way(serving: Serving, prompt: Prompt) -> Ask:
@@ -166,7 +167,7 @@ def find_way(serving: Serving, prompt: Prompt) -> Ask:
             problem = str(error)
             continue
         for url, fields in serving.pool.each(partial(_known_fields, request=request)):
-            serving.pool.learn(url, fields=fields)
+            serving.pool.learn(url, **fields)
         return ask
     raise RolloutError(
         "the server understands neither token prompts nor chats",
@@ -191,19 +192,12 @@ def _first(
 ) -> Mapping[str, object]:
     """The first of ``choices`` that, together with ``others``, gets a reply that is right; empty if none does."""
     for fields in choices:
-        try:
-            reply = send(partial(request, **draw(1.0, 1, 4), **others, **fields), client)
-        except RefusedError:
-            continue
-        except AwayError as error:
-            if error.failed:  # some servers fail at fields that others refuse
-                continue
-            raise
-        if is_right(reply):
+        reply = _reply_or_none(client, partial(request, **draw(1.0, 1, 4), **others, **fields))
+        if reply is not None and is_right(reply):
             return fields
     return {}
 
 
-def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, object]:
+def draw(temperature: float, seed: int, max_tokens: int) -> dict[str, Any]:
     """The sampling settings of one request."""
     return {"temperature": temperature, "top_p": 1.0, "seed": seed, "max_tokens": max_tokens}

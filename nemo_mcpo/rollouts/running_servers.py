@@ -20,18 +20,17 @@ SECONDS = 10.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: a URL is used as given
 
 
-def check_urls(settings: Server, section: str, model: str | None, *, must_run: bool) -> list[str]:
+def check_urls(settings: Server, section: str, *, must_run: bool) -> list[str]:
     """Check the configured URLs, and return notes about servers that do not run, or do not have the model, yet.
 
     Args:
-        model: the name that servers must list if they list any; None if it is not known yet.
         must_run: whether an unreachable server is an error.
 
     Raises:
         ConfigError: not a URL, an unknown host, a rejected key, or another model on a server that loads none by name.
     """
     notes = []
-    key = api_key(settings, section)
+    key, model = api_key(settings, section), settings.model
     for url in settings.urls:
         _check_url(url, f"{section}.urls")
         try:

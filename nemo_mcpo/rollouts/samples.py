@@ -58,13 +58,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling settings that all samples share; the temperature is in the sample's key.
-
-    Attributes:
-        max_tokens: maximum length of an answer, in tokens.
-        top_p: probability mass kept at each token; 1.0 keeps all.
-        seed: seed of the run.
-    """
+    """Sampling settings that all samples share; the temperature is in the sample's key, and ``seed`` is the run's."""
 
     max_tokens: int
     top_p: float

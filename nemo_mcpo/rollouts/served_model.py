@@ -17,6 +17,7 @@ from nemo_mcpo.errors import ConfigError
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_FIX = "set it to a complete Hugging Face directory; download models from the hub first"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -56,18 +57,17 @@ def read_served_model(directory: str, where: str, *, needs_template: bool = Fals
         ConfigError: the directory or a part of it is missing: configuration, weights, tokenizer, chat template.
     """
     path = Path(directory).expanduser()
-    fix = "set it to a complete Hugging Face directory; download models from the hub first"
     if not path.is_dir():
         what = "not a directory" if path.exists() else "no such directory"
-        raise ConfigError(what, where=where, got=directory, fix=fix)
-    config = _read(path / CONFIG, where, fix)
+        raise ConfigError(what, where=where, got=directory, fix=_FIX)
+    config = _read(path / CONFIG, where)
     parts = {"tokenizer": any((path / name).is_file() for name in TOKENIZERS)}
     if needs_template:
-        parts["chat template"] = has_template(path, where, fix)
+        parts["chat template"] = has_template(path, where)
     for part, is_there in parts.items():
         if not is_there:
-            raise ConfigError(f"the model has no {part}", where=where, got=directory, fix=fix)
-    return sizes_of(config, weight_bytes(path, where, fix), f"{where}: {path / CONFIG}")
+            raise ConfigError(f"the model has no {part}", where=where, got=directory, fix=_FIX)
+    return sizes_of(config, weight_bytes(path, where), f"{where}: {path / CONFIG}")
 
 
 def sizes_of(config: Mapping[str, Any], weights: int, where: str) -> ServedModel:
@@ -103,34 +103,34 @@ def _max_positions(text: Mapping[str, Any]) -> int | None:
     return max(int(longest), int(original * factor))
 
 
-def weight_bytes(path: Path, where: str, fix: str) -> int:
+def weight_bytes(path: Path, where: str) -> int:
     """Total size of the weights; every file named in the index must exist."""
     if (path / INDEX).is_file():
-        named = sorted(set(_read(path / INDEX, where, fix).get("weight_map", {}).values()))
+        named = sorted(set(_read(path / INDEX, where).get("weight_map", {}).values()))
         missing = [name for name in named if not (path / name).is_file()]
         if missing:
             got = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-            raise ConfigError("weights are missing", where=where, got=f"{path} without {got}", fix=fix)
+            raise ConfigError("weights are missing", where=where, got=f"{path} without {got}", fix=_FIX)
         return sum((path / name).stat().st_size for name in named)
     for pattern in ("model.safetensors", "*.safetensors", "pytorch_model*.bin"):
         if files := [file for file in path.glob(pattern) if file.is_file()]:
             return sum(file.stat().st_size for file in files)
-    raise ConfigError("the model has no weights", where=where, got=str(path), expected="*.safetensors", fix=fix)
+    raise ConfigError("the model has no weights", where=where, got=str(path), expected="*.safetensors", fix=_FIX)
 
 
-def has_template(path: Path, where: str, fix: str) -> bool:
+def has_template(path: Path, where: str) -> bool:
     """Whether the directory has a chat template."""
     if any((path / name).is_file() for name in TEMPLATES):
         return True
     settings = path / "tokenizer_config.json"
-    return settings.is_file() and bool(_read(settings, where, fix).get("chat_template"))
+    return settings.is_file() and bool(_read(settings, where).get("chat_template"))
 
 
-def _read(file: Path, where: str, fix: str) -> dict[str, Any]:
+def _read(file: Path, where: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("the model is not complete", where=where, got=f"{file}: {error}", fix=fix) from error
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: {error}", fix=_FIX) from error
     if not isinstance(found, dict):
-        raise ConfigError("the model is not complete", where=where, got=f"{file}: not a JSON object", fix=fix)
+        raise ConfigError("the model is not complete", where=where, got=f"{file}: not a JSON object", fix=_FIX)
     return found

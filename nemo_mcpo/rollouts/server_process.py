@@ -27,7 +27,6 @@ class ServerProcess:
 
     Args:
         command: takes a port, returns program and arguments.
-        environment: environment of the program.
         log: file to which its output is appended.
         runs_here: whether the program or a child of it listens on the port, so that any other listener is not our
             server. False with a prefix, which may start it elsewhere (a Slurm step, a container's daemon).
@@ -77,7 +76,8 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while not self.is_healthy():
             code = self._process.poll()
-            if (code is None and self._somebody_else_answers()) or (code and self._port_was_taken()):
+            somebody_else_answers = code is None and self._answers() and not self._is_ours()
+            if somebody_else_answers or (code and self._port_was_taken()):
                 print(f"port {self.port} is taken by another process; restarting the server on a new port", flush=True)
                 self._start(free_port())
             elif code is not None and (code < 0 or code > 128):  # killed from outside
@@ -91,9 +91,6 @@ class ServerProcess:
     def is_healthy(self) -> bool:
         """Whether our process is alive and reports that it can answer."""
         return self._process.poll() is None and self._answers() and self._is_ours()
-
-    def _somebody_else_answers(self) -> bool:
-        return self._answers() and not self._is_ours()
 
     def _answers(self) -> bool:
         try:

@@ -79,11 +79,9 @@ class SampleStore:
             self._places[sample.key] = (self._shard.path, start)
             start += len(line)
 
-    def finish(self, keys: Iterable[SampleKey]) -> Path:
+    def finish(self, keys: Iterable[SampleKey]) -> None:
         """Write these samples, sorted by key, to ``complete.jsonl``; raise KeyError if one is missing."""
-        complete = self.directory / COMPLETE
-        write_whole(complete, (_line(self[key]) for key in sorted(keys)))
-        return complete
+        write_whole(self.directory / COMPLETE, (_line(self[key]) for key in sorted(keys)))
 
 
 def read_manifest(directory: Path) -> dict[str, object]:

@@ -36,7 +36,6 @@ class BoundedTransport(httpx.BaseTransport):
     Transport errors are raised as httpcore raises them.
 
     Args:
-        url: URL of the server.
         seconds: time limit of one exchange, from connecting to the last byte.
         max_bytes: maximum size of a reply's body.
     """
@@ -52,7 +51,6 @@ class BoundedTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """See ``httpx.BaseTransport``."""
         self._deadline.at = time.monotonic() + self._seconds
         url = request.url
         reply = self._pool.handle_request(

@@ -64,7 +64,6 @@ def bind_sampler(name: str, given: Mapping[str, object], shared: Mapping[str, ob
     """Return the sampler ``name`` with its parameters bound.
 
     Args:
-        name: a key of ``SAMPLERS``.
         given: parameters set for this sampler, by name.
         shared: keys of ``model.mcpo`` that are parameters of some samplers. Each that this sampler lacks must have
             the default that another sampler gives it; otherwise ``chain_steps=3`` with ``max`` would have no effect.

@@ -53,8 +53,6 @@ def draw_kernel(
     Args:
         log_weights: ``[B, L]``, not necessarily normalized.
         valid: ``[B, L]`` bool, the columns that may be returned.
-        num_negatives: M.
-        generator: one CPU generator for the table, or one per row.
         replacement: draw each slot from all valid columns, so that a column may be drawn more than once.
         chain_steps: steps of the chain, which starts at the preferred completion.
         chain_candidates: fresh columns per step of the chain; None draws exactly, from all columns.

@@ -72,13 +72,8 @@ def draw_for_prompts(
 
     Args:
         sampler: an entry of ``SAMPLERS``, or the result of ``bind_sampler``.
-        log_weights: ``[B, L]``.
-        valid: ``[B, L]`` bool, the columns that may be returned.
-        num_negatives: M.
-        run_seed: the run's seed.
-        epochs: the epoch of each row; a batch may span two. Each epoch draws anew.
-        prompt_ids: the prompt id of each row.
-        params: passed to the sampler.
+        log_weights, valid, num_negatives, params: passed to the sampler.
+        epochs, prompt_ids: those of each row; a batch may span two epochs, and each epoch draws anew.
     """
     generators = [draw_generator(run_seed, *row) for row in zip(epochs, prompt_ids, strict=True)]
     return sampler(log_weights, valid, num_negatives, generators, **params)

@@ -8,6 +8,7 @@ line, the next writer removes it when it opens the file; readers skip it. If sev
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,8 +30,10 @@ class AppendLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lock_for_this_process(path.with_suffix(".lock"), patience_seconds)
-        if path.exists():  # anything after the last newline is a torn line
-            os.truncate(path, max((start + len(line) for start, line in read_lines(path)), default=0))
+        if path.exists() and path.stat().st_size:  # an empty file cannot be mapped
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content.rfind(b"\n") + 1  # anything after the last newline is a torn line
+            os.truncate(path, whole)
 
     def append(self, lines: Sequence[bytes], sync: bool = True) -> int:
         """Append lines, each ending in a newline, and return the byte offset of the first one.

@@ -45,14 +45,6 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, object] 
     return ROPE_SCALINGS[rope_type](plain, parameters)
 
 
-def _default(frequencies: Tensor, parameters: dict) -> Tensor:
-    return frequencies
-
-
-def _linear(frequencies: Tensor, parameters: dict) -> Tensor:
-    return frequencies / float(parameters["factor"])
-
-
 def _llama3(frequencies: Tensor, parameters: dict) -> Tensor:
     """Llama 3.1: stretch long wavelengths by ``factor``, keep short ones, and interpolate between them."""
     factor = float(parameters["factor"])
@@ -63,8 +55,8 @@ def _llama3(frequencies: Tensor, parameters: dict) -> Tensor:
 
 
 ROPE_SCALINGS: dict[str, Callable[[Tensor, dict], Tensor]] = {
-    "default": _default,
-    "linear": _linear,
+    "default": lambda frequencies, parameters: frequencies,
+    "linear": lambda frequencies, parameters: frequencies / float(parameters["factor"]),
     "llama3": _llama3,
 }
 

@@ -80,7 +80,6 @@ def compare(losses: dict[str, list[float]]) -> dict[str, float | bool]:
 
 
 def table(report: dict) -> str:
-    """Format the report for people."""
     lines = [f"{'':<22}first loss   last loss"]
     lines += [f"{name:<22}{losses[0]:<13.4f}{losses[-1]:.4f}" for name, losses in report["losses"].items()]
     for who in ("bf16", "seed"):

@@ -221,13 +221,13 @@ def _result(check: Check, out: Path) -> Path:
     return out / f"{check.name}.{check.result}"
 
 
-def write_preferences(path: Path, num_prompts: int, prompt_words: int, answer_words: int, seed: int = 0) -> Path:
+def write_preferences(path: Path, num_prompts: int, prompt_words: int, answer_words: int) -> None:
     """Write ``num_prompts`` lines in the format ``jsonl``, each with seven ranked responses, for checks on real data.
 
     Lengths are log-normal around the given means, as in Nectar. The better its rank, the more of a response's words
     are from the first half of the vocabulary, so that there is something to learn.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     consonants, vowels = "bdfgklmnprstvz", "aeiou"
     syllables = [first + second for first in consonants for second in vowels]
     words = [one + two for one in syllables for two in syllables][:WORDS]
@@ -242,4 +242,3 @@ def write_preferences(path: Path, num_prompts: int, prompt_words: int, answer_wo
         for _ in range(num_prompts):
             responses = [{"text": text(answer_words, 0.8 - 0.1 * rank), "rank": rank + 1} for rank in range(7)]
             file.write(json.dumps({"prompt": text(prompt_words, 0.5), "responses": responses}) + "\n")
-    return path

@@ -58,7 +58,6 @@ def measure_head(
 
 
 def table(report: dict) -> str:
-    """Format the report for people."""
     logits = report["full_logits_bytes"]
     lines = [f"{report['positions']} positions, {report['vocab_size']} tokens: full logits {logits / 1e9:.2f} GB"]
     for name in ("chunked", "full"):

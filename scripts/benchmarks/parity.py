@@ -63,7 +63,6 @@ def _differences(name: str, one: Sequence[float], other: Sequence[float]) -> dic
 
 
 def table(report: dict[str, float]) -> str:
-    """Format the report for people."""
     lengths = f"P{report['prompt_length']:.0f} C{report['completion_length']:.0f}"
     lines = [f"{report['sequences']} sequences of {report['prompts']} prompts ({lengths}): largest and mean, nats"]
     for name, text in PAIRS.items():

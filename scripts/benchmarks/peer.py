@@ -185,7 +185,6 @@ def _ids(tokens) -> str:
 
 
 def table(report: dict) -> str:
-    """Format the report for people."""
     headers = ("", "seconds per step", "prompts/s", "TRL's time / this", "peak, GB")
     widths = (34, 22, 11, 20, 0)
     lines = ["".join(header.ljust(width) for header, width in zip(headers, widths, strict=True))]

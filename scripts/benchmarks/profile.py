@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
 from statistics import median
 from unittest.mock import patch
 
@@ -55,7 +54,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time the work inside, including its work on the GPU."""
+        """Time the work inside or, as a decorator, each call of a function; including its work on the GPU."""
         synchronize()
         started = time.perf_counter()
         self._inside.append(name)
@@ -67,16 +66,6 @@ class Phases:
         self.seconds[name] += elapsed
         if self._inside:
             self.seconds[self._inside[-1]] -= elapsed
-
-    def timed(self, name: str, call: Callable) -> Callable:
-        """Return ``call`` timed as a phase."""
-
-        @wraps(call)
-        def inside(*arguments, **options):
-            with self.phase(name):
-                return call(*arguments, **options)
-
-        return inside
 
 
 def profile_steps(
@@ -123,7 +112,7 @@ def _run(trainer: MCPOTrainer) -> dict[str, float]:
     with ExitStack() as patches:
         owners = {"drawing": (mcpo, "draw")} | {name: (trainer.model, method) for name, method in PHASES.items()}
         for name, (owner, method) in owners.items():
-            patches.enter_context(patch.object(owner, method, phases.timed(name, getattr(owner, method))))
+            patches.enter_context(patch.object(owner, method, phases.phase(name)(getattr(owner, method))))
         with phases.phase("between"):
             train_step(trainer)
     return dict(phases.seconds)
@@ -176,7 +165,6 @@ def limit(seconds: float, kernels: dict[str, float], *, on_gpu: bool) -> str:
 
 
 def table(reports: Sequence[dict]) -> str:
-    """Format the reports for people."""
     lines = []
     for report in reports:
         used = f", {100 * report['utilization']:.0f} % of the peak" if report["utilization"] else ""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the subcommands of ``scripts/benchmark.py``: one function each, from checked flags to a table and reports."""
+"""Runs the subcommands of ``scripts/benchmark.py``: one function each, from checked flags to a table and reports.
+
+Only the first rank returns reports.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks import attention, curve, head, parity, peer, profile, scaling, step, subsets
@@ -14,8 +18,9 @@ from benchmarks.workload import MemoryTrees, Shape, build_model, synthetic_trees
 from nemo_mcpo.algorithms.run import start_processes
 from nemo_mcpo.algorithms.run_data import open_dataset
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config.schema import changed
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model, tiny_architecture
+from nemo_mcpo.models.huggingface.tiny import SIZES, make_tiny_model
 from nemo_mcpo.models.megatron_gpt_mcpo_model import DTYPES, MegatronGPTMCPOModel
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.platform.distributed import is_rank_zero, on_rank_zero, shut_down
@@ -23,16 +28,6 @@ from nemo_mcpo.records import PromptTree
 
 Measure = Callable[[RunConfig, MegatronGPTMCPOModel, Sequence[PromptTree], int], dict]
 Table = Callable[[Sequence[dict]], str]
-
-
-def run_step(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``step``; return no reports on ranks other than the first."""
-    return _each_workload(config, arguments, step.measure_steps, step.table)
-
-
-def run_profile(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``profile``; return no reports on ranks other than the first."""
-    return _each_workload(config, arguments, profile.profile_steps, profile.table)
 
 
 def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, table: Table) -> list[dict]:
@@ -49,8 +44,12 @@ def _each_workload(config: RunConfig, arguments: Namespace, measure: Measure, ta
         return reports if is_rank_zero() else []
 
 
+run_step = partial(_each_workload, measure=step.measure_steps, table=step.table)
+run_profile = partial(_each_workload, measure=profile.profile_steps, table=profile.table)
+
+
 def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``scaling`` in one process; ``measure_layouts`` measures two."""
+    """Measure in one process; ``measure_layouts`` measures two."""
     reports = []
     with _started(config, arguments) as (config, model):
         for report in scaling.measure_cases(config, model, scaling.CASES, arguments.steps):
@@ -66,7 +65,6 @@ def run_scaling(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``peer``."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -77,7 +75,6 @@ def run_peer(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_parity(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``parity``; return no reports on ranks other than the first."""
     _check_data(arguments)
     with _started(config, arguments) as (config, model):
         [trees] = _workloads(config, arguments, [], model.architecture.vocab_size)
@@ -102,7 +99,7 @@ def run_subsets(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``curve``; each training run is a separate process."""
+    """Measure training runs, each in a separate process."""
     _check_data(arguments)
     with tempfile.TemporaryDirectory() as folder:
         directory = _model_directory(arguments.model, arguments.data, Path(folder))
@@ -114,9 +111,8 @@ def run_curve(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``attention``."""
     shapes = [Shape.parse(text) for text in arguments.shape or ["250x250", "121x288", "1000x1000"]]
-    architecture = tiny_architecture(_known_size(arguments.model), "llama", SIZES[arguments.model].vocab_size)
+    architecture = SIZES[_known_size(arguments.model)]
     dtype = DTYPES[config.trainer.precision]
     reports = [
         attention.measure_backends(architecture, shape, 1 + arguments.candidates, dtype, arguments.steps)
@@ -127,7 +123,6 @@ def run_attention(config: RunConfig, arguments: Namespace) -> list[dict]:
 
 
 def run_head(config: RunConfig, arguments: Namespace) -> list[dict]:
-    """Run subcommand ``head``."""
     start_processes(config)
     dtype = DTYPES[config.trainer.precision]
     report = head.measure_head(arguments.positions, arguments.vocabulary, arguments.hidden, dtype, full=arguments.full)
@@ -148,8 +143,7 @@ def _started(config: RunConfig, arguments: Namespace) -> Iterator[tuple[RunConfi
     with tempfile.TemporaryDirectory() as folder:
         directory = on_rank_zero(lambda: _model_directory(arguments.model, arguments.data, Path(folder)))
         if directory is not None:
-            checkpoint = config.pretrained_checkpoint.model_copy(update={"restore_from_path": directory})
-            config = config.model_copy(update={"pretrained_checkpoint": checkpoint})
+            config = changed(config, {"pretrained_checkpoint": {"restore_from_path": directory}})
         yield config, build_model(config, None if directory else arguments.model)
     shut_down()
 

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.measure import Spread, interleave
 from benchmarks.workload import Shape, build_trainer, step_cost, synthetic_trees, train_step
 from nemo_mcpo.config import RunConfig
+from nemo_mcpo.config.schema import changed
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel
 
 LAYOUTS = {"DP2": (), "TP2": ("model.tensor_model_parallel_size=2",), "PP2": ("model.pipeline_model_parallel_size=2",)}
@@ -50,11 +51,10 @@ def measure_cases(
         programs: dict[str, Callable[[], object]] = {}
         flops: dict[Case, float] = {}
         for case in alike:
-            mcpo = config.model.mcpo.model_copy(update={"num_negatives": case.negatives})
-            changed = config.model_copy(update={"model": config.model.model_copy(update={"mcpo": mcpo})})
+            own = changed(config, {"model": {"mcpo": {"num_negatives": case.negatives}}})
             size = config.model.global_batch_size
             trees = synthetic_trees(case.shape, size, 1 + case.candidates, model.architecture.vocab_size, seed=0)
-            trainer = build_trainer(changed, model, trees)
+            trainer = build_trainer(own, model, trees)
             flops[case] = step_cost(model).mcpo(trees, case.negatives)
             programs[str(case)] = partial(train_step, trainer)
         measured = interleave(programs, steps)
@@ -102,7 +102,6 @@ def measure_layouts(script: Path, arguments: Sequence[str]) -> Iterator[dict[str
 
 
 def table(reports: Sequence[dict]) -> str:
-    """Format the reports for people."""
     lines = [f"{'varies':<9}{'P':>5}{'C':>6}{'L':>4}{'M':>4}{'seconds':>22}{'GFLOP/s':>10}"]
     for one in reports:
         spread = Spread(**one["seconds"])

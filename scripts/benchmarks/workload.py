@@ -15,7 +15,7 @@ from nemo_mcpo.algorithms.mcpo import MCPOTrainer
 from nemo_mcpo.algorithms.negatives import ReferencedTrees
 from nemo_mcpo.config import RunConfig, check_architecture
 from nemo_mcpo.errors import ConfigError
-from nemo_mcpo.models.huggingface.tiny import SIZES, tiny_architecture
+from nemo_mcpo.models.huggingface.tiny import SIZES
 from nemo_mcpo.models.megatron_gpt_mcpo_model import MegatronGPTMCPOModel, model_config
 from nemo_mcpo.models.pretrained import open_pretrained
 from nemo_mcpo.objectives.dpo import dpo
@@ -42,9 +42,6 @@ class Shape:
             expected = "PROMPTxCOMPLETION in tokens, such as 250x250"
             raise ConfigError("not a shape", where="--shape", got=text, expected=expected)
         return cls(int(prompt), int(completion))
-
-    def __str__(self) -> str:
-        return f"P{self.prompt} C{self.completion}"
 
 
 class MemoryTrees(list[PromptTree]):
@@ -85,9 +82,8 @@ def build_model(config: RunConfig, size: str | None) -> MegatronGPTMCPOModel:
         model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
         model.load_pretrained(pretrained)
     else:
-        architecture = tiny_architecture(size, "llama", SIZES[size].vocab_size)
-        check_architecture(config, architecture)
-        model = MegatronGPTMCPOModel(model_config(config, architecture))
+        check_architecture(config, SIZES[size])
+        model = MegatronGPTMCPOModel(model_config(config, SIZES[size]))
         _fill_at_random(model, seed=config.model.seed)
     model.setup_training(config, num_steps=1_000_000)
     return model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import ROOT, run, write_preferences
+from tests.support.launch import ROOT, fork, run, write_preferences
 
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 SMALL = ["--model", "1m", "--prompts", "2", "--steps", "2"]
@@ -16,9 +16,9 @@ SMALL = ["--model", "1m", "--prompts", "2", "--steps", "2"]
 pytestmark = pytest.mark.functional
 
 
-def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list[dict], str]:
+def benchmark(tmp_path: Path, *arguments: str, processes: int = 1, start=fork) -> tuple[list[dict], str]:
     out = tmp_path / "out.json"
-    done = run(SCRIPT, [*arguments, "--json", str(out)], processes)
+    done = start(SCRIPT, [*arguments, "--json", str(out)], processes)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout
 
@@ -26,7 +26,7 @@ def benchmark(tmp_path: Path, *arguments: str, processes: int = 1) -> tuple[list
 def test_steps_of_two_shapes_in_two_processes(tmp_path):
     shapes = ["--shape", "16x8", "--shape", "8x24", "--recompute", "full"]
     tensor_parallel = ["--set", "model.tensor_model_parallel_size=2"]
-    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, *tensor_parallel, processes=2)
+    reports, text = benchmark(tmp_path, "step", *shapes, *SMALL, *tensor_parallel, processes=2, start=run)
     assert [(one["prompt_length"], one["completion_length"]) for one in reports] == [(16, 8), (8, 24)]
     for one in reports:
         assert one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]
@@ -95,7 +95,7 @@ def test_the_check_for_gpus_rehearsed(tmp_path):
 
 
 def test_a_gpu_is_asked_for_where_there_is_none(tmp_path):
-    done = run(ROOT / "scripts" / "gpu_check.py", ["--out", str(tmp_path)])
+    done = fork(ROOT / "scripts" / "gpu_check.py", ["--out", str(tmp_path)])
     assert done.returncode == 2
     assert "trainer.accelerator: " in done.stderr and "(got gpu; " in done.stderr
 
@@ -109,6 +109,6 @@ def test_a_gpu_is_asked_for_where_there_is_none(tmp_path):
     ],
 )
 def test_what_cannot_be_measured(arguments, message):
-    done = run(SCRIPT, arguments)
+    done = fork(SCRIPT, arguments)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr.split(message)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import ROOT
-from tests.support.jobs import JOB, said, site, submit
+from tests.support.jobs import JOB, program, said, site, submit
 from tests.support.launch import metrics
 from tests.support.slurm import Slurm
 
@@ -17,24 +17,15 @@ pytestmark = [pytest.mark.functional, pytest.mark.slurm]
 
 # Each rank records where it runs and which options the plugin got.
 PYTHON = f"""\
-#!/bin/sh
 printf '%s\\n' "$PWD" "$FAKEPYXIS_IMAGE" "$FAKEPYXIS_MOUNTS" "$FAKEPYXIS_WORKDIR" "$FAKEPYXIS_ENV" \\
     >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 exec {sys.executable} "$@"
 """
 # Each rank records its arguments; the words before the program are dropped.
 APPTAINER = """\
-#!/bin/sh
 printf '%s\\n' "$@" >"$NEMO_MCPO_RESULTS/rank$SLURM_PROCID"
 cd "$6" && shift 7 && exec "$@"
 """
-
-
-def program(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def mounts(results: Path) -> str:

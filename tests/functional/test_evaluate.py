@@ -9,7 +9,7 @@ import pytest
 
 from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from tests.support.configs import ROOT
-from tests.support.launch import run
+from tests.support.launch import fork, run
 from tests.support.online import online_overrides
 
 pytestmark = pytest.mark.functional
@@ -33,5 +33,5 @@ def test_the_judge_decides(inputs, tmp_path):
     assert result["losses"] == sum(a < b for a, b in lengths)
     assert result["unanswered"] == result["failures"] == 0
 
-    refused = run(EVALUATE, [*models, *online_overrides(inputs, tmp_path / "run")])
+    refused = fork(EVALUATE, [*models, *online_overrides(inputs, tmp_path / "run")])
     assert refused.returncode == 2 and "model.data.validation: no held-out prompts" in refused.stderr

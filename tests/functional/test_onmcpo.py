@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import command, environment, metrics, run, without_time
+from tests.support.launch import command, environment, fork, metrics, run, without_time
 from tests.support.online import FAKE_SERVER, TRAIN_ONLINE, drawn_keys, online_overrides, ranked, verdict_keys
 
 pytestmark = pytest.mark.functional
@@ -129,13 +129,13 @@ def test_tensor_parallel_training_and_servers(inputs, tmp_path):
     ],
 )
 def test_bad_configurations(inputs, tmp_path, changes, key, got):
-    done = run(TRAIN_ONLINE, online_overrides(inputs, tmp_path / "run", **changes))
+    done = fork(TRAIN_ONLINE, online_overrides(inputs, tmp_path / "run", **changes))
     assert done.returncode == 2
     assert f"error: {key}: " in done.stderr and got in done.stderr
 
 
 def test_another_run_in_the_same_directory_is_refused(inputs, whole):
-    done = run(TRAIN_ONLINE, online_overrides(inputs, whole, rollouts__redraws=1))
+    done = fork(TRAIN_ONLINE, online_overrides(inputs, whole, rollouts__redraws=1))
     assert done.returncode == 2
     assert "error: rollouts.redraws: " in done.stderr and "(got 1, " in done.stderr
 
@@ -145,13 +145,13 @@ def test_a_segment_starts_from_the_checkpoint_of_its_first_step(inputs, whole, t
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "segments" / "1")
     arguments = [*online_overrides(inputs, tmp_path / "run"), "--stage", "export", "--segment", "1"]
-    done = run(TRAIN_ONLINE, arguments)
+    done = fork(TRAIN_ONLINE, arguments)
     assert done.returncode == 1
     assert "segment 1 starts from is missing" in done.stderr
     assert "(got newest complete checkpoint at step 4, expected a checkpoint at step 2)" in done.stderr
 
 
 def test_a_stage_out_of_turn_is_refused(inputs, tmp_path):
-    done = run(TRAIN_ONLINE, [*online_overrides(inputs, tmp_path / "run"), "--stage", "judge", "--segment", "0"])
+    done = fork(TRAIN_ONLINE, [*online_overrides(inputs, tmp_path / "run"), "--stage", "judge", "--segment", "0"])
     assert done.returncode == 1
     assert "generate is not finished" in done.stderr

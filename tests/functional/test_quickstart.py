@@ -2,26 +2,20 @@
 """A miniature quickstart: every stage with its real command, on too few sums to learn anything."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.launch import ROOT, run
+
 FILES = ("sft.jsonl", "preference_prompts.jsonl", "evaluation.jsonl")
 
 
-def quickstart(out: Path, *options: str) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / "quickstart.py"), "--out", str(out), *options]
-    done = subprocess.run(command, cwd=ROOT, env=with_package(), capture_output=True, text=True)
+def command(name: str, out: Path, *options: str) -> str:
+    """Run a script that must succeed; return its output."""
+    done = run(ROOT / "scripts" / name, ["--out", str(out), *options])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def with_package() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 def sums(file: Path) -> set[frozenset[str]]:
@@ -32,18 +26,11 @@ def sums(file: Path) -> set[frozenset[str]]:
 
 @pytest.mark.functional
 @pytest.mark.parallel
-def test_miniature(tmp_path: Path) -> None:
+def test_miniature(tmp_path):
     out = tmp_path / "quickstart"
     options = ("--seed", "5", "--sums", "96", "96", "20")
-    said = quickstart(out, *options)
-    for words in (
-        "[1/10]",
-        "[10/10]",
-        "exact match",
-        "preference accuracy",
-        "Where to look",
-        "--nproc-per-node=2",
-    ):
+    said = command("quickstart.py", out, *options)
+    for words in ("[1/10]", "[10/10]", "exact match", "preference accuracy", "Where to look", "--nproc-per-node=2"):
         assert words in said
     content = json.loads((out / "summary.json").read_text())
     assert list(content) == ["sft", "mcpo", "onmcpo", "seconds"]
@@ -55,23 +42,15 @@ def test_miniature(tmp_path: Path) -> None:
     first = json.loads((out / "mcpo" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(1.0986, abs=1e-4)  # log(1 + M) with M = 2: the policy is its reference
     assert first["kernel/ess"] == pytest.approx(5.0, abs=1e-4)  # of six candidates rank 2 is dropped
-    again = quickstart(out, *options)
+    again = command("quickstart.py", out, *options)
     assert again.count("already finished") == 10
     assert json.loads((out / "summary.json").read_text()) == content
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_sum_is_in_two_files(tmp_path: Path, seed: int) -> None:
+def test_no_sum_is_in_two_files(tmp_path, seed):
     """At full size, and regardless of the order of the two numbers: no evaluated sum was trained on."""
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "quickstart_data.py"),
-        "--out",
-        str(tmp_path),
-        "--seed",
-        str(seed),
-    ]
-    subprocess.run(command, env=with_package(), check=True, capture_output=True)
+    command("quickstart_data.py", tmp_path, "--seed", str(seed))
     parts = [sums(tmp_path / name) for name in FILES]
     assert len(parts[2]) >= 500
     assert sum(map(len, parts)) == len(set.union(*parts))

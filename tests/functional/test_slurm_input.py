@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.support.configs import ROOT
-from tests.support.jobs import JOB, said, site, submit
+from tests.support.jobs import JOB, program, said, site, submit
 
 pytestmark = [pytest.mark.functional, pytest.mark.slurm]
 
@@ -37,10 +37,8 @@ def test_nodes_that_do_not_fit_the_layout(slurm, inputs, tmp_path):
 
 
 def test_a_directory_that_only_one_node_sees(slurm, inputs, tmp_path):
-    srun = tmp_path / "bin" / "srun"  # removes the file before the other nodes look for it
-    srun.parent.mkdir()
-    srun.write_text(f'#!/bin/sh\nrm -f "{tmp_path}"/run/.canary-*\nexec /usr/bin/srun "$@"\n')
-    srun.chmod(0o755)
+    # This srun removes the file before the other nodes look for it.
+    srun = program(tmp_path / "bin" / "srun", f'rm -f "{tmp_path}"/run/.canary-*\nexec /usr/bin/srun "$@"')
     (tmp_path / "site.env").write_text(f"PATH={srun.parent}:$PATH\n")
     job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"))
     assert slurm.wait(job, 30.0)["ExitCode"] == "2:0"

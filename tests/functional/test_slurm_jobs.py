@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.models.checkpoint_files import finished_checkpoints
-from tests.support.jobs import JOB, TWO_NODES, ranks, said, site, submit
+from tests.support.jobs import JOB, TWO_NODES, program, ranks, said, site, submit
 from tests.support.launch import metrics, overrides, train, without_time
 from tests.support.slurm import wait_for
 
@@ -79,10 +79,7 @@ def test_preempted_killed_drained_and_without_a_controller(slurm, inputs, whole,
 
 def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
     """Stopped while the nodes are checked, the job requeues itself until MAX_RESTARTS is reached."""
-    slow = tmp_path / "bin" / "srun"
-    slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\ntouch "{tmp_path}/checking"\nsleep 3\nexec /usr/bin/srun "$@"\n')
-    slow.chmod(0o755)
+    slow = program(tmp_path / "bin" / "srun", f'touch "{tmp_path}/checking"\nsleep 3\nexec /usr/bin/srun "$@"')
     (tmp_path / "site.env").write_text(f"PATH={slow.parent}:$PATH\n")
     job = submit(slurm, inputs, tmp_path, NEMO_MCPO_SITE=str(tmp_path / "site.env"), MAX_RESTARTS="1")
     for _ in range(2):
@@ -92,13 +89,6 @@ def test_told_to_stop_before_a_rank_starts(slurm, inputs, tmp_path):
     facts = slurm.wait(job, 120.0)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "75:0", "1"), said(tmp_path)
     assert "started 2 times (MAX_RESTARTS=1); giving up" in said(tmp_path)
-
-
-def program(path: Path, text: str) -> str:
-    """A program to run in place of Python."""
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def test_killed_at_every_start(slurm, inputs, tmp_path):

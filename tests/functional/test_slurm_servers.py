@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import ROOT
-from tests.support.jobs import said
+from tests.support.jobs import program, said
 from tests.support.launch import environment, metrics
 from tests.support.online import online_overrides
 from tests.support.slurm import Slurm
@@ -24,23 +24,14 @@ JOB = str(ROOT / "slurm" / "onmcpo_llama8b.sh")
 ONE_NODE = ("--nodes=1", "--gres=gpu:8")
 
 SERVER = f"""\
-#!/bin/sh
 echo "step=$SLURM_STEP_ID image=$FAKEPYXIS_IMAGE gpus=$CUDA_VISIBLE_DEVICES token=$HF_TOKEN" \\
     >>"$NEMO_MCPO_RESULTS/servers"
 exec {sys.executable} {ROOT}/tests/support/trtllm_stand_in.py "$@"
 """
 PYTHON = f"""\
-#!/bin/sh
 echo "step=$SLURM_STEP_ID image=$FAKEPYXIS_IMAGE" >>"$NEMO_MCPO_RESULTS/stages"
 exec {sys.executable} "$@"
 """
-
-
-def program(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def site(results: Path, **changes: str) -> dict[str, str]:
@@ -126,7 +117,6 @@ def test_the_plan(inputs, tmp_path):
 
 
 STAGE = """\
-#!/bin/bash
 export CUDA_VISIBLE_DEVICES=
 over_nodes() { "$ROOT/slurm/server_step.sh" --nodes=2 --ntasks=4 --ntasks-per-node=2 "$@"; }
 over_nodes sh -c 'echo "$SLURMD_NODENAME" >>"$NEMO_MCPO_RESULTS/tasks"' || exit 9

@@ -14,6 +14,7 @@ from tests.support.launch import (
     checkpoint_names,
     command,
     environment,
+    fork,
     metrics,
     overrides,
     train,
@@ -60,7 +61,7 @@ def test_stopped_by_signals_and_by_the_clock(inputs, whole, tmp_path):
     assert "stopped early, everything is saved: SIGTERM, while computing reference log-probs" in errors
     assert any((tmp_path / "run-cache").glob("prepared/*/reference/*"))
 
-    done = train([*arguments, "exp_manager.max_time_per_run='00:00:00:01'"])
+    done = train([*arguments, "exp_manager.max_time_per_run='00:00:00:01'"], start=fork)
     assert done.returncode == 75, done.stderr
     assert "stopped early, everything is saved: the job's time is used up, after step 1" in done.stderr
     assert checkpoint_names(run) == ["step-00000001"]
@@ -72,7 +73,7 @@ def test_stopped_by_signals_and_by_the_clock(inputs, whole, tmp_path):
     assert "stopped early, everything is saved: SIGUSR1, after step 2" in errors
     assert checkpoint_names(run) == ["step-00000001", "step-00000002"]
 
-    assert train(arguments).returncode == 0
+    assert train(arguments, start=fork).returncode == 0
     assert without_time(metrics(run)) == whole
 
 
@@ -86,7 +87,7 @@ def test_one_rank_that_is_asked_stops_all(inputs, whole, tmp_path):
     errors = process.communicate(timeout=300)[1]
     assert "stopped early, everything is saved: another process was asked to stop" in errors
     assert errors.count("exitcode  : 75") == 2
-    assert train(arguments, processes=2).returncode == 0
+    assert train(arguments, processes=2, start=fork).returncode == 0
     assert [line["loss"] for line in metrics(run)] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
 
 

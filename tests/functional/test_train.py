@@ -20,7 +20,7 @@ from nemo_mcpo.models.huggingface.checkpoint import hash_weights
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.pretrained import open_pretrained
 from tests.support.configs import ROOT
-from tests.support.launch import NUM_CANDIDATES, checkpoint_names, metrics, overrides, run, train
+from tests.support.launch import NUM_CANDIDATES, checkpoint_names, fork, metrics, overrides, run, train
 
 EXPORT = ROOT / "scripts" / "export_model.py"
 
@@ -38,7 +38,7 @@ def trained(inputs) -> Path:
 
 def failure(arguments: list[str], code: int, processes: int = 1) -> str:
     """The line with which training ends, before any traceback."""
-    done = train(arguments, processes)
+    done = train(arguments, processes, fork if processes == 1 else run)
     # torchrun itself ends with 1, and reports the exit code of its processes.
     assert done.returncode == (code if processes == 1 else 1), done.stderr
     assert processes == 1 or f"exitcode  : {code} " in done.stderr
@@ -96,14 +96,14 @@ def test_a_checkpoint_becomes_a_model(exported, inputs):
 
 def test_a_checkpoint_becomes_a_nemo_file(trained, exported, tmp_path):
     newest = trained / "checkpoints" / "step-00000004"
-    done = run(EXPORT, ["--checkpoint", str(newest), "--out", str(tmp_path / "model.nemo")])
+    done = fork(EXPORT, ["--checkpoint", str(newest), "--out", str(tmp_path / "model.nemo")])
     assert done.returncode == 0, done.stderr
     opened = open_pretrained(str(tmp_path / "model.nemo"), str(tmp_path / "cache"))
     assert hash_weights(opened.weights) == hash_weights(exported)
 
 
 def test_nothing_to_export(tmp_path):
-    done = run(EXPORT, ["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out")])
+    done = fork(EXPORT, ["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out")])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}")
     assert "Traceback" not in done.stderr
@@ -112,7 +112,7 @@ def test_nothing_to_export(tmp_path):
 
 def test_a_checkpoint_is_a_model_to_start_from(trained, inputs, tmp_path):
     checkpoint = trained / "checkpoints" / "step-00000004"
-    done = train([*with_model(inputs, tmp_path, checkpoint), "trainer.mcpo.max_steps=1"])
+    done = train([*with_model(inputs, tmp_path, checkpoint), "trainer.mcpo.max_steps=1"], start=fork)
     assert done.returncode == 0, done.stderr
     line = metrics(tmp_path / "run")[0]
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-4)
@@ -208,7 +208,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained)
         cache = {"model__data__cache_dir": inputs / "disk-cache"}
         return overrides(inputs, run, trainer__mcpo__max_steps=count, **cache)
 
-    assert train(steps(2)).returncode == 0
+    assert train(steps(2), start=fork).returncode == 0
     needed = 16 * read_architecture(inputs / "model").num_parameters
     spare = 64 * 1024
     (small_disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(small_disk).free - needed - spare))
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(inputs, small_disk, trained)
     assert "the last good checkpoint" in line.partition("Fix: ")[2]
     assert checkpoint_names(run) == ["step-00000002"]
     (small_disk / "filler").unlink()
-    done = train(steps(4))
+    done = train(steps(4), start=fork)
     assert done.returncode == 0, done.stderr
     assert checkpoint_names(run) == ["step-00000002", "step-00000004"]
     for ours, theirs in zip(metrics(run), metrics(trained), strict=True):

@@ -20,13 +20,14 @@ from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.loading import load_model
-from nemo_mcpo.models.huggingface.tiny import ROLES, make_tiny_model
+from nemo_mcpo.models.huggingface.tiny import ROLES
 from nemo_mcpo.models.huggingface.weights import load_weights
 from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 from nemo_mcpo.platform.saved_tokenizers import load_tokenizer
 from tests.support import logits_of_exports
 from tests.support.environments import installed
-from tests.unit.models.huggingface.conftest import LLAMA3, save_model
+from tests.support.launch import tiny_chat_model
+from tests.support.models import LLAMA3, save_model
 
 pytestmark = pytest.mark.functional
 VARIANTS = {
@@ -53,13 +54,12 @@ def exports(tmp_path_factory) -> dict[Path, torch.Tensor]:
     """Exports, with the logits of their original models."""
     folder, expected = tmp_path_factory.mktemp("models"), {}
     initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
-    sources = {name: folder / "sources" / name for name in (*MODELS, "chat")}
+    sources = {name: folder / "sources" / name for name in MODELS}
     for name, changes in MODELS.items():
         family = name.split("-")[0]
         save_model(sources[name], family, **({"sliding_window": None} if family == "mistral" else {}) | changes)
         (sources[name] / "generation_config.json").write_text(json.dumps(DEMO))
-    (folder / "texts.txt").write_text("A question, and its answer.\n" * 50)
-    make_tiny_model(folder / "texts.txt", sources["chat"], "1m", seed=1)
+    sources["chat"] = tiny_chat_model(folder)
     for name, source in sources.items():
         architecture = read_architecture(source)
         chunks = build_gpt(architecture, ParallelLayout())

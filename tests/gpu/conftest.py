@@ -7,9 +7,6 @@ import pytest
 import torch
 
 from nemo_mcpo.platform.distributed import local_device
-from tests.unit.models.conftest import llama_directory, one_process
-
-__all__ = ["device", "llama_directory", "one_process"]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -125,7 +125,7 @@ def test_fp8_is_near_bf16(one_process, tmp_path, recipe):
     pytest.importorskip("transformer_engine.pytorch", reason="no Transformer Engine here")
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no FP8")
-    from tests.unit.models.huggingface.conftest import save_model
+    from tests.support.models import save_model
 
     save_model(tmp_path, "llama", hidden_size=256, intermediate_size=512)
     changes = {"trainer__precision": "bf16", "model__transformer_impl": "transformer_engine"}

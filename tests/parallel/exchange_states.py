@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from omegaconf import OmegaConf
+from plan_against_run import configuration
+from planned import ARCHITECTURES, LAYOUTS, each_layout, fill
 from torch import Tensor
 
 from nemo_mcpo.models import state_exchange
@@ -23,10 +25,6 @@ from nemo_mcpo.models.optimizer import optimizer_parts
 from nemo_mcpo.models.sharded_state import load_sharded_state, save_sharded_state
 from nemo_mcpo.models.state_exchange import STATES, gather_states
 from nemo_mcpo.platform.distributed import is_rank_zero
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from plan_against_run import configuration
-from support.planned import ARCHITECTURES, each_layout, fill
 
 UNEVEN = {
     "num_layers": 4, "hidden_size": 40, "ffn_hidden_size": 74, "num_attention_heads": 4, "num_query_groups": 2,
@@ -37,7 +35,7 @@ UNEVEN = {
 
 def main(directory: str, *names: str) -> None:
     state_exchange.ELEMENTS_PER_EXCHANGE = 1000  # most parameters in several pieces
-    for name, layout in each_layout(names):
+    for name, layout in each_layout({name: LAYOUTS[name] for name in names}):
         for precision, offload in (("32", "false"), ("bf16", "true")):
             keys = (f"trainer.precision={precision}", f"model.optim.cpu_offload={offload}")
             config = configuration(layout, *keys)

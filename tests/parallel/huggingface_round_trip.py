@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 
 import torch
-from megatron.core import parallel_state
+from planned import each_layout
 
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
 from nemo_mcpo.models.huggingface.weights import load_weights
-from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 
 def main() -> None:
@@ -28,20 +27,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.full_disk:
         os.fsync = no_space
+    layouts = {}
     for name, *sizes in (layout.split(":") for layout in args.layouts):
         tensor, pipeline, virtual = map(int, sizes)
-        round_trip(args.directory, name, ParallelLayout(tensor, pipeline, virtual if virtual > 1 else None))
-        parallel_state.destroy_model_parallel()
-    shut_down()
+        layouts[name] = ParallelLayout(tensor, pipeline, virtual if virtual > 1 else None)
+    for name, layout in each_layout(layouts):
+        round_trip(args.directory, name, layout)
 
 
 def round_trip(directory: Path, layout_name: str, layout: ParallelLayout) -> None:
-    initialize_parallel(
-        tensor_parallel=layout.tensor,
-        pipeline_parallel=layout.pipeline,
-        virtual_pipeline_parallel=layout.virtual_pipeline,
-        seed=1,
-    )
     for source in sorted((directory / "source").iterdir()):
         architecture = read_architecture(source)
         chunks = build_gpt(architecture, layout)

@@ -18,6 +18,17 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from omegaconf import OmegaConf
+from planned import (
+    ARCHITECTURES,
+    LAYOUTS,
+    MEASURED,
+    ROW_TOKENS,
+    LiveBytes,
+    each_layout,
+    fill,
+    preferences,
+    storage_bytes,
+)
 
 from nemo_mcpo.algorithms.configuration import load_run_config
 from nemo_mcpo.config import RunConfig
@@ -28,23 +39,11 @@ from nemo_mcpo.models.sharded_state import save_sharded_state
 from nemo_mcpo.objectives import bind_objective
 from nemo_mcpo.platform.distributed import is_rank_zero
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.planned import (
-    ARCHITECTURES,
-    MEASURED,
-    ROW_TOKENS,
-    LiveBytes,
-    each_layout,
-    fill,
-    preferences,
-    storage_bytes,
-)
-
 CONF = Path(__file__).parents[2] / "examples" / "conf"
 
 
 def main(directory: str, *names: str) -> None:
-    for name, layout in each_layout(names):
+    for name, layout in each_layout({name: LAYOUTS[name] for name in names}):
         for case in MEASURED[name]:
             out = Path(directory) / name / case
             out.mkdir(parents=True, exist_ok=True)

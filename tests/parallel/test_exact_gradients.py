@@ -17,7 +17,7 @@ from nemo_mcpo.algorithms.negatives import prune
 from nemo_mcpo.objectives import OBJECTIVES
 from nemo_mcpo.records import ObjectiveInputs, PromptTree
 from tests.parallel.exact_gradients import BETA, LAYOUTS, WAYS
-from tests.support.launch import run, write_inputs
+from tests.support.launch import fork, write_inputs
 from tests.support.trees import random_trees
 
 PROGRAM = Path(__file__).with_name("exact_gradients.py")
@@ -38,7 +38,7 @@ def gradients(tmp_path_factory) -> Path:
     inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
     (inputs / "batch.pickle").write_bytes(pickle.dumps((TREES, COLUMNS_BM, REFERENCE_BK)))
     for processes, layouts in ((1, ["one"]), (2, [name for name in LAYOUTS if name != "one"])):
-        done = run(PROGRAM, [str(inputs), *layouts], processes)
+        done = fork(PROGRAM, [str(inputs), *layouts], processes)
         assert done.returncode == 0, done.stderr[-5000:]
     return inputs
 

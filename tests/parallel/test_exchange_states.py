@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import run
+from tests.support.launch import fork
 
 PROGRAM = Path(__file__).with_name("exchange_states.py")
 
@@ -15,5 +15,5 @@ pytestmark = pytest.mark.parallel
 
 
 def test_every_number_arrives_in_its_place(tmp_path):
-    done = run(PROGRAM, [str(tmp_path), "dp2", "pp2", "interleaved"], processes=2)
+    done = fork(PROGRAM, [str(tmp_path), "dp2", "pp2", "interleaved"], processes=2)
     assert done.returncode == 0, done.stderr[-5000:]

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nemo_mcpo.models.huggingface.checkpoint import hash_weights
-from tests.unit.models.huggingface.conftest import save_model
+from tests.support.launch import fork
+from tests.support.models import save_model
 
 PROGRAM = Path(__file__).with_name("huggingface_round_trip.py")
-ROOT = PROGRAM.parents[2]
 MODELS = ("llama", "llama-tied-llama3-rope", "qwen2", "qwen3-tied")
 
 pytestmark = pytest.mark.parallel
@@ -27,7 +24,7 @@ pytestmark = pytest.mark.parallel
 def test_import_then_export_is_bit_identical(tmp_path, num_processes, layouts):
     for name in MODELS:
         save_model(tmp_path / "source" / name, name, num_hidden_layers=4, num_key_value_heads=4)
-    done = run_processes(num_processes, str(tmp_path), *layouts)
+    done = fork(PROGRAM, [str(tmp_path), *layouts], num_processes)
     assert done.returncode == 0, done.stderr
     for layout in layouts:
         for name in MODELS:
@@ -38,21 +35,8 @@ def test_import_then_export_is_bit_identical(tmp_path, num_processes, layouts):
 
 def test_a_full_disk_is_reported_by_every_process(tmp_path):
     save_model(tmp_path / "source" / "llama", "llama", num_hidden_layers=4)
-    done = run_processes(2, str(tmp_path), "pp2:1:2:1", "--full-disk")
+    done = fork(PROGRAM, [str(tmp_path), "pp2:1:2:1", "--full-disk"], processes=2)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert done.stderr.count("CheckpointError: ") == 2
     assert not (tmp_path / "pp2" / "llama").exists()
-
-
-def run_processes(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the round trip on several processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [*command, str(PROGRAM), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import metrics, overrides, run, write_inputs
+from tests.support.launch import fork, metrics, overrides, write_inputs
 
 PROGRAM = Path(__file__).with_name("train_layouts.py")
 TENSOR, PIPELINE = "model__tensor_model_parallel_size", "model__pipeline_model_parallel_size"
@@ -90,7 +90,7 @@ def runs(tmp_path_factory) -> dict[tuple[str, str], Path]:
             plan.append((str(directory), overrides(inputs, directory, **changes)))
             runs[layout, algorithm] = directory
         (inputs / "plan.json").write_text(json.dumps(plan))
-        done = run(PROGRAM, [str(inputs / "plan.json")], processes)
+        done = fork(PROGRAM, [str(inputs / "plan.json")], processes)
         assert done.returncode == 0, done.stderr[-5000:]
     return runs
 

@@ -14,7 +14,7 @@ from nemo_mcpo.planning.activations import CPU
 from nemo_mcpo.planning.memory import stage_memory
 from nemo_mcpo.planning.parameters import checkpoint_bytes
 from nemo_mcpo.planning.workload import BYTES, rows_of
-from tests.support.launch import run
+from tests.support.launch import fork
 from tests.support.planned import ARCHITECTURES, DATA, LAYOUTS, MEASURED, layout_of
 
 PROGRAM = Path(__file__).with_name("plan_against_run.py")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.parallel
 def measured(tmp_path_factory) -> Path:
     """The directory with every LAYOUT/MODEL-PRECISION/RANK.json."""
     directory = tmp_path_factory.mktemp("plan")
-    done = run(PROGRAM, [str(directory), *LAYOUTS], processes=2)
+    done = fork(PROGRAM, [str(directory), *LAYOUTS], processes=2)
     assert done.returncode == 0, done.stderr[-5000:]
     return directory
 

@@ -18,6 +18,7 @@ from tests.support.launch import (
     checkpoint_names,
     command,
     environment,
+    fork,
     metrics,
     overrides,
     train,
@@ -99,7 +100,7 @@ def test_killed_and_continued_is_bit_identical(inputs, uninterrupted):
 
 def test_a_finished_run_is_not_changed(inputs, uninterrupted):
     before = metrics(uninterrupted)
-    done = train(overrides(inputs, uninterrupted, **SETTINGS))
+    done = train(overrides(inputs, uninterrupted, **SETTINGS), start=fork)
     assert done.returncode == 0, done.stderr
     assert metrics(uninterrupted) == before
 
@@ -115,7 +116,7 @@ def test_a_finished_run_is_not_changed(inputs, uninterrupted):
 )
 def test_another_layout_continues(inputs, uninterrupted, tmp_path, layout):
     run = copy_at_step_4(uninterrupted, tmp_path / "run")
-    done = train(overrides(inputs, run, **SETTINGS | layout), processes=2)
+    done = train(overrides(inputs, run, **SETTINGS | layout), processes=2, start=fork)
     assert done.returncode == 0, done.stderr
     found, expected = metrics(run), metrics(uninterrupted)
     assert without_time(found[:4]) == without_time(expected[:4])
@@ -148,7 +149,7 @@ def other_data(inputs: Path) -> dict[str, object]:
 def test_another_run_is_refused_before_anything_is_computed(inputs, uninterrupted, tmp_path, changes, reason):
     run = copy_at_step_4(uninterrupted, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".jsonl", ".distcp", ".json")}
-    done = train(overrides(inputs, run, **SETTINGS | changes(inputs)))
+    done = train(overrides(inputs, run, **SETTINGS | changes(inputs)), start=fork)
     assert done.returncode == 1
     line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith(f"error: {run / 'checkpoints' / 'step-00000004'}: ") and reason in line

@@ -52,11 +52,11 @@ def allowed_rooms(file: Path) -> tuple[str, ...]:
     return ROOMS[: ROOMS.index(room) + 1] if room else ()
 
 
-def test_every_room_is_in_the_order() -> None:
+def test_every_room_is_in_the_order():
     assert {room_of(file) for file in FILES} == {*ROOMS, ""}, "ROOMS lists every room once, and no other"
 
 
-def test_a_room_imports_only_itself_and_rooms_before_it() -> None:
+def test_a_room_imports_only_itself_and_rooms_before_it():
     wrong = [
         f"{file.relative_to(ROOT)}:{line} imports {name}"
         for file in FILES
@@ -66,7 +66,7 @@ def test_a_room_imports_only_itself_and_rooms_before_it() -> None:
     assert wrong == []
 
 
-def test_only_some_rooms_import_megatron() -> None:
+def test_only_some_rooms_import_megatron():
     wrong = [
         f"{file.relative_to(ROOT)}:{line} imports {name}"
         for file in FILES
@@ -77,7 +77,7 @@ def test_only_some_rooms_import_megatron() -> None:
     assert wrong == []
 
 
-def test_no_relative_imports() -> None:
+def test_no_relative_imports():
     relative = [f"{file.relative_to(ROOT)}:{line}" for file in FILES for line, name in imports(file) if name[0] == "."]
     assert relative == []
 
@@ -90,7 +90,7 @@ def test_no_relative_imports() -> None:
         *(f"{PACKAGE}.storage.{path.stem}" for path in sorted((ROOT / PACKAGE / "storage").glob("*.py"))),
     ],
 )
-def test_importing_loads_nothing_heavy(module: str) -> None:
+def test_importing_loads_nothing_heavy(module):
     program = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in run.stdout.split()}

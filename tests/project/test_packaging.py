@@ -33,29 +33,29 @@ def lock() -> dict[str, str]:
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
 
 
-def test_the_lock_fits_every_requirement_without_gpu(metadata: dict) -> None:
+def test_the_lock_fits_every_requirement_without_gpu(metadata):
     pinned = lock()
     wanted = [Requirement(text) for text in metadata["install_requires"] + metadata["extras_require"]["dev"]]
     assert [str(w) for w in wanted if not w.specifier.contains(pinned[canonicalize_name(w.name)])] == []
 
 
-def test_the_container_fits_the_base_requirements(metadata: dict) -> None:
+def test_the_container_fits_the_base_requirements(metadata):
     wanted = {Requirement(text).name: Requirement(text) for text in metadata["install_requires"]}
     for package, version in NEMO_CONTAINER.items():
         assert wanted[package].specifier.contains(version, prereleases=True), package
 
 
-def test_gpu_packages_stay_out_of_base_and_lock(metadata: dict) -> None:
+def test_gpu_packages_stay_out_of_base_and_lock(metadata):
     base = {canonicalize_name(Requirement(text).name) for text in metadata["install_requires"]}
     assert not GPU_ONLY & (base | set(lock()))
 
 
-def test_version_has_one_home(metadata: dict) -> None:
+def test_version_has_one_home(metadata):
     assert metadata["version"] == nemo_mcpo.__version__
     assert f"\nARG VERSION={nemo_mcpo.__version__}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_the_environment_is_the_lock() -> None:
+def test_the_environment_is_the_lock():
     installed = {canonicalize_name(d.name): d.version.split("+")[0] for d in importlib.metadata.distributions()}
     heavy = ("torch", "megatron-core", "nemo-toolkit", "transformers", "datasets", "numpy")
     if installed["torch"] != lock()["torch"]:

@@ -43,20 +43,20 @@ def has_header(file: Path) -> bool:
     return opening[:1] == [HEADER]
 
 
-def test_the_repository_is_found() -> None:
+def test_the_repository_is_found():
     assert {"setup.py", "nemo_mcpo/records.py", "scripts/environment.sh"} <= {name(file) for file in SOURCE_FILES}
 
 
-def test_license_header() -> None:
+def test_license_header():
     assert [name(file) for file in SOURCE_FILES if not has_header(file)] == [], f"first line: {HEADER}"
 
 
-def test_files_are_short() -> None:
+def test_files_are_short():
     lengths = {name(file): len(lines_of(file)) for file in PYTHON_FILES}
     assert {file: length for file, length in lengths.items() if length > MAX_FILE_LINES} == {}
 
 
-def test_functions_are_short() -> None:
+def test_functions_are_short():
     lengths = {
         f"{name(file)}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
         for file in PYTHON_FILES
@@ -66,16 +66,16 @@ def test_functions_are_short() -> None:
     assert {function: length for function, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 
 
-def test_files_are_named_after_what_they_hold() -> None:
+def test_files_are_named_after_what_they_hold():
     assert [name(file) for file in PYTHON_FILES if file.name in VAGUE_NAMES] == []
 
 
-def test_modules_say_what_they_are() -> None:
+def test_modules_say_what_they_are():
     modules = [file for file in PYTHON_FILES if not name(file).startswith("tests/")]
     assert [name(file) for file in modules if not ast.get_docstring(syntax_of(file))] == []
 
 
-def test_no_leftovers() -> None:
+def test_no_leftovers():
     files = [*SOURCE_FILES, *files_with(".md")]
     found = [
         f"{name(file)}:{number}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
 
 import pytest
 
@@ -30,7 +29,7 @@ from nemo_mcpo.variant import Variant
         (launchers, launchers.Launcher, launchers.LAUNCHERS),
     ],
 )
-def test_every_entry_is_in_its_table(room: ModuleType, kind: type, table: dict[str, object]):
+def test_every_entry_is_in_its_table(room, kind, table):
     modules = [importlib.import_module(f"{room.__name__}.{one.name}") for one in pkgutil.iter_modules(room.__path__)]
     defined = [value for module in modules for value in vars(module).values() if isinstance(value, kind)]
     missing = [value for value in defined if not any(value is one for one in table.values())]

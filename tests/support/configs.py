@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mcpo.algorithms.configuration import checked_config, load_run_config
-from nemo_mcpo.config import OnlineRunConfig, RunConfig
+from nemo_mcpo.config import OnlineRunConfig, RunConfig, Server
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "examples" / "conf"
@@ -35,19 +35,24 @@ def _defaults(online: bool) -> dict[str, Any]:
 
 
 def mapping(changes: Mapping[str, object] | None = None, *, online: bool = False) -> dict[str, Any]:
-    """Return ``tiny_cpu``, or ``quickstart_onmcpo``, as nested dictionaries, with dotted keys changed."""
+    """Return ``tiny_cpu``, or ``quickstart_onmcpo``, as nested dictionaries, with keys (``__`` or dots) changed."""
     raw = copy.deepcopy(_defaults(online))
     for key, value in (changes or {}).items():
-        *sections, name = key.split(".")
+        *sections, name = key.replace("__", ".").split(".")
         reduce(dict.__getitem__, sections, raw)[name] = value
     return raw
 
 
 def checked(changes: Mapping[str, object] | None = None, world_size: int = 1) -> RunConfig:
-    """Return ``tiny_cpu`` with dotted keys changed."""
+    """Return ``tiny_cpu`` with keys changed."""
     return checked_config(mapping(changes), world_size)
 
 
+def server_settings(**changes: object) -> Server:
+    """Return ``rollouts.server`` of ``quickstart_onmcpo`` with its keys changed."""
+    return online({f"rollouts.server.{key}": value for key, value in changes.items()}).rollouts.server
+
+
 def online(changes: Mapping[str, object] | None = None) -> OnlineRunConfig:
-    """Return ``quickstart_onmcpo`` with dotted keys changed."""
+    """Return ``quickstart_onmcpo`` with keys changed."""
     return checked_config(mapping(changes, online=True), None, OnlineRunConfig)

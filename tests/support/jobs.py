@@ -29,6 +29,14 @@ def run_keys(inputs: Path, results: Path, **changes: object) -> list[str]:
     return [key for key in keys if not key.startswith("exp_manager.explicit_log_dir")]
 
 
+def program(path: Path, text: str) -> Path:
+    """Write a program of a shell; return its path."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
 def submit(slurm: Slurm, inputs: Path, results: Path, *keys: str, **changes: str) -> int:
     """Submit a job that writes ``results/run`` and ``results/batch.log``; ``changes`` are variables of the site."""
     words = ("--job-name=run", *TWO_NODES, f"--output={results}/batch.log", str(JOB))

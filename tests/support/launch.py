@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -99,9 +101,52 @@ def run(script: Path, arguments: list[str], processes: int = 1) -> subprocess.Co
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def train(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run ``examples/train_gpt_mcpo.py`` with ``tiny_cpu`` until it ends."""
-    return run(TRAIN, ["--config-name=tiny_cpu", *arguments], processes)
+FORKS = """
+import json, os, sys
+from nemo_mcpo.algorithms.online_driver import STAGE_MODULES
+from nemo_mcpo.platform.forks import preload, start_fork
+from nemo_mcpo.platform.launch import run_processes
+from nemo_mcpo.platform.stopping import StopRequest
+
+preload(STAGE_MODULES)
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    command, processes, *logs = json.loads(line)
+    for number, log in enumerate(logs, start=1):
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), number)
+    print(run_processes(command, processes, StopRequest(), start_fork), file=answers, flush=True)
+"""
+
+
+@cache
+def _parent_of_forks() -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", FORKS], env=environment(), stdin=PIPE, stdout=PIPE, text=True)
+
+
+def fork(script: Path, arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Do the same in forks of one process that has imported everything, as the driver of an online run does.
+
+    Importing takes longer than most of these runs. Where several tests run the same command, one of them uses ``run``.
+    """
+    parent = _parent_of_forks()
+    assert parent.stdin is not None and parent.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / name for name in ("output", "errors")]
+        words = [sys.executable, str(script), *arguments]
+        print(json.dumps([words, processes, *map(str, logs)]), file=parent.stdin, flush=True)
+        try:
+            code = int(parent.stdout.readline())
+        except BaseException:  # a test that is given up must not leave its answer to the next one
+            parent.kill()
+            _parent_of_forks.cache_clear()
+            raise
+        return subprocess.CompletedProcess(words, code, *(log.read_text() for log in logs))
+
+
+def train(arguments: list[str], processes: int = 1, start=run) -> subprocess.CompletedProcess[str]:
+    """Run ``examples/train_gpt_mcpo.py`` with ``tiny_cpu`` until it ends, by ``run`` or by ``fork``."""
+    return start(TRAIN, ["--config-name=tiny_cpu", *arguments], processes)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -53,11 +53,10 @@ ROW_TOKENS = 200
 """Two trees."""
 
 
-def each_layout(names: Iterable[str]) -> Iterator[tuple[str, ParallelLayout]]:
-    """In a process of torchrun, yield keys of ``LAYOUTS`` and their layouts, each with its process groups set up."""
+def each_layout(layouts: Mapping[str, ParallelLayout]) -> Iterator[tuple[str, ParallelLayout]]:
+    """In a process of torchrun, yield names and layouts, each with its process groups set up."""
     torch.set_num_threads(1)
-    for name in names:
-        layout = LAYOUTS[name]
+    for name, layout in layouts.items():
         initialize_parallel(
             tensor_parallel=layout.tensor,
             pipeline_parallel=layout.pipeline,

@@ -50,7 +50,7 @@ def separate_logps(model: TreeGPTModel, trees: list[PromptTree]) -> list[torch.T
 
 def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
     """Return the NeMo model of a Hugging Face directory; ``changes`` are keys with ``__`` for dots."""
-    config = checked({key.replace("__", "."): value for key, value in changes.items()})
+    config = checked(changes)
     pretrained = open_pretrained(str(directory), cache_dir=str(directory))
     model = MegatronGPTMCPOModel(model_config(config, pretrained.architecture))
     model.load_pretrained(pretrained)
@@ -60,7 +60,7 @@ def small_model(directory: Path, **changes: object) -> MegatronGPTMCPOModel:
 def trainable_model(directory: Path, num_steps: int = 10, **changes: object) -> MegatronGPTMCPOModel:
     """Return the same with an optimizer and a schedule."""
     model = small_model(directory, **changes)
-    config = checked({key.replace("__", "."): value for key, value in changes.items()})
+    config = checked(changes)
     model.setup_training(config, num_steps)
     return model
 

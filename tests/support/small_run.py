@@ -82,7 +82,7 @@ def small_config(directory: Path, model: Path, **changes: object) -> RunConfig:
         "model.mcpo.beta": 0.1,
         "model.optim.lr": 1e-3,
     }
-    return checked(keys | {key.replace("__", "."): value for key, value in changes.items()})
+    return checked(keys | changes)
 
 
 def small_trainer(directory: Path, model_directory: Path, **changes: object) -> MCPOTrainer:

@@ -36,14 +36,7 @@ def test_always_one_line():
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (NemoMcpoError, 1),
-        (ConfigError, 2),
-        (DataError, 1),
-        (CheckpointError, 1),
-        (StorageError, 1),
-        (RolloutError, 1),
-    ],
+    [(NemoMcpoError, 1), (ConfigError, 2), (DataError, 1), (CheckpointError, 1), (StorageError, 1), (RolloutError, 1)],
 )
 def test_exit_codes(error, code):
     assert issubclass(error, NemoMcpoError)

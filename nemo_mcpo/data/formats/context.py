@@ -51,12 +51,15 @@ def template_inputs(row: Row) -> str:
     for name in UNSUPPORTED_COLUMNS:
         if row.get(name) not in (None, "", [], {}):
             raise BadRecordError(f"the column {name} is not supported", str(row[name])[:80])
-    inputs: dict[str, Any] = dict(_object(row, "chat_template_kwargs"))
+    kwargs = _decoded(row, "chat_template_kwargs")
+    if kwargs and not isinstance(kwargs, Mapping):
+        raise BadRecordError("chat_template_kwargs is not an object", str(kwargs)[:80])
+    inputs: dict[str, Any] = dict(kwargs)
     if "chat_template" in inputs:
         raise BadRecordError("a chat template in the data is not supported", str(inputs["chat_template"])[:80])
     if tools := [tool for name in TOOL_COLUMNS for tool in _tools(row, name)]:
         inputs["tools"] = tools
-    if documents := _objects(row, "documents"):
+    if documents := _objects_of(_decoded(row, "documents"), "documents"):
         inputs["documents"] = documents
     return extra_text(inputs)
 
@@ -70,7 +73,7 @@ def _system_text(row: Row, name: str) -> str:
 
 def _tools(row: Row, name: str) -> list[Mapping[str, Any]]:
     value = _decoded(row, name)
-    if isinstance(value, Mapping) and not value.keys() & {"name", "function"}:  # tools by name
+    if _is_bare(value):  # tools by name
         tools = {key: _decode(tool, name) for key, tool in value.items()}
         value = [{"name": key, **tool} if _is_bare(tool) else tool for key, tool in tools.items()]
     return [_tool(tool, name) for tool in _objects_of(value, name)]
@@ -93,10 +96,6 @@ def _tool(tool: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return {"type": tool.get("type", "function"), **rest, "function": function}
 
 
-def _objects(row: Row, name: str) -> list[Mapping[str, Any]]:
-    return _objects_of(_decoded(row, name), name)
-
-
 def _objects_of(value: Any, name: str) -> list[Mapping[str, Any]]:
     objects = value if isinstance(value, list) else [value]
     objects = [_decode(one, name) for one in objects]
@@ -105,17 +104,9 @@ def _objects_of(value: Any, name: str) -> list[Mapping[str, Any]]:
     return objects
 
 
-def _object(row: Row, name: str) -> Mapping[str, Any]:
-    value = _decoded(row, name)
-    if value and not isinstance(value, Mapping):
-        raise BadRecordError(f"{name} is not an object", str(value)[:80])
-    return value or {}
-
-
 def _decoded(row: Row, name: str) -> Any:
-    value = row.get(name)
-    value = _decode(value, name) if value else []
-    return value or []
+    """Return the value of a column, parsed if it is JSON text; an empty list if there is none."""
+    return _decode(row.get(name) or [], name) or []
 
 
 def _decode(value: Any, name: str) -> Any:

@@ -75,11 +75,14 @@ def without_response(turns: Turns) -> Turns:
     return turns[:-1] if turns and turns[-1].role == "assistant" else turns
 
 
+def last_response(turns: Turns) -> list[RawResponse]:
+    """Return the final assistant turn of a conversation as its only response, if it ends with one."""
+    return [response_of(turn) for turn in turns[-1:] if turn.role == "assistant"]
+
+
 def pair_prompt(row: Row) -> Turns:
     """Return the prompt of ``chosen`` and ``rejected``: their shared turns, a prompt column, or both together."""
-    context, other = (turns[:-1] for turns in _sides(row))
-    if context != other:
-        raise BadRecordError("chosen and rejected have different prompts")
+    context = shared_turns(_sides(row))
     given = row_prompt(row)
     if given is None or (not given and context):
         return checked_prompt(context)
@@ -95,6 +98,14 @@ def pair_prompt(row: Row) -> Turns:
     if not all(turn in context for turn in beside):
         raise BadRecordError("the prompt differs from that of chosen and rejected", beside[-1].content[:80])
     return checked_prompt(context)
+
+
+def shared_turns(sides: Sequence[Turns]) -> Turns:
+    """Return the turns before the responses of ``chosen`` and ``rejected``; raise BadRecordError if they differ."""
+    chosen, rejected = (turns[:-1] for turns in sides)
+    if chosen != rejected:
+        raise BadRecordError("chosen and rejected have different prompts")
+    return chosen
 
 
 def _refuse_repeated(row: Row, prompt: str) -> None:

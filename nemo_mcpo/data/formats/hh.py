@@ -6,7 +6,7 @@ Bai et al., 2022; https://huggingface.co/datasets/Anthropic/hh-rlhf. The turns b
 
 from __future__ import annotations
 
-from nemo_mcpo.data.formats.conversation import checked_prompt, dialogue_turns, is_dialogue, response_of
+from nemo_mcpo.data.formats.conversation import checked_prompt, dialogue_turns, is_dialogue, response_of, shared_turns
 from nemo_mcpo.data.formats.reader import Format
 from nemo_mcpo.data.formats.records import BadRecordError, RawResponse, require
 from nemo_mcpo.data.formats.rows import Row
@@ -22,10 +22,7 @@ def _dialogues(row: Row) -> list[tuple[Message, ...]]:
 
 
 def _prompt(row: Row) -> tuple[Message, ...]:
-    chosen, rejected = (turns[:-1] for turns in _dialogues(row))
-    if chosen != rejected:
-        raise BadRecordError("chosen and rejected have different prompts")
-    return checked_prompt(chosen)
+    return checked_prompt(shared_turns(_dialogues(row)))
 
 
 def _responses(row: Row) -> list[RawResponse]:

@@ -18,6 +18,7 @@ from nemo_mcpo.data.formats.conversation import (
     Turns,
     checked_prompt,
     is_dialogue,
+    last_response,
     pair_prompt,
     pair_responses,
     parse_prompt,
@@ -54,7 +55,7 @@ def _responses(row: Row) -> list[RawResponse]:
         if row.get("label") is not None:
             raise BadRecordError("a response with a label (KTO) is not supported", f"label: {row['label']}")
         return [response_of(_completion(row["completion"]))]
-    return [response_of(turn) for turn in prompt_turns(row["messages"])[-1:] if turn.role == "assistant"]
+    return last_response(prompt_turns(row["messages"]))
 
 
 def _response(value: Any) -> RawResponse:

@@ -32,13 +32,18 @@ _ACCEPTED = "a .parquet, .json or .jsonl file, a save_to_disk directory, or a hu
 def read_rows(data: str) -> Iterator[tuple[str, Row]]:
     """Yield ``(source, row)``; the source is ``file:line`` for JSON, ``file:row`` otherwise, counted from 1."""
     check_exists(data)
-    numbered: Iterable[tuple[int, Row]]
-    if not _is_hub_name(data) and not Path(data).is_dir() and not data.endswith(".parquet"):
-        numbered = read_json_rows(data)
+    rows: Iterable[Row]
+    if _is_hub_name(data):
+        rows = _load_hub(data)
+    elif Path(data).is_dir():
+        rows = _load_directory(data)
+    elif data.endswith(".parquet"):
+        rows = _parquet_rows(data)
     else:
-        numbered = ((number, without_nulls(row)) for number, row in enumerate(_arrow_rows(data), start=1))
-    for number, row in numbered:
-        yield f"{data}:{number}", row
+        yield from ((f"{data}:{line}", row) for line, row in read_json_rows(data))
+        return
+    for number, row in enumerate(rows, start=1):
+        yield f"{data}:{number}", without_nulls(row)
 
 
 def without_nulls(value: Any) -> Any:
@@ -95,12 +100,6 @@ def hash_files(root: Path, files: list[Path]) -> str:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _arrow_rows(data: str) -> Iterable[Row]:
-    if _is_hub_name(data):
-        return _load_hub(data)
-    return _load_directory(data) if Path(data).is_dir() else _parquet_rows(data)
 
 
 def _parquet_rows(data: str) -> Iterator[Row]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from nemo_mcpo.data.formats.conversation import (
     Turns,
     checked_prompt,
+    last_response,
     pair_prompt,
     pair_responses,
     prompt_turns,
-    response_of,
     without_response,
 )
 from nemo_mcpo.data.formats.reader import Format
@@ -29,11 +29,7 @@ def _prompt(row: Row) -> Turns:
 
 
 def _responses(row: Row) -> list[RawResponse]:
-    return (
-        pair_responses(row)
-        if _is_pair(row)
-        else [response_of(turn) for turn in _turns(row)[-1:] if turn.role == "assistant"]
-    )
+    return pair_responses(row) if _is_pair(row) else last_response(_turns(row))
 
 
 def _turns(row: Row) -> Turns:

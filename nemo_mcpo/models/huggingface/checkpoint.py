@@ -183,7 +183,7 @@ def _check_names(
         raise CheckpointError(
             "tensors are missing",
             where=str(directory),
-            got=f"no {_first(missing)}",
+            got=f"no {first_of(missing)}",
             expected=f"{len(expected)} tensors for {architecture.num_layers} layers",
             fix="use the config.json that belongs to these weights, or download the model completely",
         )
@@ -193,12 +193,13 @@ def _check_names(
         raise CheckpointError(
             "unexpected tensors for this model family",
             where=str(directory),
-            got=_first(unknown),
+            got=first_of(unknown),
             fix="use the config.json that belongs to these weights; merge adapters before training",
         )
 
 
-def _first(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
+    """Return the first name, and how many more there are."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more
 

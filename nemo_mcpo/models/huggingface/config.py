@@ -39,15 +39,16 @@ UNREAD_WINDOW = {
 """``Family.window_use`` -> keys without effect."""
 _FIX = "use the config.json that belongs to the model"
 
-SIZES = (
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "max_position_embeddings",
-)
+SIZES = {
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "ffn_hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_query_groups",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_positions",
+}
+"""Keys whose values are integers of at least 1, and their names in ``ModelArchitecture``."""
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def transformers_config(raw: Mapping[str, Any], where: Path) -> PretrainedConfig
             "transformers rejects the configuration",
             where=str(where),
             got=f"{type(error).__name__}: {error}"[:150],
-            fix="use the config.json that belongs to the model",
+            fix=_FIX,
         ) from error
 
 
@@ -95,17 +96,10 @@ def read_architecture(directory: str | Path) -> ModelArchitecture:
     config = transformers_config(raw, where)
     _check_sizes(config, where)
     dtype = str(config.dtype or "float32").removeprefix("torch.")
-    heads = config.num_attention_heads
     return ModelArchitecture(
         family=family,
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.intermediate_size,
-        num_attention_heads=heads,
-        num_query_groups=config.num_key_value_heads,
+        **{name: getattr(config, key) for key, name in SIZES.items()},
         head_dim=_head_dim(config, where),
-        vocab_size=config.vocab_size,
-        max_positions=config.max_position_embeddings,
         norm_epsilon=config.rms_norm_eps,
         rope_theta=float(config.rope_theta),
         rope_scaling=rope_scaling,

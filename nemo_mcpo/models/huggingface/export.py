@@ -31,8 +31,6 @@ def export_model(
 
     Args:
         directory: the result; an existing model is replaced once the new one is complete.
-        chunks: this rank's model chunks.
-        architecture: the architecture of the chunks.
         source_dir: the initial model, whose config.json, tokenizer and chat template are kept.
         dtype: dtype of the written weights; by default the architecture's.
         max_shard_bytes: largest size of a weight file, in bytes.

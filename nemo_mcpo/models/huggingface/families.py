@@ -4,8 +4,8 @@
 A ``*`` in a name stands for the layer's number, counted from 0 over the whole model. Parameter names are those of
 megatron-core's local layer spec; ``CANONICAL_SUFFIXES`` maps Transformer Engine's names to them.
 
->>> [source.name for source in FAMILIES["llama"].rule("output_layer.weight").sources]
-['lm_head.weight']
+>>> FAMILIES["llama"].rule("output_layer.weight").sources
+{'lm_head.weight': ('vocab', 'hidden')}
 """
 
 from __future__ import annotations
@@ -29,20 +29,17 @@ CANONICAL_SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One Hugging Face tensor; ``shape`` gives its sizes by name, see ``dimensions``."""
-
-    name: str
-    shape: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
-    """One megatron-core parameter, its tensors, and their ``layout``: a key of ``layouts.LAYOUTS``."""
+    """One megatron-core parameter, and the Hugging Face tensors that it consists of.
+
+    Attributes:
+        layout: a key of ``layouts.LAYOUTS``.
+        sources: the tensors' names, and the names of their sizes; see ``dimensions``.
+    """
 
     parameter: str
     layout: str
-    sources: tuple[Source, ...]
+    sources: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,71 +72,51 @@ LAYERS = "decoder.layers.*."
 BLOCK = "model.layers.*."
 
 DENSE = (
-    Rule(EMBEDDING, "vocabulary", (Source("model.embed_tokens.weight", ("vocab", "hidden")),)),
-    Rule(
-        LAYERS + "input_layernorm.weight",
-        "replicated",
-        (Source(BLOCK + "input_layernorm.weight", ("hidden",)),),
-    ),
+    Rule(EMBEDDING, "vocabulary", {"model.embed_tokens.weight": ("vocab", "hidden")}),
+    Rule(LAYERS + "input_layernorm.weight", "replicated", {BLOCK + "input_layernorm.weight": ("hidden",)}),
     Rule(
         LAYERS + "self_attention.linear_qkv.weight",
         "query_key_value",
-        (
-            Source(BLOCK + "self_attn.q_proj.weight", ("query", "hidden")),
-            Source(BLOCK + "self_attn.k_proj.weight", ("key", "hidden")),
-            Source(BLOCK + "self_attn.v_proj.weight", ("key", "hidden")),
-        ),
+        {
+            BLOCK + "self_attn.q_proj.weight": ("query", "hidden"),
+            BLOCK + "self_attn.k_proj.weight": ("key", "hidden"),
+            BLOCK + "self_attn.v_proj.weight": ("key", "hidden"),
+        },
     ),
     Rule(
         LAYERS + "self_attention.linear_proj.weight",
         "columns",
-        (Source(BLOCK + "self_attn.o_proj.weight", ("hidden", "query")),),
+        {BLOCK + "self_attn.o_proj.weight": ("hidden", "query")},
     ),
-    Rule(
-        LAYERS + "pre_mlp_layernorm.weight",
-        "replicated",
-        (Source(BLOCK + "post_attention_layernorm.weight", ("hidden",)),),
-    ),
+    Rule(LAYERS + "pre_mlp_layernorm.weight", "replicated", {BLOCK + "post_attention_layernorm.weight": ("hidden",)}),
     Rule(
         LAYERS + "mlp.linear_fc1.weight",
         "gate_up",
-        (
-            Source(BLOCK + "mlp.gate_proj.weight", ("ffn", "hidden")),
-            Source(BLOCK + "mlp.up_proj.weight", ("ffn", "hidden")),
-        ),
+        {
+            BLOCK + "mlp.gate_proj.weight": ("ffn", "hidden"),
+            BLOCK + "mlp.up_proj.weight": ("ffn", "hidden"),
+        },
     ),
-    Rule(
-        LAYERS + "mlp.linear_fc2.weight",
-        "columns",
-        (Source(BLOCK + "mlp.down_proj.weight", ("hidden", "ffn")),),
-    ),
-    Rule("decoder.final_layernorm.weight", "replicated", (Source("model.norm.weight", ("hidden",)),)),
-    Rule(OUTPUT, "vocabulary", (Source("lm_head.weight", ("vocab", "hidden")),)),
+    Rule(LAYERS + "mlp.linear_fc2.weight", "columns", {BLOCK + "mlp.down_proj.weight": ("hidden", "ffn")}),
+    Rule("decoder.final_layernorm.weight", "replicated", {"model.norm.weight": ("hidden",)}),
+    Rule(OUTPUT, "vocabulary", {"lm_head.weight": ("vocab", "hidden")}),
 )
 
 QKV_BIAS = (
     Rule(
         LAYERS + "self_attention.linear_qkv.bias",
         "query_key_value",
-        (
-            Source(BLOCK + "self_attn.q_proj.bias", ("query",)),
-            Source(BLOCK + "self_attn.k_proj.bias", ("key",)),
-            Source(BLOCK + "self_attn.v_proj.bias", ("key",)),
-        ),
+        {
+            BLOCK + "self_attn.q_proj.bias": ("query",),
+            BLOCK + "self_attn.k_proj.bias": ("key",),
+            BLOCK + "self_attn.v_proj.bias": ("key",),
+        },
     ),
 )
 
 QK_NORM = (
-    Rule(
-        LAYERS + "self_attention.q_layernorm.weight",
-        "replicated",
-        (Source(BLOCK + "self_attn.q_norm.weight", ("head",)),),
-    ),
-    Rule(
-        LAYERS + "self_attention.k_layernorm.weight",
-        "replicated",
-        (Source(BLOCK + "self_attn.k_norm.weight", ("head",)),),
-    ),
+    Rule(LAYERS + "self_attention.q_layernorm.weight", "replicated", {BLOCK + "self_attn.q_norm.weight": ("head",)}),
+    Rule(LAYERS + "self_attention.k_layernorm.weight", "replicated", {BLOCK + "self_attn.k_norm.weight": ("head",)}),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -173,7 +150,7 @@ def find_family(config: dict[str, Any], where: Path) -> str:
 
 
 def dimensions(architecture: ModelArchitecture) -> dict[str, int]:
-    """Return the sizes that the names in ``Source.shape`` stand for."""
+    """Return the sizes that the names in ``Rule.sources`` stand for."""
     return {
         "vocab": architecture.vocab_size,
         "hidden": architecture.hidden_size,
@@ -210,7 +187,7 @@ def tensor_shapes(architecture: ModelArchitecture) -> dict[str, tuple[int, ...]]
     """Return name -> shape of every tensor of the Hugging Face checkpoint, in the order of the forward pass."""
     sizes = dimensions(architecture)
     return {
-        at_layer(source.name, layer): tuple(sizes[size] for size in source.shape)
+        at_layer(name, layer): tuple(sizes[size] for size in shape)
         for rule, layer in model_rules(architecture)
-        for source in rule.sources
+        for name, shape in rule.sources.items()
     }

@@ -42,22 +42,6 @@ def _share(total: int, rank: int, size: int) -> slice:
     return slice(total * rank // size, total * (rank + 1) // size)
 
 
-def _split_replicated(sources: Sequence[Sliceable], _: ModelArchitecture, rank: int, size: int) -> torch.Tensor:
-    return sources[0][:]
-
-
-def _join_replicated(shards: Sequence[torch.Tensor], _: ModelArchitecture) -> list[torch.Tensor]:
-    return [shards[0]]
-
-
-def _split_columns(sources: Sequence[Sliceable], _: ModelArchitecture, rank: int, size: int) -> torch.Tensor:
-    return sources[0][:, _share(sources[0].shape[1], rank, size)]
-
-
-def _join_columns(shards: Sequence[torch.Tensor], _: ModelArchitecture) -> list[torch.Tensor]:
-    return [torch.cat(list(shards), dim=1)]
-
-
 def _split_vocabulary(
     sources: Sequence[Sliceable], architecture: ModelArchitecture, rank: int, size: int
 ) -> torch.Tensor:
@@ -101,8 +85,11 @@ def _join_query_key_value(shards: Sequence[torch.Tensor], architecture: ModelArc
 
 
 LAYOUTS: dict[str, Layout] = {
-    "replicated": Layout(_split_replicated, _join_replicated),
-    "columns": Layout(_split_columns, _join_columns),
+    "replicated": Layout(lambda sources, _, rank, size: sources[0][:], lambda shards, _: [shards[0]]),
+    "columns": Layout(
+        lambda sources, _, rank, size: sources[0][:, _share(sources[0].shape[1], rank, size)],
+        lambda shards, _: [torch.cat(list(shards), dim=1)],
+    ),
     "vocabulary": Layout(_split_vocabulary, _join_vocabulary),
     "gate_up": Layout(_split_gate_up, _join_gate_up),
     "query_key_value": Layout(_split_query_key_value, _join_query_key_value),

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
 from nemo_mcpo.errors import CheckpointError
-from nemo_mcpo.models.huggingface.checkpoint import check_directory, read_header, weight_files
+from nemo_mcpo.models.huggingface.checkpoint import check_directory, first_of, read_header, weight_files
 from nemo_mcpo.models.huggingface.config import CONFIG_FILE, read_config, transformers_config
 
 ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
@@ -79,11 +79,10 @@ def _check_whole(report: dict, where: str, auto_class: type, without: tuple[str,
     problems = {"weights are missing": missing, "weights that the model does not have": unused}
     for what, names in problems.items():
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(
                 what,
                 where=where,
-                got=names[0] + more,
+                got=first_of(names),
                 expected=f"exactly the weights of {auto_class.__name__}",
                 fix="use a model of this kind, with the config.json that belongs to its weights",
             )

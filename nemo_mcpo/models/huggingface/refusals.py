@@ -5,7 +5,7 @@ Most appear in models that were derived from a supported family and kept its nam
 transformers ignores it for the family, as long as another program reads it: the trained, exported and served models
 must be the same.
 
->>> next(iter(unsupported({"logit_scale": 0.0625}, "llama")))
+>>> next(unsupported({"logit_scale": 0.0625}, "llama"))[1:]
 ('logit_scale', 0.0625, 1.0)
 """
 
@@ -104,37 +104,30 @@ SUPPORTED_BY: dict[str, dict[str, tuple[object, ...]]] = {
 
 def refuse_unsupported(config: Mapping[str, Any], family: str, where: Path) -> None:
     """Raise CheckpointError for the first unsupported value."""
+    for kind, key, value, usual in unsupported(config, family):
+        raise CheckpointError(
+            f"{kind.what}: {key} is not supported",
+            where=str(where),
+            got=f"{key}: {json.dumps(value, default=str)[:80]}",
+            expected=json.dumps(usual),
+            fix=kind.fix,
+        )
+
+
+def unsupported(config: Mapping[str, Any], family: str) -> Iterator[tuple[Kind, str, object, object]]:
+    """Yield ``(kind, key, value, usual value)`` for every unsupported value."""
     for kind in KINDS:
-        for key, value, neutral in unsupported(config, family, (kind,)):
-            raise CheckpointError(
-                f"{kind.what}: {key} is not supported",
-                where=str(where),
-                got=f"{key}: {json.dumps(value, default=str)[:80]}",
-                expected=json.dumps(neutral),
-                fix=kind.fix,
-            )
-
-
-def unsupported(
-    config: Mapping[str, Any], family: str, kinds: tuple[Kind, ...] = KINDS
-) -> Iterator[tuple[str, object, object]]:
-    """Yield ``(key, value, usual value)`` for every unsupported value."""
-    for kind in kinds:
         for key, neutral in kind.neutral.items():
             value, followed = config.get(key), SUPPORTED_BY.get(family, {}).get(key, neutral)
-            if value is None or _is_empty(value) or any(_same(value, one) for one in followed):
+            if value in (None, [], {}) or any(_same(value, one) for one in followed):
                 continue
             if not _is_usual(config, key, value):
-                yield key, value, followed[0] if followed else None
+                yield kind, key, value, followed[0] if followed else None
 
 
 def _same(value: object, neutral: object) -> bool:
     """Compare values; ``1`` equals ``1.0`` but not ``True``, because a switch is not a factor."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
-
-
-def _is_empty(value: object) -> bool:
-    return isinstance(value, list | dict) and not value
 
 
 def _is_usual(config: Mapping[str, Any], key: str, value: object) -> bool:

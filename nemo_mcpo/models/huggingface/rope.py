@@ -56,12 +56,13 @@ def read_rope(config: Mapping[str, Any], where: str) -> Rope:
     Raises:
         CheckpointError: values are invalid, spellings disagree, or layer types have different embeddings.
     """
+    wheres = {"config.json": where} | {place: f"{where}: {place}" for place in ("rope_scaling", "rope_parameters")}
     places = {
         "config.json": {key: config[key] for key in _OWN if config.get(key) is not None},
-        "rope_scaling": _parameters(config.get("rope_scaling"), f"{where}: rope_scaling"),
-        "rope_parameters": _one_for_all(config.get("rope_parameters"), f"{where}: rope_parameters"),
+        "rope_scaling": _parameters(config.get("rope_scaling"), wheres["rope_scaling"]),
+        "rope_parameters": _one_for_all(config.get("rope_parameters"), wheres["rope_parameters"]),
     }
-    ropes = {place: _rope(parameters, f"{where}: {place}") for place, parameters in places.items()}
+    ropes = {place: _rope(parameters, wheres[place]) for place, parameters in places.items()}
     agreed: dict[str, Any] = {}
     for name in ("theta", "scaling", "partial"):
         said = {place: value for place, rope in ropes.items() if (value := getattr(rope, name)) is not None}

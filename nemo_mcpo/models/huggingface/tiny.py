@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -37,21 +38,13 @@ CHAT_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A named size. With ``whole_vocabulary`` the embedding has all rows, even if the data yields fewer tokens."""
-
-    num_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    num_query_groups: int
-    ffn_hidden_size: int
-    vocab_size: int
-    max_positions: int = 4096
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, object] | None = None
-    tied_embeddings: bool = False
-    whole_vocabulary: bool = False
+def _size(
+    layers: int, hidden: int, heads: int, groups: int, ffn: int, vocab: int, max_positions: int = 4096, **more: Any
+) -> ModelArchitecture:
+    options: dict[str, Any] = {"norm_epsilon": 1e-5, "rope_theta": 10000.0} | more
+    return ModelArchitecture(
+        "llama", layers, hidden, ffn, heads, groups, hidden // heads, vocab, max_positions, **options
+    )
 
 
 LLAMA3_SCALING = {
@@ -61,20 +54,24 @@ LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+LLAMA_3_2 = {"rope_theta": 500000.0, "rope_scaling": LLAMA3_SCALING, "tied_embeddings": True}
+LLAMA_3_1 = {"rope_theta": 500000.0, "rope_scaling": LLAMA3_SCALING | {"factor": 8.0}}
 
-SIZES: dict[str, Size] = {
-    "1m": Size(4, 128, 4, 2, 384, 1024),
-    "3m": Size(4, 256, 4, 2, 576, 1024),
-    "10m": Size(4, 384, 8, 4, 1088, 4096),
-    "25m": Size(8, 512, 8, 4, 896, 8192),
-    "100m": Size(12, 768, 12, 4, 2048, 16384),
+SIZES: dict[str, ModelArchitecture] = {
+    "1m": _size(4, 128, 4, 2, 384, 1024),
+    "3m": _size(4, 256, 4, 2, 576, 1024),
+    "10m": _size(4, 384, 8, 4, 1088, 4096),
+    "25m": _size(8, 512, 8, 4, 896, 8192),
+    "100m": _size(12, 768, 12, 4, 2048, 16384),
     # Llama-3.2-1B and -3B, 8 of the 32 layers of Llama-3.1-8B, and all of them.
-    "1b": Size(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, LLAMA3_SCALING, True, True),
-    "3b": Size(28, 3072, 24, 8, 8192, 128256, 131072, 500000.0, LLAMA3_SCALING, True, True),
-    "2.8b": Size(8, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
-    "8b": Size(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0, LLAMA3_SCALING | {"factor": 8.0}, False, True),
+    "1b": _size(16, 2048, 32, 8, 8192, 128256, 131072, **LLAMA_3_2),
+    "3b": _size(28, 3072, 24, 8, 8192, 128256, 131072, **LLAMA_3_2),
+    "2.8b": _size(8, 4096, 32, 8, 14336, 128256, 131072, **LLAMA_3_1),
+    "8b": _size(32, 4096, 32, 8, 14336, 128256, 131072, **LLAMA_3_1),
 }
 """Layers are multiples of 4, heads of 4 and groups of 2: every size runs under TP2, PP2 and interleaved PP2."""
+WHOLE_VOCABULARY = ("1b", "3b", "2.8b", "8b")
+"""Sizes whose embedding has all rows, even if the data yields fewer tokens."""
 
 
 def make_tiny_model(
@@ -91,9 +88,7 @@ def make_tiny_model(
     Args:
         data: file with the text to train the byte-level BPE on.
         directory: the result; an existing model is replaced.
-        size: a key of ``SIZES``.
-        seed: seed of the random weights.
-        family: a key of ``FAMILIES``.
+        size, family: keys of ``SIZES`` and ``FAMILIES``.
         vocab_size: largest number of tokens, special ones included; by default that of the size.
         dtype: dtype of the weights on disk.
     """
@@ -104,38 +99,22 @@ def make_tiny_model(
     check_replaceable(directory)
     tokenizer = train_tokenizer(read_texts(data), vocab_size or SIZES[size].vocab_size)
     tokenizer.model_max_length = SIZES[size].max_positions
-    if not SIZES[size].whole_vocabulary:
+    if size not in WHOLE_VOCABULARY:
         vocab_size = len(tokenizer)
-    architecture = tiny_architecture(size, family, vocab_size or SIZES[size].vocab_size, dtype)
+    architecture = replace(
+        SIZES[size],
+        family=family,
+        vocab_size=vocab_size or SIZES[size].vocab_size,
+        qkv_bias=FAMILIES[family].qkv_bias,
+        qk_norm=FAMILIES[family].qk_norm,
+        dtype=dtype,
+    )
     partial = start_partial(directory)
     # Every version of transformers reads a template in tokenizer_config.json, but not one in a separate file.
     tokenizer.save_pretrained(partial, save_jinja_files=False)
     _save_random_weights(partial, architecture, tokenizer, seed)
     move_into_place(directory)
     return architecture
-
-
-def tiny_architecture(size: str, family: str, vocab_size: int, dtype: str = "float32") -> ModelArchitecture:
-    """Return the architecture of a named size in a family."""
-    shape = SIZES[size]
-    return ModelArchitecture(
-        family=family,
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        num_query_groups=shape.num_query_groups,
-        head_dim=shape.hidden_size // shape.num_attention_heads,
-        vocab_size=vocab_size,
-        max_positions=shape.max_positions,
-        norm_epsilon=1e-5,
-        rope_theta=shape.rope_theta,
-        rope_scaling=shape.rope_scaling,
-        tied_embeddings=shape.tied_embeddings,
-        qkv_bias=FAMILIES[family].qkv_bias,
-        qk_norm=FAMILIES[family].qk_norm,
-        dtype=dtype,
-    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -25,9 +25,7 @@ from nemo_mcpo.platform.saved_tokenizers import (
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 COPIED_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
+    *VOCABULARIES,
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -19,7 +19,7 @@ from megatron.core.models.gpt import GPTModel
 
 from nemo_mcpo.errors import CheckpointError, NemoMcpoError
 from nemo_mcpo.models.architecture import ModelArchitecture
-from nemo_mcpo.models.huggingface.checkpoint import TensorOnDisk, open_checkpoint
+from nemo_mcpo.models.huggingface.checkpoint import open_checkpoint
 from nemo_mcpo.models.huggingface.families import (
     CANONICAL_SUFFIXES,
     EMBEDDING,
@@ -45,12 +45,15 @@ def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture
     """
     checkpoint = open_checkpoint(Path(directory), architecture)
     family = FAMILIES[architecture.family]
-    _check_parallel_size(architecture)
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    _check_parallel_size(architecture, size)
     for name, layer, parameter in named_parameters(chunks):
         if name == OUTPUT and architecture.tied_embeddings:
             name = EMBEDDING
         rule = family.rule(name)
-        value = _read_parameter(rule, layer, checkpoint, architecture)
+        sources = [checkpoint[at_layer(source, layer)] for source in rule.sources]
+        value = LAYOUTS[rule.layout].split(sources, architecture, rank, size)
         if value.shape != parameter.shape:
             raise CheckpointError(
                 f"parameter {at_layer(name, layer)} and its weights have different shapes",
@@ -62,17 +65,7 @@ def load_weights(directory: str | Path, chunks: Sequence[GPTModel], architecture
         parameter.copy_(value)
 
 
-def _read_parameter(
-    rule: Rule, layer: int | None, checkpoint: dict[str, TensorOnDisk], architecture: ModelArchitecture
-) -> torch.Tensor:
-    sources = [checkpoint[at_layer(source.name, layer)] for source in rule.sources]
-    rank = parallel_state.get_tensor_model_parallel_rank()
-    size = parallel_state.get_tensor_model_parallel_world_size()
-    return LAYOUTS[rule.layout].split(sources, architecture, rank, size)
-
-
-def _check_parallel_size(architecture: ModelArchitecture) -> None:
-    size = parallel_state.get_tensor_model_parallel_world_size()
+def _check_parallel_size(architecture: ModelArchitecture, size: int) -> None:
     divided = {
         "num_query_groups": architecture.num_query_groups,
         "ffn_hidden_size": architecture.ffn_hidden_size,
@@ -94,15 +87,14 @@ def export_weights(
     directory: str | Path,
     chunks: Sequence[GPTModel],
     architecture: ModelArchitecture,
-    dtype: str | None = None,
+    dtype: str,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write the chunks' parameters as the safetensors files of a Hugging Face directory.
 
-    Every rank calls this, one rank writes, and all return once the files are complete. ``dtype`` defaults to the
-    architecture's.
+    Every rank calls this, one rank writes, and all return once the files are complete.
     """
-    torch_dtype = getattr(torch, dtype or architecture.dtype)
+    torch_dtype = getattr(torch, dtype)
     problem: Exception | None = None
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0:
         tensors = _gather_tensors(chunks, architecture, torch_dtype)
@@ -154,7 +146,7 @@ def _gather_tensors(
             raise CheckpointError("the model lacks this parameter", where=at_layer(rule.parameter, layer))
         parts = _gather_parameter(mine.get((rule.parameter, layer)), rule, stage, architecture, dtype)
         for index, source in enumerate(rule.sources):
-            name = at_layer(source.name, layer)
+            name = at_layer(source, layer)
             yield name, _send_to_writer(parts[index] if parts else None, stage, shapes[name], dtype)
 
 

@@ -23,7 +23,6 @@ _OPERATOR = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot run, or None."""
     if device.type != "cpu":
         return "it runs only on CPUs"
     return None if hasattr(torch.ops.aten, _OPERATOR) else f"torch {torch.__version__} has no {_OPERATOR}"

@@ -24,7 +24,6 @@ BLOCK_SIZE = 128
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot run, or None."""
     if device.type != "cuda":
         return "it needs a GPU: on a CPU it has no backward pass"
     if dtype == torch.float64:

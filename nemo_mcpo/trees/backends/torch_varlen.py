@@ -19,7 +19,6 @@ from nemo_mcpo.trees.params import TreeParams
 
 
 def reason_unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot run, or None."""
     if reason := reason_no_varlen(device, dtype):
         return reason
     found = importlib.util.find_spec("torch.nn.attention.varlen")

@@ -20,6 +20,7 @@ from nemo_mcpo.algorithms import checkpointing
 from nemo_mcpo.algorithms.checkpointing import CheckpointManager, TrainerState, check_identity, read_state
 from nemo_mcpo.errors import CheckpointError, MemoryExhaustedError
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK
+from tests.support.full_disk import full_disk
 
 MODEL = SimpleNamespace(
     architecture=SimpleNamespace(num_parameters=1000), layout=SimpleNamespace(dtype=torch.float32), loaded=[]
@@ -53,11 +54,7 @@ def make(tmp_path, source, monkeypatch):
 
     def manager(keep_last: int = 2, keep_best: int = 0, monitor: str = "val_loss") -> CheckpointManager:
         return CheckpointManager(
-            tmp_path / "checkpoints",
-            keep_last=keep_last,
-            keep_best=keep_best,
-            monitor=monitor,
-            source_files=source,
+            tmp_path / "checkpoints", keep_last=keep_last, keep_best=keep_best, monitor=monitor, source_files=source
         )
 
     return manager
@@ -157,11 +154,8 @@ def test_a_save_that_fails_keeps_the_earlier_ones(make, monkeypatch, stage):
     manager = make()
     save_all(manager, [None, None])
 
-    def full(*arguments) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing, "save_sharded_state" if stage == "weights" else "_copy_source_files", full)
+        patch.setattr(checkpointing, "save_sharded_state" if stage == "weights" else "_copy_source_files", full_disk)
         with pytest.raises(CheckpointError) as caught:
             manager.save(MODEL, state(3))
     error = caught.value

@@ -36,7 +36,7 @@ def result(stage: str, value: float = 1):
 
 def config(tmp_path, **changes):
     keys = {"exp_manager.explicit_log_dir": str(tmp_path), "onmcpo.segments": 2}
-    return online(keys | {key.replace("__", "."): value for key, value in changes.items()})
+    return online(keys | changes)
 
 
 def test_stages_in_their_order_and_once(tmp_path):

@@ -47,7 +47,7 @@ def a_run(policy: Path, judge: Path, **changes):
         "judge.server.tensor_parallel_size": 4,
         "judge.server.max_seq_len": 8192,
     }
-    return online(keys | {key.replace("__", "."): value for key, value in changes.items()})
+    return online(keys | changes)
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,7 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from benchmarks.gpu_check import (
-    GPU,
-    GPU_TESTS,
-    REHEARSAL,
-    Check,
-    checks,
-    outcome_of,
-    read_results,
-    run_checks,
-)
+from benchmarks.gpu_check import GPU, GPU_TESTS, REHEARSAL, Check, checks, outcome_of, read_results, run_checks
 from benchmarks.gpu_targets import KINDS, measurements, table
 from nemo_mcpo.algorithms.configuration import load_run_config
 from tests.support.configs import CONF, ROOT

@@ -37,10 +37,7 @@ def refusal(changes: dict[str, object], world_size: int = 1) -> ConfigError:
 
 @pytest.mark.parametrize(
     ("section", "field", "table"),
-    [
-        (schema.Model, "attention_backend", {"auto", *BACKENDS}),
-        (schema.Schedule, "name", DECAY_STYLES),
-    ],
+    [(schema.Model, "attention_backend", {"auto", *BACKENDS}), (schema.Schedule, "name", DECAY_STYLES)],
 )
 def test_names_are_those_of_the_tables(section, field, table):
     assert set(get_args(section.model_fields[field].annotation)) == set(table)
@@ -48,11 +45,7 @@ def test_names_are_those_of_the_tables(section, field, table):
 
 @pytest.mark.parametrize(
     ("key", "table"),
-    [
-        ("model.mcpo.objective", OBJECTIVES),
-        ("model.mcpo.sampler", SAMPLERS),
-        ("model.data.format", {AUTO, *FORMATS}),
-    ],
+    [("model.mcpo.objective", OBJECTIVES), ("model.mcpo.sampler", SAMPLERS), ("model.data.format", {AUTO, *FORMATS})],
 )
 def test_a_name_that_is_not_in_the_table(key, table):
     error = refusal({key: "none"})
@@ -191,6 +184,13 @@ def test_settings_by_their_keys():
     assert "trainer.precision" in found and not {"trainer.devices", "trainer.mcpo.max_steps"} & found.keys()
     found = schema.settings_of(config, "trainer.mcpo.max_steps", without={"trainer.mcpo"})
     assert found == {"trainer.mcpo.max_steps": config.trainer.mcpo.max_steps}
+
+
+def test_changes_of_inner_sections_leave_the_rest():
+    config = checked({"model.seed": 5})
+    found = schema.changed(config, {"trainer": {"devices": 2}, "model": {"mcpo": {"beta": 0.5}}})
+    assert (found.trainer.devices, found.model.mcpo.beta, found.model.seed) == (2, 0.5, 5)
+    assert found.model.mcpo.sampler == config.model.mcpo.sampler and config.model.mcpo.beta != 0.5
 
 
 def test_the_budget_in_seconds():

@@ -32,7 +32,7 @@ def text(chat: ChatTokenizer, turns: tuple[Message, ...], limit: int) -> str:
     return chat.tokenizer.decode(ids)
 
 
-def test_oldest_turns_are_removed_first_and_the_system_turn_stays(chat: ChatTokenizer) -> None:
+def test_oldest_turns_are_removed_first_and_the_system_turn_stays(chat):
     old, first_reply, middle, second_reply, last = (
         Message("user", "first"), Message("assistant", "one"), Message("user", "second"), Message("assistant", "two"),
         Message("user", "third"),
@@ -44,7 +44,7 @@ def test_oldest_turns_are_removed_first_and_the_system_turn_stays(chat: ChatToke
         assert cut_prompt(chat, PreferenceRecord("x:1", turns, ()), len(tokens(chat, *turns)) - 1) != whole[:-1]
 
 
-def test_template_text_stays_when_a_turn_loses_its_beginning(chat: ChatTokenizer) -> None:
+def test_template_text_stays_when_a_turn_loses_its_beginning(chat):
     whole = chat.tokenizer.decode(tokens(chat, SYSTEM, LONG))
     limit = len(tokens(chat, SYSTEM, Message("user", ""))) + 25
     cut = text(chat, (SYSTEM, LONG), limit)
@@ -54,31 +54,31 @@ def test_template_text_stays_when_a_turn_loses_its_beginning(chat: ChatTokenizer
     assert len(cut) < len(whole)
 
 
-def test_as_much_as_fits_is_kept(chat: ChatTokenizer) -> None:
+def test_as_much_as_fits_is_kept(chat):
     least = len(tokens(chat, SYSTEM, Message("user", "")))
     for limit in range(least + 3, len(tokens(chat, SYSTEM, LONG)), 17):
         assert len(cut_prompt(chat, PreferenceRecord("x:1", (SYSTEM, LONG), ()), limit)) >= limit - 3
 
 
-def test_no_character_is_split(chat: ChatTokenizer) -> None:
+def test_no_character_is_split(chat):
     smiles = Message("user", "\N{GRINNING FACE}\N{SNOWMAN}" * 20 + " ok")
     least = len(tokens(chat, SYSTEM, Message("user", "")))
     for limit in range(least + 5, least + 20):
         assert "\N{REPLACEMENT CHARACTER}" not in text(chat, (SYSTEM, smiles), limit)
 
 
-def test_a_call_and_its_result_stay_with_their_question(chat: ChatTokenizer) -> None:
+def test_a_call_and_its_result_stay_with_their_question(chat):
     turns = (LONG, Message("assistant", "call"), Message("tool", "the result is 4"))
     cut = text(chat, turns, len(tokens(chat, *turns)) - 40)
     assert "the result is 4" in cut and "Why?" in cut and "call" in cut
 
 
-def test_a_prompt_without_room_for_text_is_refused(chat: ChatTokenizer) -> None:
+def test_a_prompt_without_room_for_text_is_refused(chat):
     with pytest.raises(RefusedByTemplate, match="fits in max_prompt_length"):
         cut_prompt(chat, PreferenceRecord("x:1", (SYSTEM, LONG), ()), 4)
 
 
-def test_truncation_keeps_the_end_of_prompts_and_the_beginning_of_completions() -> None:
+def test_truncation_keeps_the_end_of_prompts_and_the_beginning_of_completions():
     cut = cut_sequences([1, 2, 3, 4], [[5, 6, 7, 8, 0], [9, 0]], max_prompt_length=3, max_length=5)
     assert cut.prompt.tolist() == [2, 3, 4]
     assert [ids.tolist() for ids in cut.completions] == [[5, 6], [9, 0]]
@@ -86,7 +86,7 @@ def test_truncation_keeps_the_end_of_prompts_and_the_beginning_of_completions() 
     assert cut.prompt.dtype == cut.completions[0].dtype == np.int32
 
 
-def test_truncation_properties() -> None:
+def test_truncation_properties():
     rng = random.Random(0)
     for _ in range(500):
         prompt = [rng.randrange(1, 9) for _ in range(rng.randint(1, 12))]

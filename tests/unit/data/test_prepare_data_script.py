@@ -32,13 +32,7 @@ def options(data: str, tokenizer: str, cache: Path) -> list[str]:
     ]
 
 
-def test_table(
-    run: Callable[..., int],
-    write_jsonl: Callable[..., str],
-    tokenizer_dir: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_table(run, write_jsonl, tokenizer_dir, tmp_path, capsys):
     path = write_jsonl({"prompt": "Hi", "responses": RANKED}, {"prompt": "", "responses": RANKED})
     assert run(*options(path, tokenizer_dir, tmp_path)) == 0
     lines = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -48,14 +42,12 @@ def test_table(
     assert "completions         2" in capsys.readouterr().out
 
 
-def test_bad_data_prints_one_line_and_exits_with_1(
-    run: Callable[..., int], tokenizer_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_data_prints_one_line_and_exits_with_1(run, tokenizer_dir, tmp_path, capsys):
     assert run(*options("absent.jsonl", tokenizer_dir, tmp_path)) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_bad_usage_exits_with_2(run: Callable[..., int], tmp_path: Path) -> None:
+def test_bad_usage_exits_with_2(run, tmp_path):
     assert run("--data", "x") == 2
     assert run("--data", "x", "--format", "csv", "--max-prompt-length", "1", "--max-length", "2") == 2
     limits = ("--max-prompt-length", "1", "--max-length", "2", "--cache-dir", str(tmp_path))
@@ -63,6 +55,6 @@ def test_bad_usage_exits_with_2(run: Callable[..., int], tmp_path: Path) -> None
     assert run("--data", "x.jsonl", "--format", "tokens", *limits[:3], "1", *limits[4:]) == 2  # max_length too short
 
 
-def test_help_lists_every_format(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_format(run, capsys):
     assert run("--help") == 0
     assert "{" + ",".join(["auto", *FORMATS]) + "}" in capsys.readouterr().out

@@ -42,7 +42,7 @@ ROWS: list[Row] = [
 ]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path):
     dataset = write(tmp_path / "d", ROWS)
     assert len(dataset) == len(ROWS) == len(list(dataset))
     for index, (prompt, completions, scores) in enumerate(ROWS):
@@ -55,7 +55,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert dataset.source(index) == f"dätä.jsonl:{index + 1}"
 
 
-def test_lengths_and_numbers_are_arrays(tmp_path: Path) -> None:
+def test_lengths_and_numbers_are_arrays(tmp_path):
     dataset = write(tmp_path / "d", ROWS)
     trees = list(dataset)
     assert dataset.prompt_lengths.tolist() == [len(tree.prompt_tokens) for tree in trees]
@@ -66,7 +66,7 @@ def test_lengths_and_numbers_are_arrays(tmp_path: Path) -> None:
         assert dataset.completion_lengths[flat].tolist() == [len(completion) for completion in tree.completions]
 
 
-def test_report(tmp_path: Path) -> None:
+def test_report(tmp_path):
     dataset = write(tmp_path / "d", ROWS)
     report = dataset.report
     assert (report.prompts, report.completions) == (len(ROWS), sum(len(completions) for _, completions, _ in ROWS))
@@ -83,7 +83,7 @@ def test_report(tmp_path: Path) -> None:
     }
 
 
-def test_prompt_id_depends_only_on_the_tokens(tmp_path: Path) -> None:
+def test_prompt_id_depends_only_on_the_tokens(tmp_path):
     rows: list[Row] = [
         ([1, 2], [[3], [4]], [None, None]),
         ([1], [[2, 3], [4]], [None, None]),
@@ -98,12 +98,12 @@ def test_prompt_id_depends_only_on_the_tokens(tmp_path: Path) -> None:
     assert ids[0] == RECORDED_ID  # sampling is seeded by it: a change makes old runs irreproducible
 
 
-def test_without_scores_no_file_of_scores_is_written(tmp_path: Path) -> None:
+def test_without_scores_no_file_of_scores_is_written(tmp_path):
     write(tmp_path / "d", [([1], [[2], [3]], [None, None])])
     assert not (tmp_path / "d" / "scores.npy").exists()
 
 
-def test_rows_out_of_range(tmp_path: Path) -> None:
+def test_rows_out_of_range(tmp_path):
     dataset = write(tmp_path / "d", ROWS[:2])
     for index in (-1, 2):
         with pytest.raises(IndexError):
@@ -114,7 +114,7 @@ def test_rows_out_of_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens.bin", "sequence_offsets.npy", "scores.npy", "sources.bin", "dropped.jsonl"])
 @pytest.mark.parametrize("damage", ["cut", "deleted"])
-def test_damaged_files_are_detected_on_opening(tmp_path: Path, name: str, damage: str) -> None:
+def test_damaged_files_are_detected_on_opening(tmp_path, name, damage):
     write(tmp_path / "d", ROWS)
     path = tmp_path / "d" / name
     if damage == "cut":
@@ -127,14 +127,14 @@ def test_damaged_files_are_detected_on_opening(tmp_path: Path, name: str, damage
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 1, "recipe": {}, "files": {}}'])
-def test_damaged_meta(tmp_path: Path, content: str) -> None:
+def test_damaged_meta(tmp_path, content):
     write(tmp_path / "d", ROWS)
     (tmp_path / "d" / "meta.json").write_text(content)
     with pytest.raises(DataError, match="damaged"):
         PreparedDataset(tmp_path / "d")
 
 
-def test_a_dataset_without_meta_does_not_open(tmp_path: Path) -> None:
+def test_a_dataset_without_meta_does_not_open(tmp_path):
     write(tmp_path / "d", ROWS)
     (tmp_path / "d" / "meta.json").unlink()
     with pytest.raises(DataError, match="damaged"):
@@ -143,7 +143,7 @@ def test_a_dataset_without_meta_does_not_open(tmp_path: Path) -> None:
         PreparedDataset(tmp_path / "absent")
 
 
-def test_fingerprint_depends_on_everything_in_the_recipe() -> None:
+def test_fingerprint_depends_on_everything_in_the_recipe():
     assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1})
     assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2}) != fingerprint_of({"a": None})
 

@@ -15,10 +15,7 @@ from tests.unit.data.formats.reading import read
 
 ONE = {"answer": "yes", "rank": 1.0}
 ROWS = {
-    "nectar": [
-        {"prompt": "\n\nHuman: Hi"},
-        {"prompt": "\n\nHuman: Ho \n\nAssistant:", "answers": [ONE]},
-    ],
+    "nectar": [{"prompt": "\n\nHuman: Hi"}, {"prompt": "\n\nHuman: Ho \n\nAssistant:", "answers": [ONE]}],
     "ultrafeedback": [{"instruction": "Hi"}, {"instruction": "Ho", "completions": []}],
     "jsonl": [{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Ho"}], "responses": []}],
 }

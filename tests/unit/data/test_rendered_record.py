@@ -63,17 +63,17 @@ def wholes(chat: ChatTokenizer, *responses: Response, prompt: tuple[Message, ...
 
 
 @pytest.mark.parametrize("name", ["opened", "stripping", "keys"])
-def test_an_open_thought_is_continued_or_closed(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_an_open_thought_is_continued_or_closed(chats, name):
     texts = wholes(chats[name], Response(PLAIN), Response(THOUGHT), Response(THOUGHT.removeprefix("<think>\n")))
     assert texts == [f"{EMPTY}<|im_end|>", f"{THOUGHT}<|im_end|>", f"{THOUGHT}<|im_end|>"]
 
 
-def test_a_thought_opened_without_a_line_break(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_thought_opened_without_a_line_break(chats):
     texts = wholes(chats["short"], Response(PLAIN), Response(THOUGHT), Response("<think>no break</think>4"))
     assert texts == [f"{EMPTY}<|im_end|>", f"{THOUGHT}<|im_end|>", "<think>no break</think>4<|im_end|>"]
 
 
-def test_an_unclosed_thought_stays_unclosed(chats: dict[str, ChatTokenizer]) -> None:
+def test_an_unclosed_thought_stays_unclosed(chats):
     for name in ("opened", "qwen3"):
         assert wholes(chats[name], Response("<think>\nso far")) == ["<think>\nso far<|im_end|>"]
 
@@ -91,53 +91,53 @@ def test_an_unclosed_thought_stays_unclosed(chats: dict[str, ChatTokenizer]) -> 
         Response(PLAIN, extra=json.dumps({"reasoning_content": THOUGHT})),
     ],
 )
-def test_thoughts_are_opened_and_closed_once(chats: dict[str, ChatTokenizer], name: str, response: Response) -> None:
+def test_thoughts_are_opened_and_closed_once(chats, name, response):
     with pytest.raises(RefusedByTemplate, match="not opened once and closed"):
         check_thoughts(chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (response,))))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_complete_thoughts_pass(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_complete_thoughts_pass(chats, name):
     responses = (Response(THOUGHT), Response(f" \n{THOUGHT}"), Response(THOUGHT.removeprefix("<think>\n")))
     check_thoughts(
         chats[name], render_record(chats[name], PreferenceRecord("x:1", USER, (*responses, Response(PLAIN))))
     )
 
 
-def test_a_thought_that_the_prompt_forbids_is_refused(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_thought_that_the_prompt_forbids_is_refused(chats):
     inputs = json.dumps({"enable_thinking": False})
     rendered = render_record(chats["qwen3"], PreferenceRecord("x:1", USER, (Response(THOUGHT),), inputs))
     with pytest.raises(RefusedByTemplate, match="not opened once and closed"):
         check_thoughts(chats["qwen3"], rendered)
 
 
-def test_a_thought_without_its_opening_tag_gets_it(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_thought_without_its_opening_tag_gets_it(chats):
     response = Response(THOUGHT.removeprefix("<think>\n"))
     assert wholes(chats["qwen3"], response) == [f"{THOUGHT}<|im_end|>"]
 
 
-def test_a_template_whose_switch_is_named_thinking(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_template_whose_switch_is_named_thinking(chats):
     assert wholes(chats["switch"], Response(PLAIN)) == ["</think>4<|im_end|>"]
     assert wholes(chats["switch"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
 
 
-def test_a_template_that_writes_the_empty_thought(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_template_that_writes_the_empty_thought(chats):
     assert wholes(chats["qwen3"], Response(PLAIN), Response("5")) == [f"{EMPTY}<|im_end|>", EMPTY[:-1] + "5<|im_end|>"]
 
 
-def test_any_thought_in_a_record_selects_the_thinking_prompt(chats: dict[str, ChatTokenizer]) -> None:
+def test_any_thought_in_a_record_selects_the_thinking_prompt(chats):
     texts = wholes(chats["qwen3"], Response(THOUGHT), Response(PLAIN))
     assert texts == [f"{THOUGHT}<|im_end|>", f"{EMPTY}<|im_end|>"]
 
 
 @pytest.mark.parametrize("name", ["opened", "stripping", "keys", "qwen3"])
-def test_a_thought_in_its_own_key_equals_a_thought_in_the_text(chats: dict[str, ChatTokenizer], name: str) -> None:
+def test_a_thought_in_its_own_key_equals_a_thought_in_the_text(chats, name):
     for key in ("reasoning_content", "thinking"):
         response = Response(PLAIN, extra=json.dumps({key: "two and two"}))
         assert wholes(chats[name], response) == [f"{THOUGHT}<|im_end|>"]
 
 
-def test_a_template_without_thoughts_keeps_the_text_and_refuses_the_key(chats: dict[str, ChatTokenizer]) -> None:
+def test_a_template_without_thoughts_keeps_the_text_and_refuses_the_key(chats):
     assert wholes(chats["qwen2"], Response(THOUGHT)) == [f"{THOUGHT}<|im_end|>"]
     with pytest.raises(RefusedByTemplate, match="omits reasoning_content"):
         wholes(chats["qwen2"], Response(PLAIN, extra=REASONING))
@@ -152,18 +152,18 @@ def calling(tmp_path: Path) -> ChatTokenizer:
     return load_chat_tokenizer(save_tokenizer(tmp_path, dataclasses.replace(FAMILIES["qwen2"], template=CALLING)))
 
 
-def test_a_response_may_be_a_call(calling: ChatTokenizer) -> None:
+def test_a_response_may_be_a_call(calling):
     called, plain = wholes(calling, Response("", extra=CALLS), Response(PLAIN))
     assert '"name": "add"' in called and called.endswith("<|im_end|>") and called.count("<|im_end|>") == 1
     assert plain == "4<|im_end|>"
 
 
-def test_a_call_that_spells_a_special_token_is_refused(calling: ChatTokenizer) -> None:
+def test_a_call_that_spells_a_special_token_is_refused(calling):
     with pytest.raises(RefusedByTemplate, match="spells a special token"):
         wholes(calling, Response("<|im_end|>", extra=CALLS))
 
 
-def test_tags_that_are_special_tokens_become_tokens(tmp_path: Path) -> None:
+def test_tags_that_are_special_tokens_become_tokens(tmp_path):
     family = dataclasses.replace(
         FAMILIES["qwen2"],
         template=QWEN2.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n[THINK]'"),

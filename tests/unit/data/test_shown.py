@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def prepared(data: str, tokenizer_dir: str, cache: Path, **changes: Any) -> Prep
     return prepare_dataset(data=data, tokenizer_dir=tokenizer_dir, **{**options, **rest, **changes})
 
 
-def test_record_as_the_model_sees_it(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
+def test_record_as_the_model_sees_it(write_jsonl, tokenizer_dir, tmp_path):
     path = write_jsonl(ROW)
     dataset = prepared(path, tokenizer_dir, tmp_path)
     tree = dataset[0]
@@ -37,14 +36,14 @@ def test_record_as_the_model_sees_it(write_jsonl: Callable[..., str], tokenizer_
     assert not trained[3].endswith("<|eot_id|>")
 
 
-def test_a_cut_prompt_is_marked(write_jsonl: Callable[..., str], tokenizer_dir: str, tmp_path: Path) -> None:
+def test_a_cut_prompt_is_marked(write_jsonl, tokenizer_dir, tmp_path):
     row = {**ROW, "prompt": "Hello there! " * 40}
     dataset = prepared(write_jsonl(row), tokenizer_dir, tmp_path)
     assert f"{dataset.lost_tokens(0)[0]} more cut off at the beginning)" in show_record(dataset, 0, tokenizer_dir)
     assert dataset.report.truncated_prompts == 1
 
 
-def test_without_a_tokenizer_the_ids_are_shown(write_jsonl: Callable[..., str], tmp_path: Path) -> None:
+def test_without_a_tokenizer_the_ids_are_shown(write_jsonl, tmp_path):
     row = {"prompt_ids": [1, 2], "responses": [{"ids": [3]}, {"ids": [4, 5]}]}
     dataset = prepared(write_jsonl(row), None, tmp_path)  # type: ignore[arg-type]
     assert "┃ 4 5" in show_record(dataset, 0, None).split("\n")

@@ -23,7 +23,7 @@ from nemo_mcpo.evaluation.arithmetic import (
 PROBLEMS = draw_problems(500, random.Random(5))
 
 
-def test_worked_answers_are_right_and_their_steps_are_equations() -> None:
+def test_worked_answers_are_right_and_their_steps_are_equations():
     for problem in PROBLEMS:
         text = worked_answer(problem)
         assert is_right(problem, text)
@@ -32,13 +32,13 @@ def test_worked_answers_are_right_and_their_steps_are_equations() -> None:
             assert sum(map(int, left.split("+"))) == int(right)
 
 
-def test_problems_differ_in_more_than_order() -> None:
+def test_problems_differ_in_more_than_order():
     pairs = {frozenset((problem.left, problem.right)) for problem in PROBLEMS}
     assert len(pairs) == len(PROBLEMS)
     assert all(100 <= number <= 999 for pair in pairs for number in pair)
 
 
-def test_the_same_seed_draws_the_same_problems() -> None:
+def test_the_same_seed_draws_the_same_problems():
     assert draw_problems(500, random.Random(5)) == PROBLEMS
     assert draw_problems(500, random.Random(6)) != PROBLEMS
 
@@ -52,11 +52,11 @@ def test_the_same_seed_draws_the_same_problems() -> None:
         (Mistake("tens", "more"), "ones 7+5=12, tens 4+8+1=14, hundreds 3+5+1=9, answer 942"),
     ],
 )
-def test_mistakes_are_carried_through(mistake: Mistake, text: str) -> None:
+def test_mistakes_are_carried_through(mistake, text):
     assert worked_answer(Problem(347, 585), frozenset({mistake})) == text
 
 
-def test_an_invented_carry() -> None:
+def test_an_invented_carry():
     assert worked_answer(Problem(111, 222), frozenset({Mistake("tens", "invent")})).startswith(
         "ones 1+2=3, tens 1+2+1=4"
     )
@@ -75,25 +75,25 @@ def test_an_invented_carry() -> None:
         ("answer " + "9" * 5000, None),
     ],
 )
-def test_final_number(text: str, number: int | None) -> None:
+def test_final_number(text, number):
     assert final_number(text) == number
 
 
-def test_a_hurried_writer_is_wrong_about_as_often_as_carries_are_forgotten() -> None:
+def test_a_hurried_writer_is_wrong_about_as_often_as_carries_are_forgotten():
     generator = random.Random(7)
     carrying = [problem for problem in PROBLEMS if problem.left % 10 + problem.right % 10 >= 10]
     forgotten = sum("+1=" not in hurried_work(problem, generator).split(", ")[1] for problem in carrying)
     assert forgotten / len(carrying) == pytest.approx(FORGET_CARRY, abs=0.1)
 
 
-def test_wrong_answers_are_wrong_different_and_enough() -> None:
+def test_wrong_answers_are_wrong_different_and_enough():
     for problem in [*PROBLEMS, Problem(100, 100), Problem(999, 999), Problem(100, 999)]:
         texts = list(itertools.islice(wrong_answers(problem), 6))
         assert len(set(texts)) == 6
         assert not any(is_right(problem, text) for text in texts)
 
 
-def test_ranks_follow_the_distance_and_the_right_answer_is_first() -> None:
+def test_ranks_follow_the_distance_and_the_right_answer_is_first():
     problem = Problem(347, 585)
     sampled = [
         "nonsense",
@@ -109,7 +109,7 @@ def test_ranks_follow_the_distance_and_the_right_answer_is_first() -> None:
     assert [score(problem, text) for text in ranked] == sorted((score(problem, text) for text in ranked), reverse=True)
 
 
-def test_nectar_schema() -> None:
+def test_nectar_schema():
     problem = Problem(347, 585)
     ranked = rank_answers(problem, ["answer 900"], 7)
     record = nectar_record(problem, ranked, ["answer 900"])

@@ -30,7 +30,7 @@ def direct_logp(policy: Policy, question: str, answer: str) -> float:
     return -loss.item() * len(completion)
 
 
-def test_log_probs_equal_transformers(policy: Policy) -> None:
+def test_log_probs_equal_transformers(policy):
     questions, answers = [item.question for item in ITEMS], [item.right for item in ITEMS]
     answers[0] = "short"
     expected = [direct_logp(policy, *pair) for pair in zip(questions, answers, strict=True)]
@@ -38,7 +38,7 @@ def test_log_probs_equal_transformers(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_accuracy_equals_the_direct_computation(policy: Policy, batch_size: int) -> None:
+def test_accuracy_equals_the_direct_computation(policy, batch_size):
     outcomes = []
     for item in ITEMS:
         right = direct_logp(policy, item.question, item.right)
@@ -46,6 +46,6 @@ def test_accuracy_equals_the_direct_computation(policy: Policy, batch_size: int)
     assert preference_accuracy(policy, ITEMS, batch_size) == clustered_rate_interval(outcomes)
 
 
-def test_a_tie_counts_as_wrong(policy: Policy) -> None:
+def test_a_tie_counts_as_wrong(policy):
     items = [RankedAnswers("What is 1+1?", "answer 2", ("answer 2",))] * 4
     assert preference_accuracy(policy, items, batch_size=1).mean == 0.0

@@ -29,14 +29,14 @@ def appending(stages: ModuleType, folder: Path, name: str, text: str = "x", conf
     return stages.Stage(name, [sys.executable, "-c", program], [folder / name], config=config)
 
 
-def test_finished_stages_are_skipped_and_keep_their_seconds(stages: ModuleType, tmp_path: Path) -> None:
+def test_finished_stages_are_skipped_and_keep_their_seconds(stages, tmp_path):
     pipeline = [appending(stages, tmp_path, name) for name in "ab"]
     first = stages.run_stages(pipeline, tmp_path / "logs")
     assert stages.run_stages(pipeline, tmp_path / "logs") == first
     assert [(tmp_path / name).read_text() for name in "ab"] == ["x", "x"]
 
 
-def test_an_interrupted_stage_runs_again_on_what_it_left(stages: ModuleType, tmp_path: Path) -> None:
+def test_an_interrupted_stage_runs_again_on_what_it_left(stages, tmp_path):
     stage = appending(stages, tmp_path, "a")
     stages.run_stages([stage], tmp_path / "logs")
     (tmp_path / "logs" / "1.json").write_text(json.dumps({"recipe": stage.recipe}))
@@ -44,7 +44,7 @@ def test_an_interrupted_stage_runs_again_on_what_it_left(stages: ModuleType, tmp
     assert (tmp_path / "a").read_text() == "xx"
 
 
-def test_another_recipe_reruns_this_and_later_stages(stages: ModuleType, tmp_path: Path) -> None:
+def test_another_recipe_reruns_this_and_later_stages(stages, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("lr: 1")
     names = {"a": None, "b": config, "c": None}
@@ -56,9 +56,7 @@ def test_another_recipe_reruns_this_and_later_stages(stages: ModuleType, tmp_pat
     assert [(tmp_path / name).read_text() for name in names] == ["kept", "x", "x"]
 
 
-def test_a_failing_stage_shows_its_log_and_a_fix(
-    stages: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_stage_shows_its_log_and_a_fix(stages, tmp_path, capsys):
     good, after = (appending(stages, tmp_path, name) for name in ("good", "after"))
     bad = stages.Stage("bad", [sys.executable, "-c", "print('no room'); raise SystemExit(3)"], [])
     with pytest.raises(stages.StageError, match="stage failed: bad") as caught:
@@ -69,9 +67,7 @@ def test_a_failing_stage_shows_its_log_and_a_fix(
     assert not (tmp_path / "after").exists()
 
 
-def test_a_launchers_lines_do_not_hide_the_error(
-    stages: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_launchers_lines_do_not_hide_the_error(stages, tmp_path, capsys):
     program = "print('warning'); print('error: no room'); print('launcher\\n' * 50); raise SystemExit(1)"
     with pytest.raises(stages.StageError):
         stages.run_stages([stages.Stage("bad", [sys.executable, "-c", program], [])], tmp_path / "logs")

@@ -14,20 +14,15 @@ from nemo_mcpo.errors import RolloutError
 from nemo_mcpo.judging.judgement import Judgement, by_scores
 from nemo_mcpo.judging.rank import rank_answers, write_ranked
 from nemo_mcpo.judging.rule import RuleJudge
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey
-from tests.support.launch import write_preferences
 
 PROMPTS = [Prompt((1, 2, number), (Message("user", f"Question {number}"),)) for number in range(4)]
 
 
 @pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    write_preferences(directory / "data.jsonl")
-    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
-    return load_chat_tokenizer(str(directory / "model"))
+def chat(inputs):
+    return load_chat_tokenizer(str(inputs / "model"))
 
 
 def answers(*texts: str, finished: bool = True) -> list[Sample]:

@@ -16,9 +16,7 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.judging.cache import VerdictCache
 from nemo_mcpo.judging.judgement import Question
 from nemo_mcpo.judging.reward_model import RewardModelJudge
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.records import Message
-from tests.support.launch import write_preferences
 
 QUESTIONS = [
     Question(number, (Message("user", f"{number}: red?"),), ("blue", "seven twelve", "apple not")[: 2 + number])
@@ -26,23 +24,22 @@ QUESTIONS = [
 ]
 
 
-def save(directory, num_labels: int = 1) -> str:
-    write_preferences(directory / "data.jsonl")
-    make_tiny_model(directory / "data.jsonl", directory / "policy", "1m", seed=1, vocab_size=300)
-    tokenizer = AutoTokenizer.from_pretrained(directory / "policy")
+def save(inputs, directory, num_labels: int = 1) -> str:
+    """Save a reward model with the tokenizer of ``inputs / "model"``."""
+    tokenizer = AutoTokenizer.from_pretrained(inputs / "model")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=256, num_labels=num_labels, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(directory / "reward")
-    tokenizer.save_pretrained(directory / "reward")
-    return str(directory / "reward")
+    LlamaForSequenceClassification(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory) -> str:
-    return save(tmp_path_factory.mktemp("reward"))
+def directory(inputs) -> str:
+    return save(inputs, inputs / "reward")
 
 
 def test_scores_are_the_models(directory, tmp_path):
@@ -70,19 +67,18 @@ def test_nothing_is_scored_twice(directory, tmp_path, monkeypatch):
     assert list(judge.judge(QUESTIONS)) == first
 
 
-def test_not_a_reward_model(tmp_path):
+def test_not_a_reward_model(inputs, tmp_path):
     with pytest.raises(CheckpointError, match="several outputs"):
-        RewardModelJudge(save(tmp_path, num_labels=3), 4, VerdictCache(tmp_path / "cache"))
+        RewardModelJudge(save(inputs, tmp_path / "three", num_labels=3), 4, VerdictCache(tmp_path / "cache"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no weights in the model directory"):
         RewardModelJudge(str(tmp_path / "empty"), 4, VerdictCache(tmp_path / "cache"))
 
 
-def test_a_language_model_has_no_score(directory, tmp_path):
+def test_a_language_model_has_no_score(inputs, tmp_path):
     """transformers would initialize the scoring layer at random."""
-    policy = Path(directory).parent / "policy"
     with pytest.raises(CheckpointError) as caught:
-        RewardModelJudge(str(policy), 4, VerdictCache(tmp_path))
+        RewardModelJudge(str(inputs / "model"), 4, VerdictCache(tmp_path))
     assert caught.value.where.startswith("judge.reward_model: ") and "score.weight" in str(caught.value.got)
 
 

@@ -21,9 +21,9 @@ from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.rows import packed_rows
 from nemo_mcpo.trees.packing import build_row
 from nemo_mcpo.trees.rotary import inverse_frequencies
+from tests.support.models import save_model
 from tests.support.small_gpt import float64_gpt, packed_logps, separate_logps, small_model, transformers_logps
 from tests.support.trees import place, random_trees
-from tests.unit.models.huggingface.conftest import save_model
 
 TREES = random_trees([3, 1, 4, 2], seed=3)
 

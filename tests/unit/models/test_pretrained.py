@@ -46,11 +46,10 @@ def checkpoint(one_process, llama_directory, tmp_path: Path) -> Path:
     return directory
 
 
-def refusal(path: Path, cache: Path) -> str:
+def refusal(path: Path, cache: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         open_pretrained(str(path), str(cache))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return caught.value
 
 
 def test_a_hugging_face_directory(llama_directory, tmp_path):
@@ -129,51 +128,44 @@ def test_the_hash_of_a_checkpoint_follows_its_weights(checkpoint, tmp_path):
     assert hash_pretrained(opened) != before
 
 
-def test_nothing_there(tmp_path):
-    message = refusal(tmp_path / "nothing", tmp_path)
-    assert message.startswith("pretrained_checkpoint.restore_from_path: ")
-    assert f"got {tmp_path / 'nothing'}" in message
-
-
-def test_another_kind_of_file(tmp_path):
+@pytest.mark.parametrize("name", ["nothing", "model.bin"])
+def test_nothing_there_and_another_kind_of_file(tmp_path, name):
     (tmp_path / "model.bin").touch()
-    assert f"(got {tmp_path / 'model.bin'}, expected a Hugging Face directory" in refusal(
-        tmp_path / "model.bin", tmp_path
-    )
+    error = refusal(tmp_path / name, tmp_path)
+    assert (error.where, error.got) == ("pretrained_checkpoint.restore_from_path", str(tmp_path / name))
+    assert error.expected.startswith("a Hugging Face directory, a .nemo file, ") and error.fix
 
 
 def test_a_directory_without_a_configuration(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert str(tmp_path / "empty") in refusal(tmp_path / "empty", tmp_path)
+    assert refusal(tmp_path, tmp_path).where == str(tmp_path / "config.json")
 
 
 def test_a_nemo_file_that_is_not_an_archive(tmp_path):
     (tmp_path / "model.nemo").write_bytes(b"not a tar")
-    message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
-    assert message.startswith(f"{tmp_path / 'model.nemo'}: cannot unpack the .nemo file (got ")
+    error = refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert error.where == str(tmp_path / "model.nemo") and error.got and error.fix.startswith("copy the file again")
 
 
 def test_a_truncated_nemo_file_is_refused_again_and_again(archive, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
     for _ in range(2):
-        assert "cannot unpack the .nemo file" in refusal(archive, tmp_path / "cache")
+        assert refusal(archive, tmp_path / "cache").fix.startswith("copy the file again")
 
 
 def test_a_nemo_file_of_another_program(tmp_path):
     (tmp_path / "model_weights.ckpt").touch()
     with tarfile.open(tmp_path / "model.nemo", "w") as tar:
         tar.add(tmp_path / "model_weights.ckpt", arcname="model_weights.ckpt")
-    message = refusal(tmp_path / "model.nemo", tmp_path / "cache")
-    assert "the .nemo file was not written by nemo_mcpo" in message
-    assert "Fix: convert the model to a Hugging Face directory" in message
+    error = refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert error.expected.startswith(f"a folder {NEMO_FOLDER}/") and error.fix.startswith("convert the model ")
 
 
 def test_a_nemo_file_cannot_write_outside(tmp_path):
     (tmp_path / "evil").write_text("x")
     with tarfile.open(tmp_path / "model.nemo", "w") as tar:
         tar.add(tmp_path / "evil", arcname="../../escaped")
-    assert "cannot unpack" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert refusal(tmp_path / "model.nemo", tmp_path / "cache").fix.startswith("copy the file again")
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -181,4 +173,4 @@ def test_a_nemo_file_with_a_link(tmp_path):
     (tmp_path / "link").symlink_to("/etc/passwd")
     with tarfile.open(tmp_path / "model.nemo", "w") as tar:
         tar.add(tmp_path / "link", arcname=f"{NEMO_FOLDER}/config.json")
-    assert "is a link or a device" in refusal(tmp_path / "model.nemo", tmp_path / "cache")
+    assert "is a link or a device" in str(refusal(tmp_path / "model.nemo", tmp_path / "cache").got)

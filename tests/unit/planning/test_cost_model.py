@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,10 @@ from tests.support.small_gpt import float64_gpt, packed_logps
 from tests.support.trees import random_trees
 
 TREES = random_trees([4, 3, 5], seed=3)
+ATTENTION_ONLY = SimpleNamespace(
+    num_layers=1, hidden_size=0, ffn_hidden_size=0, num_attention_heads=1, num_query_groups=1, head_dim=1,
+    padded_vocab_size=1,
+)  # fmt: skip
 
 
 @pytest.mark.usefixtures("one_process")
@@ -35,14 +41,9 @@ def test_a_forward_pass_is_what_torch_counts(llama_directory):
 
 
 def test_steps_by_hand():
-    architecture = type(
-        "Architecture",
-        (),
-        {
-            "num_layers": 1, "hidden_size": 1, "ffn_hidden_size": 0, "num_attention_heads": 0, "num_query_groups": 0,
-            "head_dim": 1, "padded_vocab_size": 1,
-        },
-    )()  # fmt: skip
+    architecture = SimpleNamespace(
+        **vars(ATTENTION_ONLY) | {"hidden_size": 1, "num_attention_heads": 0, "num_query_groups": 0}
+    )
     # Only the head remains: 2 operations per completion token.
     [tree] = random_trees([4], seed=1)
     lengths = [len(completion) for completion in tree.completions]
@@ -51,16 +52,6 @@ def test_steps_by_hand():
     assert two_passes.mcpo([tree], 1) == 2 * sum(lengths[1:]) + 3 * 2 * (lengths[0] + lengths[1])
     reused = StepCost(architecture, recompute="full", reuse=True)
     assert reused.mcpo([tree], 2) == 2 * sum(lengths[1:]) + 3 * 2 * sum(lengths[:3])
-
-
-ATTENTION_ONLY = type(
-    "Architecture",
-    (),
-    {
-        "num_layers": 1, "hidden_size": 0, "ffn_hidden_size": 0, "num_attention_heads": 1, "num_query_groups": 1,
-        "head_dim": 1, "padded_vocab_size": 1,
-    },
-)()  # fmt: skip
 
 
 def pairs(*completions: int) -> float:
@@ -94,7 +85,7 @@ def test_attention_runs_again_on_a_gpu(recompute, reuse, replays, again):
 def test_a_head_that_is_not_kept_runs_again():
     """2 operations per completion token: forward, two in the backward pass, and once more."""
     [tree] = random_trees([2], seed=1)
-    shape = type("Architecture", (), {**vars(ATTENTION_ONLY.__class__), "hidden_size": 1, "num_layers": 0})()
+    shape = SimpleNamespace(**vars(ATTENTION_ONLY) | {"hidden_size": 1, "num_layers": 0})
     tokens = sum(len(completion) for completion in tree.completions)
     assert StepCost(shape, "none", reuse=False, repeats_head=True).trained(tree) == 4 * 2 * tokens
     assert StepCost(shape, "none", reuse=False).trained(tree) == 3 * 2 * tokens

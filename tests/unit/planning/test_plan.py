@@ -53,11 +53,7 @@ def test_a_directory_and_every_configuration(tmp_path):
         )
     )  # fmt: skip
     for path in sorted(CONF.glob("*.yaml")):
-        found = plan(
-            tmp_path,
-            path.stem,
-            f"pretrained_checkpoint.restore_from_path={tmp_path}",
-        )
+        found = plan(tmp_path, path.stem, f"pretrained_checkpoint.restore_from_path={tmp_path}")
         assert found["fits"], path
         assert found["parameters"] == 2 * 1024 * 128 + 4 * (4 * 128 * 128 + 3 * 128 * 384 + 2 * 128) + 128
 

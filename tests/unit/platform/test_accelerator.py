@@ -52,10 +52,7 @@ def test_fp8_on_gpus_that_have_it(driver):
 
 @pytest.mark.parametrize(
     ("lines", "found"),
-    [
-        ([H100, A100], "NVIDIA A100-SXM4-80GB, compute capability 8.0"),
-        ([], "no GPU, compute capability 0.0"),
-    ],
+    [([H100, A100], "NVIDIA A100-SXM4-80GB, compute capability 8.0"), ([], "no GPU, compute capability 0.0")],
 )
 def test_fp8_on_gpus_that_lack_it(driver, lines, found):
     driver(*lines)
@@ -72,8 +69,7 @@ def test_fp8_on_gpus_that_lack_it(driver, lines, found):
 
 
 @pytest.mark.parametrize(
-    ("variable", "count"),
-    [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0", 1), ("0,3", 2), ("GPU-8a1b, MIG-77", 2)],
+    ("variable", "count"), [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0", 1), ("0,3", 2), ("GPU-8a1b, MIG-77", 2)]
 )
 def test_visible_gpus(monkeypatch, variable, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)

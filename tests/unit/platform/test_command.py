@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -102,7 +101,7 @@ def test_a_group_is_selected_by_name():
     assert (config.model.data.max_prompt_length, config.model.data.max_length) == (2048, 4096)
 
 
-def test_config_path_and_name(tmp_path: Path):
+def test_config_path_and_name(tmp_path):
     (tmp_path / "mine.yaml").write_text((CONF / "gpt_mcpo.yaml").read_text().replace("  - model: llama3.1_8b", ""))
     for argv in (
         ["--config-path", str(tmp_path), "--config-name", "mine"],

@@ -24,10 +24,7 @@ def beat(
     [
         ([beat(0), beat(1, ago=61.0)], "no heartbeat from rank 1 (node1), last at algorithms/mcpo.py:1. "),
         ([beat(0), None], "no heartbeat from rank 1, ever. "),
-        (
-            [beat(0), beat(1, "data/order.py:7", waits=False)],
-            "the others wait for rank 1 (node1) at data/order.py:7",
-        ),
+        ([beat(0), beat(1, "data/order.py:7", waits=False)], "the others wait for rank 1 (node1) at data/order.py:7"),
         ([beat(0, "a.py:1", moved=3.0), beat(1), beat(2)], "the others wait for rank 0 (node0) at a.py:1"),
         ([beat(0, waits=False), beat(1, "b.py:2", moved=3.0)], "the others wait for rank 1 (node1) at b.py:2"),
         ([beat(0), beat(1, "b.py:2"), beat(2)], "no rank makes progress: ranks [1] at b.py:2; ranks [0, 2] at "),

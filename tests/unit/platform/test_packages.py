@@ -21,7 +21,7 @@ def package(name: str, module: str, check: str) -> Package:
     )
 
 
-def test_every_check_has_an_outcome_even_after_a_crash() -> None:
+def test_every_check_has_an_outcome_even_after_a_crash():
     outcomes = run_checks(
         {
             "good": "detail = 40 + 2",
@@ -44,13 +44,13 @@ def test_every_check_has_an_outcome_even_after_a_crash() -> None:
     }
 
 
-def test_a_check_that_hangs_is_named() -> None:
+def test_a_check_that_hangs_is_named():
     outcomes = run_checks({"quick": "pass", "hangs": "import time; time.sleep(600)"}, timeout_seconds=2.0)
     assert outcomes["quick"] == Outcome()
     assert "did not finish in 2 s" in outcomes["hangs"].reason
 
 
-def test_rows() -> None:
+def test_rows():
     absent = package("absent", "no_such_package_anywhere", "import no_such_package_anywhere")
     broken = package("broken", "json", "raise OSError('undefined symbol')")
     never_imported = package("never imported", "json", "")
@@ -63,19 +63,19 @@ def test_rows() -> None:
     assert all(row.required for row in rows)
 
 
-def test_detail_is_shown_next_to_the_version() -> None:
+def test_detail_is_shown_next_to_the_version():
     row = package_row(package("torch", "torch", "x"), True, "2.13.0", Outcome(detail="CPU build"))
     assert row.found == "2.13.0 (CPU build)"
 
 
-def test_finding_imports_nothing() -> None:
+def test_finding_imports_nothing():
     assert is_installed("json") and not is_installed("json.no_such") and not is_installed("no_such.child")
     assert is_installed("xml.dom.pulldom") and "xml.dom.pulldom" not in sys.modules
     assert installed_version(("no-such-distribution", "pytest"))[0].isdigit()
     assert installed_version(("no-such-distribution",)) == "version not recorded"
 
 
-def test_the_table_is_complete() -> None:
+def test_the_table_is_complete():
     names = [package.name for package in PACKAGES]
     assert len(set(names)) == len(names)
     assert names.index("Transformer Engine") < names.index("megatron-core"), "its repair refers to the rows above"

@@ -10,7 +10,7 @@ ROWS = (
 )
 
 
-def test_render() -> None:
+def test_render():
     assert render(ROWS).splitlines() == [
         "ok       torch  2.13.0  everything",
         "broken   Apex   0.9     fused Adam",
@@ -21,5 +21,5 @@ def test_render() -> None:
     ]
 
 
-def test_only_required_rows_count_as_failures() -> None:
+def test_only_required_rows_count_as_failures():
     assert failures(ROWS) == ["NeMo"]

@@ -68,6 +68,8 @@ def test_settings_that_both_versions_load_are_unchanged():
     [
         ("tokenizer.json", "{"),
         ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"model": 1}'),
         ("tokenizer.json", '{"version": "1.0", "model": {"type": "BPE", "vocab": 5}}'),
         (TOKENIZER_CONFIG, ""),
         (TOKENIZER_CONFIG, "[]"),

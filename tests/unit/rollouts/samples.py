@@ -20,9 +20,6 @@ class Scripted:
         self.answer = answer
         self.generated: list[SampleKey] = []
 
-    def load(self, directory: str) -> None:
-        """Nothing to load."""
-
     def generate(self, requests: Sequence[SampleRequest], done: Container[SampleKey]) -> Iterator[list[Sample]]:
         """See ``samples.Engine``."""
         keys = [request.key for request in requests if request.key not in done]

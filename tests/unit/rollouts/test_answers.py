@@ -6,21 +6,16 @@ from __future__ import annotations
 import pytest
 
 from nemo_mcpo.data.tokenization import encode_answers, load_chat_tokenizer
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.answers import EMPTY, length_problem, prompt_problem, sample_of, tokens_differ, vocabulary_of
 from nemo_mcpo.rollouts.client import RefusedError, Reply
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey
-from tests.support.launch import write_preferences
 
 KEY, PROMPT = SampleKey(0, 7, 1.0, 0), Prompt((1, 5, 6))
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    write_preferences(directory / "data.jsonl")
-    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
-    return vocabulary_of(load_chat_tokenizer(str(directory / "model")))
+def vocabulary(inputs):
+    return vocabulary_of(load_chat_tokenizer(str(inputs / "model")))
 
 
 def ids(vocabulary, text: str) -> tuple[int, ...]:

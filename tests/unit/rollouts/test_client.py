@@ -14,15 +14,14 @@ from nemo_mcpo.errors import ConfigError, RolloutError
 from nemo_mcpo.platform.workers import in_threads
 from nemo_mcpo.rollouts.client import RefusedError, Reply, ServerPool
 from nemo_mcpo.rollouts.completions import complete, converse
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
 
 BODY = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_tokens": 5}
 
 
 def settings(**changes):
-    keys = {"retry_seconds": 5.0, "timeout_seconds": 5.0} | changes
-    return online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
+    return server_settings(**{"retry_seconds": 5.0, "timeout_seconds": 5.0} | changes)
 
 
 def ask_chat(client) -> Reply:

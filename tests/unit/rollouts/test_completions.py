@@ -27,7 +27,7 @@ def ask_chat(client) -> Reply:
 def reply_of(behavior: Behavior, ask=ask_tokens, fields=None) -> Reply:
     with fake_server(behavior) as url:
         pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
-        pool.learn(url, fields=fields or {})
+        pool.learn(url, **(fields or {}))
         return pool.ask(ask)
 
 

@@ -10,18 +10,14 @@ from pathlib import Path
 import pytest
 
 from nemo_mcpo.errors import CheckpointError, DataError
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.generation import Answer, Policy, _answer, batches_by_length, generate_batch, load_policy
-from tests.support.launch import write_preferences
 
 PROMPTS = [[1, 20, 30, 40, 50]] * 4
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model(write_preferences(folder / "data.jsonl"), folder / "model", "1m", seed=1, vocab_size=300)
-    return folder / "model"
+def directory(inputs) -> Path:
+    return inputs / "model"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ def generated(policy: Policy, temperature: float) -> list[Answer]:
     return generate_batch(policy, PROMPTS, temperature=temperature, max_tokens=24, top_p=1.0, seed=3)
 
 
-def test_batches_hold_every_row_once_and_similar_lengths() -> None:
+def test_batches_hold_every_row_once_and_similar_lengths():
     assert list(batches_by_length([5, 1, 3, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
 
 
@@ -73,7 +69,7 @@ def test_only_the_end_tokens_of_generation_config_are_used(directory, policy, tm
 def test_tokens_are_those_that_were_drawn(policy):
     tokenizer = policy.chat.tokenizer
     for answer in generated(policy, 1.0):
-        assert answer.num_tokens == len(answer.tokens) <= 24
+        assert len(answer.tokens) <= 24
         assert answer.text == tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
 
 
@@ -89,7 +85,7 @@ def test_only_the_end_of_a_turn_finishes_an_answer(directory, policy, tmp_path):
         ([end, 20], 0, True),
     ):
         answer = _answer(policy, drawn)
-        assert (answer.tokens, answer.num_tokens, answer.finished) == (tuple(drawn[:length]), length, finished)
+        assert (answer.tokens, answer.finished) == (tuple(drawn[:length]), finished)
 
 
 def test_every_declared_end_stops_an_answer(directory, policy, tmp_path, monkeypatch):
@@ -114,9 +110,6 @@ def test_every_declared_end_stops_an_answer(directory, policy, tmp_path, monkeyp
     ("file", "text", "error"),
     [
         ("config.json", None, CheckpointError),
-        ("config.json", "{", CheckpointError),
-        ("config.json", "[]", CheckpointError),
-        ("generation_config.json", "", CheckpointError),
         ("generation_config.json", "[]", CheckpointError),
         ("model.safetensors", None, CheckpointError),
         ("tokenizer.json", "[]", DataError),

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.rollouts.answers import EMPTY
 from nemo_mcpo.rollouts.generation import Answer
 from nemo_mcpo.rollouts.hf import HuggingFaceEngine, batch_seed, cut_batches, sample_of
 from nemo_mcpo.rollouts.samples import Prompt, Sample, SampleKey, SampleRequest, Sampling
-from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=12, top_p=1.0, seed=5)
 REQUESTS = [
@@ -22,12 +20,8 @@ REQUESTS = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> HuggingFaceEngine:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model(write_preferences(folder / "data.jsonl"), folder / "model", "1m", seed=1, vocab_size=300)
-    engine = HuggingFaceEngine(SAMPLING, batch_size=4)
-    engine.load(str(folder / "model"))
-    return engine
+def engine(inputs):
+    return HuggingFaceEngine(str(inputs / "model"), SAMPLING, batch_size=4)
 
 
 def test_batches_have_one_temperature_and_do_not_depend_on_the_order():
@@ -57,10 +51,5 @@ def test_the_same_requests_give_the_same_samples(engine):
 
 def test_samples_are_those_of_every_engine():
     key = REQUESTS[0].key
-    assert sample_of(key, Answer("red", 2, False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
-    assert sample_of(key, Answer("", 1, True, (20,))) == Sample(key, "", 0, False, EMPTY)
-
-
-def test_a_policy_must_be_loaded():
-    with pytest.raises(ValueError, match="load a policy"):
-        list(HuggingFaceEngine(SAMPLING, batch_size=4).generate(REQUESTS, ()))
+    assert sample_of(key, Answer("red", False, (20, 21))) == Sample(key, "red", 2, False, tokens=(20, 21))
+    assert sample_of(key, Answer("", True, (20,))) == Sample(key, "", 0, False, EMPTY)

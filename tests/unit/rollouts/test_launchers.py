@@ -8,15 +8,11 @@ import json
 import pytest
 
 from nemo_mcpo.rollouts.launchers import LAUNCHERS, gpus_of
-from tests.support.configs import online
-
-
-def settings(**changes):
-    return online({f"rollouts.server.{name}": value for name, value in changes.items()}).rollouts.server
+from tests.support.configs import server_settings
 
 
 def line(launcher: str, files, **changes) -> str:
-    chosen = settings(launcher=launcher, **changes)
+    chosen = server_settings(launcher=launcher, **changes)
     return " ".join(LAUNCHERS[launcher].command("/run/policy-0", 8001, chosen, files))
 
 
@@ -56,4 +52,4 @@ def test_transformers_serve(tmp_path):
 
 @pytest.mark.parametrize(("launcher", "number"), [("trtllm", 8), ("vllm", 8), ("transformers", 1)])
 def test_gpus_of_a_server(launcher, number):
-    assert gpus_of(settings(launcher=launcher, **PARALLEL)) == number
+    assert gpus_of(server_settings(launcher=launcher, **PARALLEL)) == number

@@ -4,29 +4,25 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from fnmatch import fnmatchcase
 
 import pytest
 
 from nemo_mcpo.data.tokenization import encode_answers, load_chat_tokenizer
 from nemo_mcpo.errors import RolloutError
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.records import Message
 from nemo_mcpo.rollouts.openai_engine import ATTEMPTS, OpenAIEngine
 from nemo_mcpo.rollouts.samples import Prompt, SampleKey, SampleRequest, Sampling
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
-from tests.support.launch import write_preferences
 
 SAMPLING = Sampling(max_tokens=20, top_p=0.9, seed=3)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("policy")
-    write_preferences(directory / "data.jsonl")
-    make_tiny_model(directory / "data.jsonl", directory / "model", "1m", seed=1, vocab_size=300)
-    return str(directory / "model")
+def policy(inputs) -> str:
+    return str(inputs / "model")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +41,9 @@ def requests(number: int) -> list[SampleRequest]:
 
 def generated(policy, behavior: Behavior, wanted, done=(), **changes):
     with fake_server(behavior) as url:
-        keys = {"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes
-        settings = online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
-        engine = OpenAIEngine(SAMPLING, settings, logs=None)
-        try:
-            engine.load(policy)
+        settings = server_settings(**{"urls": [url], "retry_seconds": 3.0, "concurrency": 4} | changes)
+        with closing(OpenAIEngine(policy, SAMPLING, settings, logs=None)) as engine:
             return [sample for samples in engine.generate(wanted, done) for sample in samples]
-        finally:
-            engine.close()
 
 
 @pytest.mark.parametrize("takes_tokens", [True, False])
@@ -221,39 +212,50 @@ def test_one_request_at_which_servers_fail_is_counted(policy):
     assert {sample.key.prompt_id: bool(sample.problem) for sample in samples} == {0: False, 1: True}
 
 
-def greedy(body):
-    return words_of(body | {"temperature": 0.0})
+def always(**fields: object) -> Behavior:
+    """A server that generates as if every request had these fields."""
+    return Behavior(lambda body: words_of(body | fields))
+
+
+def counting(**usage: int) -> Behavior:
+    return Behavior(words_of, usage=lambda body, text: usage)
 
 
 @pytest.mark.parametrize(
-    ("behavior", "message"),
+    ("behavior", "what", "got"),
     [
-        (Behavior(words_of, models=["/another/model"]), "the server has a different model"),
-        (Behavior(greedy), "does not sample"),
-        (Behavior(lambda body: words_of(body | {"seed": 1})), "it ignores the seed"),
-        (Behavior(lambda body: words_of(body | {"temperature": 1.0})), "ignores the temperature"),
-        (Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})), "does not respect"),
+        (Behavior(words_of, models=["/another/model"]), "different model", "/another/model"),
+        (always(temperature=0.0), "greedy answer", "'*'"),
+        (always(seed=1), "ignores the seed", "'*'"),
+        (always(temperature=1.0), "temperature", "4 different answers *"),
         (
-            Behavior(words_of, usage=lambda body, text: {"prompt_tokens": 4}),
-            "answers a different prompt.*4 tokens.* has 3",
+            Behavior(lambda body: words_of(body | {"temperature": body["temperature"] and 1.0})),
+            "temperature",
+            "8 answers at temperatures from 0.01 to 0.0001, *",
         ),
-        (Behavior(words_of, usage=lambda body, text: {"completion_tokens": 99}), "99 tokens, but max_tokens is 48"),
+        (counting(prompt_tokens=4), "prompt", "the server's prompt has 4 tokens, the policy's has 3: *"),
+        (counting(completion_tokens=99), "99 tokens", "'*'"),
         (
             Behavior(words_of, usage=lambda body, text: {"completion_tokens": min(body["max_tokens"], 6)}),
-            "finished that max_tokens has cut",
+            "finished",
+            "'*'",
         ),
-        (Behavior(lambda body: (400, "no")), "neither token prompts nor chats"),
-        (Behavior(lambda body: (401, "no")), "rejects the API key.*api_key_env"),
-        (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects requests.*10.0.0.1"),
-        (Behavior(lambda body: (500, "no")), "neither token prompts nor chats"),
-        (Behavior(lambda body: (503, "no")), "no server replies"),
+        (Behavior(lambda body: (400, "no")), "neither", "BadRequestError: no"),
+        (Behavior(lambda body: (401, "no")), "API key", "AuthenticationError: no"),
+        (Behavior(lambda body: (307, "", {"Location": "http://10.0.0.1/v1"})), "redirects", "to http://10.0.0.1/v1"),
+        (Behavior(lambda body: (500, "no")), "neither", "InternalServerError: no"),
+        (Behavior(lambda body: (503, "no")), "no server replies", "InternalServerError: no"),
     ],
 )
-def test_unreliable_servers(policy, behavior, message):
-    with pytest.raises(RolloutError, match=message):
+def test_unreliable_servers(policy, behavior, what, got):
+    with pytest.raises(RolloutError) as caught:
         generated(policy, behavior, requests(2))
+    error = caught.value
+    assert what in error.what and fnmatchcase(str(error.got), got)
+    assert error.where.startswith("http://127.0.0.1:") and error.fix
 
 
 def test_no_server_at_all(policy):
-    with pytest.raises(RolloutError, match="no server replies"):
+    with pytest.raises(RolloutError) as caught:
         generated(policy, Behavior(words_of), requests(1), urls=["http://127.0.0.1:9/v1"])
+    assert caught.value.where == "http://127.0.0.1:9/v1" and "APIConnectionError" in str(caught.value.got)

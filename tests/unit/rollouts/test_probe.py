@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from nemo_mcpo.errors import RolloutError
@@ -10,7 +12,7 @@ from nemo_mcpo.rollouts.client import ServerPool
 from nemo_mcpo.rollouts.completions import complete
 from nemo_mcpo.rollouts.probe import check_models, listed_name
 from nemo_mcpo.rollouts.serving import Serving
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
 
 OURS = "/runs/7/policy-0"
@@ -43,16 +45,12 @@ def test_names(model, listed, name):
 def asked_for(*listed: list[str]) -> list[list[str]]:
     """The names in the requests to servers that list these."""
     behaviors = [Behavior(words_of, models=names, takes_tokens=True) for names in listed]
-    servers = [fake_server(behavior) for behavior in behaviors]
-    urls = [server.__enter__() for server in servers]
-    try:
-        serving = Serving(ServerPool(urls, online({}).rollouts.server), OURS, ())
+    with ExitStack() as stack:
+        urls = [stack.enter_context(fake_server(behavior)) for behavior in behaviors]
+        serving = Serving(ServerPool(urls, server_settings()), OURS, ())
         check_models(serving)
         body = {"temperature": 1.0, "seed": 1, "max_tokens": 1}
         serving.pool.each(lambda client: complete(client, serving.model, [1, 2], **body))
-    finally:
-        for server in servers:
-            server.__exit__(None, None, None)
     return [[body["model"] for body in behavior.requests] for behavior in behaviors]
 
 
@@ -61,8 +59,7 @@ def test_each_server_is_asked_by_its_own_name():
 
 
 def serving_of(url: str, launcher: str) -> Serving:
-    keys = {"rollouts.server.launcher": launcher}
-    return Serving(ServerPool([url], online(keys).rollouts.server), OURS, ())
+    return Serving(ServerPool([url], server_settings(launcher=launcher)), OURS, ())
 
 
 def test_a_server_that_loads_models_by_name_is_asked_for_ours():

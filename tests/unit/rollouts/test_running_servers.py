@@ -13,8 +13,8 @@ from tests.support.fake_server import Behavior, fake_server, words_of
 
 
 def check(url: str, model: str | None = "judge", must_run: bool = True) -> list[str]:
-    settings = online({"judge.server.urls": [url]}).judge.server
-    return check_urls(settings, "judge.server", model, must_run=must_run)
+    settings = online({"judge.server.urls": [url], "judge.server.model": model}).judge.server
+    return check_urls(settings, "judge.server", must_run=must_run)
 
 
 @pytest.mark.parametrize("listed", [["judge"], ["other", "/models/judge"], []])
@@ -31,10 +31,10 @@ def test_another_model():
 
 
 def test_a_server_that_loads_models_by_name_may_list_another():
-    changes = {"judge.server.launcher": "transformers"}
+    changes = {"judge.server.launcher": "transformers", "judge.server.model": "/models/judge"}
     with fake_server(Behavior(words_of, models=["other"])) as url:
         settings = online({"judge.server.urls": [url], **changes}).judge.server
-        (note,) = check_urls(settings, "judge.server", "/models/judge", must_run=True)
+        (note,) = check_urls(settings, "judge.server", must_run=True)
     assert note == f"judge.server.urls: {url} has other; it must load /models/judge on request"
 
 

@@ -13,13 +13,13 @@ from nemo_mcpo.rollouts.probe import ask_tokens
 from nemo_mcpo.rollouts.samples import Prompt
 from nemo_mcpo.rollouts.sampling_check import FLAT, check_sampling
 from nemo_mcpo.rollouts.serving import Serving
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import NEARLY_GREEDY, Behavior, fake_server, words_of
 
 
 def checked(behavior: Behavior, vocabulary_size: int = 32_000) -> Behavior:
     with fake_server(behavior) as url:
-        pool = ServerPool([url], online({"rollouts.server.retry_seconds": 0.1}).rollouts.server)
+        pool = ServerPool([url], server_settings(retry_seconds=0.1))
         check_sampling(Serving(pool, "m", ()), ask_tokens, Prompt((1, 2)), vocabulary_size)
     return behavior
 
@@ -43,9 +43,9 @@ def test_a_server_without_top_k():
 
 @pytest.mark.parametrize("top_k", [5, 20, 50])
 def test_a_top_k_that_was_not_requested(top_k):
-    with pytest.raises(RolloutError, match="samples from few tokens only") as caught:
+    with pytest.raises(RolloutError) as caught:
         checked(Behavior(policy(top_k), takes_tokens=True, finish="length"))
-    assert "generation_config.json" in caught.value.fix
+    assert "pairs among 64 tokens" in caught.value.got and "generation_config.json" in caught.value.fix
 
 
 def test_small_vocabularies_are_not_judged_by_it():
@@ -69,14 +69,15 @@ def test_greedy_answers_that_differ_now_and_then():
 
 
 @pytest.mark.parametrize(
-    ("usage", "message"),
+    ("usage", "what"),
     [
         ({"completion_tokens": 60}, "60 tokens, but max_tokens is 48"),
         ({"completion_tokens": 20}, "20 tokens, but max_tokens is 1"),
-        ({"completion_tokens": 1}, "finished that max_tokens has cut"),
-        ({"prompt_tokens": 3}, "answers a different prompt"),
+        ({"completion_tokens": 1}, "finished"),
+        ({"prompt_tokens": 3}, "prompt"),
     ],
 )
-def test_limits_and_prompts(usage, message):
-    with pytest.raises(RolloutError, match=message):
+def test_limits_and_prompts(usage, what):
+    with pytest.raises(RolloutError) as caught:
         checked(Behavior(words_of, takes_tokens=True, usage=lambda body, text: usage))
+    assert what in caught.value.what and caught.value.got and caught.value.fix

@@ -43,40 +43,23 @@ def test_the_longest_sequence(scaling, longest):
     assert sizes_of(LLAMA_70B | scaling, 1, "x").max_positions == longest
 
 
-def lose_a_shard(model):
-    (model / "model-1.safetensors").unlink()
-
-
-def lose_all_weights(model):
-    for path in model.glob("model*"):
-        path.unlink()
-
-
-def lose_the_tokenizer(model):
-    (model / "tokenizer.json").unlink()
-
-
 def lose_the_template(model):
     (model / "tokenizer_config.json").write_text("{}")
-
-
-def break_the_configuration(model):
-    (model / "config.json").write_text('{"num_attention_heads": 64}')
-
-
-def cut_the_configuration(model):
-    (model / "config.json").write_text("{")
 
 
 @pytest.mark.parametrize(
     ("damage", "what", "got"),
     [
-        (lose_a_shard, "weights are missing", "without model-1.safetensors"),
-        (lose_all_weights, "the model has no weights", "judge"),
-        (lose_the_tokenizer, "the model has no tokenizer", "judge"),
+        (lambda model: (model / "model-1.safetensors").unlink(), "weights are missing", "without model-1.safetensors"),
+        (lambda model: [path.unlink() for path in model.glob("model*")], "the model has no weights", "judge"),
+        (lambda model: (model / "tokenizer.json").unlink(), "the model has no tokenizer", "judge"),
         (lose_the_template, "the model has no chat template", "judge"),
-        (break_the_configuration, "not the configuration", "num_hidden_layers"),
-        (cut_the_configuration, "the model is not complete", "config.json"),
+        (
+            lambda model: (model / "config.json").write_text('{"num_attention_heads": 64}'),
+            "not the configuration",
+            "num_hidden_layers",
+        ),
+        (lambda model: (model / "config.json").write_text("{"), "the model is not complete", "config.json"),
     ],
 )
 def test_what_is_missing(tmp_path, damage, what, got):

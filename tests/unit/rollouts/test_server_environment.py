@@ -7,12 +7,11 @@ import pytest
 
 from nemo_mcpo.errors import ConfigError
 from nemo_mcpo.rollouts.server_environment import is_secret, num_nodes, server_environment
-from tests.support.configs import online
+from tests.support.configs import server_settings
 
 
 def settings(**changes):
-    keys = {"launcher": "transformers"} | changes
-    return online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
+    return server_settings(**{"launcher": "transformers"} | changes)
 
 
 LAUNCHED = ("PMIX_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_X", "SLURM_JOB_ID", "UCX_TLS", "I_MPI_FABRICS")

@@ -16,14 +16,14 @@ from nemo_mcpo.platform.ports import free_port
 from nemo_mcpo.rollouts import server_process
 from nemo_mcpo.rollouts.server_process import MAX_STARTS
 from nemo_mcpo.rollouts.serving import open_serving
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
 from tests.support.online import FAKE_SERVER
 
 
 def settings(**changes):
-    keys = {"launcher": "transformers", "command": [sys.executable, str(FAKE_SERVER)], "ready_seconds": 20.0} | changes
-    return online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server
+    keys = {"launcher": "transformers", "command": [sys.executable, str(FAKE_SERVER)], "ready_seconds": 20.0}
+    return server_settings(**keys | changes)
 
 
 def running(port: int) -> bool:

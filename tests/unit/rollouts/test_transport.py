@@ -18,7 +18,7 @@ from nemo_mcpo.rollouts import transport as module
 from nemo_mcpo.rollouts.client import RefusedError, ServerPool
 from nemo_mcpo.rollouts.completions import complete
 from nemo_mcpo.rollouts.transport import BoundedTransport, is_this_machine
-from tests.support.configs import online
+from tests.support.configs import server_settings
 from tests.support.fake_server import Behavior, fake_server, words_of
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -50,8 +50,7 @@ def raw_server(send: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def pool(*urls: str, **changes) -> ServerPool:
-    keys = {"retry_seconds": 0.01, "timeout_seconds": 5.0} | changes
-    return ServerPool(urls, online({f"rollouts.server.{name}": value for name, value in keys.items()}).rollouts.server)
+    return ServerPool(urls, server_settings(**{"retry_seconds": 0.01, "timeout_seconds": 5.0} | changes))
 
 
 def ask(client):

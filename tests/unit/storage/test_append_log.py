@@ -11,6 +11,7 @@ import pytest
 from nemo_mcpo.errors import StorageError
 from nemo_mcpo.storage import append_log as module, atomic
 from nemo_mcpo.storage.append_log import AppendLog, append_after_whole, read_lines
+from tests.support.full_disk import full_disk
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,6 @@ def test_torn_lines_of_any_length(tmp_path, length):
         path.write_bytes(whole + b"t" * length)
         AppendLog(path)
         assert path.read_bytes() == whole
-
-
-def full_disk(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_full_disk_leaves_the_log_unchanged(tmp_path, monkeypatch):

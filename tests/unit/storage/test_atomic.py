@@ -15,10 +15,7 @@ import pytest
 from nemo_mcpo.errors import StorageError
 from nemo_mcpo.storage import atomic
 from nemo_mcpo.storage.atomic import built_once, move_into_place, start_partial, write_json, write_whole
-
-
-def full_disk(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+from tests.support.full_disk import full_disk
 
 
 def test_a_failed_write_leaves_the_file_unchanged(tmp_path, monkeypatch):

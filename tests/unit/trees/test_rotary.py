@@ -12,14 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.trees.rotary import ROPE_SCALINGS, inverse_frequencies, rotate, rotation_by_position
+from tests.support.models import LLAMA3
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 POSITIONS = torch.tensor([0, 1, 2, 2, 5, 511, 100_000])
 
 
@@ -56,7 +50,7 @@ def test_equal_to_transformers(scaling, head_dim, theta):
 
 
 def test_llama3_by_formula():
-    head_dim, theta, factor, low, high, original = 16, 10_000.0, 8.0, 1.0, 4.0, 64
+    head_dim, theta, factor, low, high, original = 16, 10_000.0, 8.0, 1.0, 4.0, 32
     found = inverse_frequencies(head_dim, theta, LLAMA3).double()
     for pair in range(head_dim // 2):
         plain = theta ** (-2 * pair / head_dim)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,22 +21,22 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 
 
 @pytest.mark.parametrize("column", SYSTEM_COLUMNS)
-def test_a_system_column_is_the_system_turn(write_jsonl: Callable[..., str], column: str) -> None:
+def test_a_system_column_is_the_system_turn(write_jsonl, column):
     records, _ = read("jsonl", write_jsonl({**ROW, column: " Be kind. "}))
     assert records[0].prompt == (Message("system", "Be kind."), Message("user", "2+2?"))
 
 
-def test_a_system_column_may_hold_text_parts(write_jsonl: Callable[..., str]) -> None:
+def test_a_system_column_may_hold_text_parts(write_jsonl):
     records, _ = read("jsonl", write_jsonl({**ROW, "system": [{"type": "text", "text": "Be kind."}]}))
     assert records[0].prompt[0] == Message("system", "Be kind.")
 
 
 @pytest.mark.parametrize("empty", [None, "", " "])
-def test_an_empty_system_column_is_ignored(write_jsonl: Callable[..., str], empty: str | None) -> None:
+def test_an_empty_system_column_is_ignored(write_jsonl, empty):
     assert len(read("jsonl", write_jsonl({**ROW, "system": empty}))[0][0].prompt) == 1
 
 
-def test_two_system_turns_must_agree(write_jsonl: Callable[..., str]) -> None:
+def test_two_system_turns_must_agree(write_jsonl):
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "2+2?"}]
     same, other = {**ROW, "prompt": turns, "system": "Be kind."}, {**ROW, "prompt": turns, "system": "Be brief."}
     records, dropped = read("jsonl", write_jsonl(same, other))
@@ -61,17 +60,17 @@ def test_two_system_turns_must_agree(write_jsonl: Callable[..., str]) -> None:
         ("tools", [{"function": {"name": "add", "parameters": json.dumps(TOOL["function"]["parameters"])}}]),
     ],
 )
-def test_tools_in_every_form_become_openais(write_jsonl: Callable[..., str], column: str, value: Any) -> None:
+def test_tools_in_every_form_become_openais(write_jsonl, column, value):
     records, _ = read("jsonl", write_jsonl({**ROW, column: value}))
     assert json.loads(records[0].inputs) == {"tools": [TOOL]}
 
 
 @pytest.mark.parametrize("empty", [None, "", [], "[]", "null"])
-def test_no_tools(write_jsonl: Callable[..., str], empty: Any) -> None:
+def test_no_tools(write_jsonl, empty):
     assert read("jsonl", write_jsonl({**ROW, "tools": empty}))[0][0].inputs == ""
 
 
-def test_documents_and_template_arguments(write_jsonl: Callable[..., str]) -> None:
+def test_documents_and_template_arguments(write_jsonl):
     row = {**ROW, "documents": [{"title": "a", "text": "b"}], "chat_template_kwargs": {"enable_thinking": True}}
     records, _ = read("jsonl", write_jsonl(row))
     assert json.loads(records[0].inputs) == {"enable_thinking": True, "documents": [{"title": "a", "text": "b"}]}
@@ -92,14 +91,12 @@ def test_documents_and_template_arguments(write_jsonl: Callable[..., str]) -> No
         ("history", [["a", "b"]], "the column history is not supported"),
     ],
 )
-def test_unreadable_columns_drop_the_record(
-    write_jsonl: Callable[..., str], column: str, value: Any, reason: str
-) -> None:
+def test_unreadable_columns_drop_the_record(write_jsonl, column, value, reason):
     records, dropped = read("jsonl", write_jsonl({**ROW, column: value}, {**ROW, column: None}))
     assert len(records) == 1 and [drop.reason for drop in dropped] == [reason]
 
 
-def test_ignored_keys_are_removed(write_jsonl: Callable[..., str]) -> None:
+def test_ignored_keys_are_removed(write_jsonl):
     turn = {"role": "user", "content": "2+2?", "mood": "calm"}
     path = write_jsonl({**ROW, "prompt": [turn], "images": ["a.png"]})
     rules = Rules(ignored_keys=["images", "mood"])
@@ -107,7 +104,7 @@ def test_ignored_keys_are_removed(write_jsonl: Callable[..., str]) -> None:
     assert len(list(read_records(FORMATS["jsonl"], path, Rules(), on_drop=lambda drop: None))) == 0
 
 
-def test_values_that_are_not_json_drop_the_record(tmp_path) -> None:
+def test_values_that_are_not_json_drop_the_record(tmp_path):
     path = tmp_path / "data.parquet"
     documents = [{"text": "a", "date": datetime(2024, 1, 1)}]
     parquet.write_table(pyarrow.Table.from_pylist([{**ROW, "documents": documents}, ROW]), path)
@@ -129,7 +126,7 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
         [{"function": json.dumps(CALL["function"])}],
     ],
 )
-def test_calls_in_every_form_become_openais(write_jsonl: Callable[..., str], given: Any) -> None:
+def test_calls_in_every_form_become_openais(write_jsonl, given):
     turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
     responses = [{"text": None, "tool_calls": given}, {"text": "5"}]
     row = {"prompt": [*turns, {"role": "tool", "content": "4"}], "responses": responses}
@@ -139,13 +136,13 @@ def test_calls_in_every_form_become_openais(write_jsonl: Callable[..., str], giv
 
 
 @pytest.mark.parametrize("given", ["{oops", [{"arguments": {}}], [{"name": "add", "arguments": "{oops"}]])
-def test_unreadable_calls_drop_the_record(write_jsonl: Callable[..., str], given: Any) -> None:
+def test_unreadable_calls_drop_the_record(write_jsonl, given):
     turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "tool_calls": given}]
     _, dropped = read("jsonl", write_jsonl({**ROW, "prompt": [*turns, {"role": "tool", "content": "4"}]}))
     assert dropped[0].reason in ("a function call is not JSON", "a function call has no name")
 
 
-def test_keys_that_arrow_adds_to_objects_are_removed(tmp_path) -> None:
+def test_keys_that_arrow_adds_to_objects_are_removed(tmp_path):
     calls = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
     turns = [
         {"role": "user", "content": "2+2?"},

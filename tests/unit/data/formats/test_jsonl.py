@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from nemo_mcpo.records import Message
@@ -18,7 +16,7 @@ STRUCTURE = "does not match the format's structure"
 RESPONSES = [{"text": "b", "rank": 2}, {"text": "a", "rank": 1}, {"text": "c", "rank": 3}]
 
 
-def test_prompt_as_text_or_messages(write_jsonl: Callable[..., str]) -> None:
+def test_prompt_as_text_or_messages(write_jsonl):
     path = write_jsonl({"prompt": " Hi ", "responses": RESPONSES}, {"prompt": TURNS, "responses": RESPONSES})
     records, _ = read("jsonl", path, drop_ranks=(2,))
     assert records[0].prompt == (Message("user", "Hi"),)
@@ -26,7 +24,7 @@ def test_prompt_as_text_or_messages(write_jsonl: Callable[..., str]) -> None:
     assert texts(records[0]) == ["a", "c"]
 
 
-def test_responses_by_rank_by_score_or_as_listed(write_jsonl: Callable[..., str]) -> None:
+def test_responses_by_rank_by_score_or_as_listed(write_jsonl):
     scored = [{"text": "b", "score": 0.5}, {"text": "a", "score": 2}]
     path = write_jsonl(
         {"prompt": "Hi", "responses": RESPONSES},
@@ -39,7 +37,7 @@ def test_responses_by_rank_by_score_or_as_listed(write_jsonl: Callable[..., str]
     assert [drop.detail for drop in dropped] == ["responses: ['rating'] but no rank or score"]
 
 
-def test_pairs_in_three_forms(write_jsonl: Callable[..., str]) -> None:
+def test_pairs_in_three_forms(write_jsonl):
     chosen, rejected = ({"role": "assistant", "content": text} for text in ("a", "b"))
     path = write_jsonl(
         {"prompt": TURNS, "chosen": "a", "rejected": "b"},
@@ -61,10 +59,7 @@ def test_pairs_in_three_forms(write_jsonl: Callable[..., str]) -> None:
         ({"prompt": None, "responses": RESPONSES}, STRUCTURE),
         ({"prompt": TURNS[:3], "responses": RESPONSES}, "prompt does not end with a user turn"),
         ({"prompt": [{"role": "narrator", "content": "x"}], "responses": RESPONSES}, "unknown role"),
-        (
-            {"prompt": [{"role": "user", "content": None}], "responses": RESPONSES},
-            STRUCTURE,
-        ),
+        ({"prompt": [{"role": "user", "content": None}], "responses": RESPONSES}, STRUCTURE),
         ({"prompt": ["Hi"], "responses": RESPONSES}, STRUCTURE),
         ({"prompt": "\ud800", "responses": RESPONSES}, "text is not valid Unicode"),
         ({"prompt": "Hi", "responses": []}, "no responses"),
@@ -77,7 +72,7 @@ def test_pairs_in_three_forms(write_jsonl: Callable[..., str]) -> None:
         ({"other": 1}, STRUCTURE),
     ],
 )
-def test_bad_records_are_dropped(write_jsonl: Callable[..., str], record: dict, reason: str) -> None:
+def test_bad_records_are_dropped(write_jsonl, record, reason):
     path = write_jsonl({"prompt": "Hi", "responses": RESPONSES}, record)
     records, dropped = read("jsonl", path)
     assert len(records) == 1

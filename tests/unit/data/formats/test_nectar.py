@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import datasets
 import pyarrow as pa
 import pytest
@@ -23,7 +20,7 @@ def record(prompt: str = "\n\nHuman: Hi\n\nAssistant: ", ranks: tuple[float, ...
     }
 
 
-def test_all_file_types_give_the_same_records(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
+def test_all_file_types_give_the_same_records(tmp_path, write_jsonl):
     rows = [record(), record("\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", (1.0, 2.0, 3.0, 4.0))]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
@@ -37,7 +34,7 @@ def test_all_file_types_give_the_same_records(tmp_path: Path, write_jsonl: Calla
     ]
 
 
-def test_dialogue_turns() -> None:
+def test_dialogue_turns():
     text = (
         "\n\nHuman: Tell me: what is\n\n1 + 1? \n\nAssistant: 2. \n\nHuman: Sure?\nAssistant: no turn\n\nAssistant: "
     )
@@ -61,13 +58,13 @@ def test_dialogue_turns() -> None:
         ("\n\nHuman: Hi\n\nAssistant: I am", "prompt does not end with a user turn"),
     ],
 )
-def test_bad_prompts(text: str, reason: str) -> None:
+def test_bad_prompts(text, reason):
     with pytest.raises(BadRecordError) as caught:
         parse_dialogue(text)
     assert caught.value.reason == reason
 
 
-def test_bad_records_are_dropped_with_their_line(write_jsonl: Callable[..., str]) -> None:
+def test_bad_records_are_dropped_with_their_line(write_jsonl):
     wrong = [{"prompt": 3, "answers": []}, {"prompt": "\n\nHuman: Hi"}, {"prompt": "\n\nHuman: Hi", "answers": [1]}]
     path = write_jsonl(record(), record(""), record(ranks=(1, 1)), record(ranks=()), *wrong, record())
     records, dropped = read("nectar", path)
@@ -81,7 +78,7 @@ def test_bad_records_are_dropped_with_their_line(write_jsonl: Callable[..., str]
     ]
 
 
-def test_wrong_columns_raise_at_once(write_jsonl: Callable[..., str]) -> None:
+def test_wrong_columns_raise_at_once(write_jsonl):
     path = write_jsonl({"instruction": "Hi", "completions": []})
     with pytest.raises(DataError, match="columns do not fit the format") as caught:
         read("nectar", path)

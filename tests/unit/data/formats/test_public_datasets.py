@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,7 +79,7 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_format_is_detected_from_the_columns(write_jsonl: Callable[..., str], name: str) -> None:
+def test_format_is_detected_from_the_columns(write_jsonl, name):
     expected, row = PAIRS[name]
     path = write_jsonl(row)
     assert choose_format(path, "auto", min_answers=2).name == expected
@@ -90,7 +89,7 @@ def test_format_is_detected_from_the_columns(write_jsonl: Callable[..., str], na
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_prompts_are_found_too(write_jsonl: Callable[..., str], name: str) -> None:
+def test_prompts_are_found_too(write_jsonl, name):
     records, dropped = read("auto", write_jsonl(PAIRS[name][1]), min_answers=0)
     assert dropped == [] and records[0].prompt == QUESTION
 
@@ -104,7 +103,7 @@ def test_prompts_are_found_too(write_jsonl: Callable[..., str], name: str) -> No
         {"conversations": [HUMAN, GPT]},
     ],
 )
-def test_one_response_is_enough_for_sft(write_jsonl: Callable[..., str], row: dict) -> None:
+def test_one_response_is_enough_for_sft(write_jsonl, row):
     path = write_jsonl(row)
     records, dropped = read("auto", path, min_answers=1)
     assert dropped == [] and records[0].prompt == QUESTION and texts(records[0]) == ["4"]
@@ -112,7 +111,7 @@ def test_one_response_is_enough_for_sft(write_jsonl: Callable[..., str], row: di
     assert read("auto", path, min_answers=0)[0][0].prompt == QUESTION
 
 
-def test_the_first_row_may_be_unusable(write_jsonl: Callable[..., str]) -> None:
+def test_the_first_row_may_be_unusable(write_jsonl):
     good = {"prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]}
     records, dropped = read("auto", write_jsonl({**good, "prompt": None}, good))
     assert len(records) == len(dropped) == 1
@@ -122,29 +121,27 @@ def test_the_first_row_may_be_unusable(write_jsonl: Callable[..., str]) -> None:
     ("name", "given", "fitting"),
     [("anthropic-hh", "jsonl", "hh"), ("nectar", "jsonl", "nectar"), ("sharegpt", "jsonl", "sharegpt")],
 )
-def test_the_error_for_a_wrong_format_names_the_right_one(
-    write_jsonl: Callable[..., str], name: str, given: str, fitting: str
-) -> None:
+def test_the_error_for_a_wrong_format_names_the_right_one(write_jsonl, name, given, fitting):
     with pytest.raises(DataError) as caught:
         choose_format(write_jsonl(PAIRS[name][1]), given, min_answers=2)
     assert f"model.data.format={fitting}," in caught.value.fix
 
 
-def test_the_error_for_unknown_columns_lists_the_formats(write_jsonl: Callable[..., str]) -> None:
+def test_the_error_for_unknown_columns_lists_the_formats(write_jsonl):
     with pytest.raises(DataError) as caught:
         choose_format(write_jsonl({"human_ref_A": "4", "human_ref_B": "5"}), "auto", min_answers=2)
     assert caught.value.where.endswith("data.jsonl:1") and caught.value.got == ["human_ref_A", "human_ref_B"]
     assert all(f"{name}: " in caught.value.expected for name in FORMATS)
 
 
-def test_unread_columns_are_listed(write_jsonl: Callable[..., str]) -> None:
+def test_unread_columns_are_listed(write_jsonl):
     path = write_jsonl({**PAIRS["trl-text"][1], "source": "x", "system": "Be kind."})
     assert choose_format(path, "auto", min_answers=2).unread == ("source",)
     path = write_jsonl({"question": "2+3?", "prompt": "2+2?", "responses": [{"text": "4"}, {"text": "5"}]})
     assert choose_format(path, "auto", min_answers=2).unread == ("question",)
 
 
-def test_a_system_turn_of_the_prompt_column_is_kept(write_jsonl: Callable[..., str]) -> None:
+def test_a_system_turn_of_the_prompt_column_is_kept(write_jsonl):
     system = {"role": "system", "content": "Be kind."}
     row = {"prompt": [system, USER], "chosen": [USER, RIGHT], "rejected": [USER, WRONG]}
     assert read("auto", write_jsonl(row))[0][0].prompt == (Message("system", "Be kind."), *QUESTION)
@@ -153,7 +150,7 @@ def test_a_system_turn_of_the_prompt_column_is_kept(write_jsonl: Callable[..., s
     assert dropped[0].reason == "the prompt differs from that of chosen and rejected"
 
 
-def test_calls_in_sharegpt_become_tool_calls(write_jsonl: Callable[..., str]) -> None:
+def test_calls_in_sharegpt_become_tool_calls(write_jsonl):
     call = json.dumps({"name": "add", "arguments": {"a": 2}})
     turns = [HUMAN, {"from": "function_call", "value": call}, {"from": "observation", "value": "4"}]
     records, _ = read("auto", write_jsonl({**PAIRS["sharegpt"][1], "conversations": turns}))
@@ -179,12 +176,12 @@ def test_calls_in_sharegpt_become_tool_calls(write_jsonl: Callable[..., str]) ->
         ({"prompt": "2+2?", "completion": "5", "label": False}, "a response with a label (KTO) is not supported"),
     ],
 )
-def test_inconsistent_pairs_are_dropped(write_jsonl: Callable[..., str], row: dict, reason: str) -> None:
+def test_inconsistent_pairs_are_dropped(write_jsonl, row, reason):
     records, dropped = read("jsonl", write_jsonl(row), min_answers=1)
     assert records == [] and reason in dropped[0].reason
 
 
-def test_a_call_at_the_start_of_both_responses_belongs_to_the_prompt(write_jsonl: Callable[..., str]) -> None:
+def test_a_call_at_the_start_of_both_responses_belongs_to_the_prompt(write_jsonl):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
     result = {"role": "tool", "content": "4"}
     row = {"prompt": [USER], "chosen": [call, result, RIGHT], "rejected": [call, result, WRONG]}

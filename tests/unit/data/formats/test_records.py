@@ -14,11 +14,11 @@ def ordered(
     return [response.text for response in order_responses(raw, drop_ranks, max_candidates)]
 
 
-def test_by_rank_with_gaps_and_integral_floats() -> None:
+def test_by_rank_with_gaps_and_integral_floats():
     assert ordered(RawResponse("c", 7), RawResponse("a", 1.0), RawResponse("b", 3)) == ["a", "b", "c"]
 
 
-def test_by_score_and_equal_scores_as_listed() -> None:
+def test_by_score_and_equal_scores_as_listed():
     assert ordered(RawResponse("b", score=1), RawResponse("a", score=2.5), RawResponse("c", score=1)) == [
         "a",
         "b",
@@ -26,24 +26,24 @@ def test_by_score_and_equal_scores_as_listed() -> None:
     ]
 
 
-def test_rank_takes_precedence_over_score() -> None:
+def test_rank_takes_precedence_over_score():
     responses = order_responses([RawResponse("b", 2, 9.0), RawResponse("a", 1, 3.0)], (), None)
     assert [(response.text, response.score) for response in responses] == [("a", 3.0), ("b", 9.0)]
 
 
-def test_as_listed() -> None:
+def test_as_listed():
     assert ordered(RawResponse("b"), RawResponse("a")) == ["b", "a"]
     assert ordered(RawResponse("b", score=1, listed=True), RawResponse("a", score=1, listed=True)) == ["b", "a"]
 
 
-def test_drop_ranks_applies_only_to_ranks() -> None:
+def test_drop_ranks_applies_only_to_ranks():
     ranked = [RawResponse("c", 3), RawResponse("a", 1), RawResponse("b", 2)]
     assert ordered(*ranked, drop_ranks=(2,)) == ["a", "c"]
     assert ordered(*ranked, drop_ranks=(1,)) == ["b", "c"]
     assert ordered(RawResponse("a", score=2), RawResponse("b", score=1), drop_ranks=(2,)) == ["a", "b"]
 
 
-def test_max_candidates_keeps_the_first_after_the_preferred() -> None:
+def test_max_candidates_keeps_the_first_after_the_preferred():
     assert ordered(*(RawResponse(str(rank), rank) for rank in range(1, 6)), drop_ranks=(2,), max_candidates=2) == [
         "1",
         "3",
@@ -51,11 +51,11 @@ def test_max_candidates_keeps_the_first_after_the_preferred() -> None:
     ]
 
 
-def test_an_unused_bad_response_does_not_matter() -> None:
+def test_an_unused_bad_response_does_not_matter():
     assert ordered(RawResponse("a", 1), RawResponse(" ", 2), RawResponse("c", 3), drop_ranks=(2,)) == ["a", "c"]
 
 
-def test_white_space_around_responses_is_removed() -> None:
+def test_white_space_around_responses_is_removed():
     assert ordered(RawResponse(" a\n", 1), RawResponse("\tb", 2)) == ["a", "b"]
 
 
@@ -84,7 +84,7 @@ def test_white_space_around_responses_is_removed() -> None:
         ([RawResponse("\ud800", 1), RawResponse("b", 3)], "text is not valid Unicode"),
     ],
 )
-def test_bad_records(raw: list[RawResponse], reason: str) -> None:
+def test_bad_records(raw, reason):
     with pytest.raises(BadRecordError) as caught:
         order_responses(raw, (2,), None)
     assert caught.value.reason == reason

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -31,7 +30,7 @@ def save_parquet(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def test_parquet_rows_in_order_with_their_numbers(tmp_path: Path) -> None:
+def test_parquet_rows_in_order_with_their_numbers(tmp_path):
     path = save_parquet(tmp_path / "d.parquet", ROWS)
     found = list(read_rows(path))
     assert [row for _, row in found] == ROWS
@@ -39,13 +38,13 @@ def test_parquet_rows_in_order_with_their_numbers(tmp_path: Path) -> None:
     assert count_rows(path) == 600
 
 
-def test_saved_directory(tmp_path: Path) -> None:
+def test_saved_directory(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
     assert [row for _, row in read_rows(str(tmp_path / "d"))] == ROWS
     assert count_rows(str(tmp_path / "d")) == 600
 
 
-def test_saved_directory_of_splits(tmp_path: Path) -> None:
+def test_saved_directory_of_splits(tmp_path):
     splits = {"train": datasets.Dataset.from_list(ROWS[:3]), "test": datasets.Dataset.from_list(ROWS[3:5])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "d")
     assert [row for _, row in read_rows(str(tmp_path / "d"))] == ROWS[:3]
@@ -58,7 +57,7 @@ def test_saved_directory_of_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent.parquet", "folder/absent.jsonl", "folder/absent"])
-def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_missing_files(tmp_path, monkeypatch, name):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     for data in (name, str(tmp_path / name)):
@@ -67,7 +66,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
         assert caught.value.where == data and caught.value.fix
 
 
-def test_unusable_files(tmp_path: Path) -> None:
+def test_unusable_files(tmp_path):
     (tmp_path / "d.csv").write_text("a,b")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "bad.parquet").write_text("no parquet")
@@ -82,7 +81,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         assert str(caught.value.where) == str(tmp_path / name)
 
 
-def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file(tmp_path):
     path = Path(save_parquet(tmp_path / "d.parquet", ROWS))
     content = bytearray(path.read_bytes())
     content[4:200] = bytes(196)
@@ -92,13 +91,13 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     assert str(caught.value.where) == str(path)
 
 
-def test_a_hub_name_without_network() -> None:
+def test_a_hub_name_without_network():
     with pytest.raises(DataError, match="nor a reachable hub dataset") as caught:
         list(read_rows("some-owner/some-name"))
     assert caught.value.where == "some-owner/some-name" and caught.value.got
 
 
-def test_content_hash_depends_on_the_bytes(tmp_path: Path, write_jsonl: Callable[..., str]) -> None:
+def test_content_hash_depends_on_the_bytes(tmp_path, write_jsonl):
     one, same, other = (write_jsonl({"a": a}, name=f"{n}.jsonl") for n, a in enumerate((1, 1, 2)))
     assert content_hash(one) == content_hash(same) != content_hash(other)
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
@@ -107,7 +106,7 @@ def test_content_hash_depends_on_the_bytes(tmp_path: Path, write_jsonl: Callable
     assert content_hash(str(tmp_path / "d")) != before
 
 
-def test_hub_names_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_and_splits(monkeypatch):
     loaded: list[dict] = []
 
     def load_dataset(name: str, **arguments: object) -> dict[str, list[dict]]:

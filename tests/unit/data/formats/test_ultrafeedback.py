@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from nemo_mcpo.records import Message
 from tests.unit.data.formats.reading import read, texts
@@ -21,7 +20,7 @@ def pair(chosen: str, rejected: str, question: str = "Hi", scores: tuple[float, 
     return {"chosen": sides[0], "rejected": sides[1], "score_chosen": scores[0], "score_rejected": scores[1]}
 
 
-def test_original_completions_by_overall_score(write_jsonl: Callable[..., str]) -> None:
+def test_original_completions_by_overall_score(write_jsonl):
     [record], dropped = read("ultrafeedback", write_jsonl(completions(5.0, 8.5, 2.0, 7)), drop_ranks=(2,))
     assert record.prompt == (Message("user", "Hi"),)
     assert texts(record) == ["answer 8.5", "answer 7", "answer 5.0", "answer 2.0"]
@@ -29,7 +28,7 @@ def test_original_completions_by_overall_score(write_jsonl: Callable[..., str]) 
     assert not dropped
 
 
-def test_bad_scores(write_jsonl: Callable[..., str]) -> None:
+def test_bad_scores(write_jsonl):
     path = write_jsonl(completions(1, 2), completions(math.nan, 2), completions(None, 2), completions(3, 3))
     records, dropped = read("ultrafeedback", path)
     assert len(records) == 1
@@ -40,7 +39,7 @@ def test_bad_scores(write_jsonl: Callable[..., str]) -> None:
     ]
 
 
-def test_binarized_pairs_keep_their_order_and_scores(write_jsonl: Callable[..., str]) -> None:
+def test_binarized_pairs_keep_their_order_and_scores(write_jsonl):
     path = write_jsonl(pair("good", "bad"), pair("good", "bad", scores=(5.0, 5.0)))
     records, dropped = read("ultrafeedback", path, drop_ranks=(2,))
     assert [texts(record) for record in records] == [["good", "bad"]] * 2
@@ -49,7 +48,7 @@ def test_binarized_pairs_keep_their_order_and_scores(write_jsonl: Callable[..., 
     assert not dropped
 
 
-def test_pairs_must_share_the_prompt(write_jsonl: Callable[..., str]) -> None:
+def test_pairs_must_share_the_prompt(write_jsonl):
     records, dropped = read("ultrafeedback", write_jsonl(pair("a", "b", question="Other"), pair("a", " ")))
     assert not records
     assert [drop.reason for drop in dropped] == ["chosen and rejected have different prompts", "empty response"]

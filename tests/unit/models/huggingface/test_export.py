@@ -12,17 +12,16 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.gpt import ParallelLayout, build_gpt
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.export import export_model
-from nemo_mcpo.models.huggingface.tiny import make_tiny_model
 from nemo_mcpo.models.huggingface.weights import load_weights
+from tests.support.full_disk import full_disk
+from tests.support.launch import tiny_chat_model
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    (tmp_path / "texts.txt").write_text("A question, and its answer.\n" * 50)
-    make_tiny_model(tmp_path / "texts.txt", tmp_path / "tiny", "1m", seed=1)
-    return tmp_path / "tiny"
+    return tiny_chat_model(tmp_path)
 
 
 def load(directory: Path):
@@ -94,10 +93,7 @@ def test_full_disk_keeps_the_earlier_export(tmp_path, tiny, monkeypatch):
     export_model(tmp_path / "out", chunks, architecture, tiny)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(CheckpointError, match=r"cannot write the model.*No space left.*Fix"):
         export_model(tmp_path / "out", chunks, architecture, tiny)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

@@ -6,7 +6,7 @@ import pytest
 from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.huggingface.config import read_architecture
 from nemo_mcpo.models.huggingface.families import FAMILIES, tensor_shapes
-from tests.unit.models.huggingface.conftest import MODELS, save_model
+from tests.support.models import MODELS, save_model
 
 
 @pytest.mark.parametrize("name", MODELS)

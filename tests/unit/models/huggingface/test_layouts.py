@@ -29,7 +29,7 @@ ARCHITECTURE = ModelArchitecture(
 @pytest.mark.parametrize("rule", FAMILIES["qwen2"].rules + FAMILIES["qwen3"].rules, ids=lambda rule: rule.parameter)
 def test_join_undoes_split(rule, size):
     sizes = dimensions(ARCHITECTURE)
-    tensors = [torch.randn(*(sizes[name] for name in source.shape)) for source in rule.sources]
+    tensors = [torch.randn(*(sizes[name] for name in shape)) for shape in rule.sources.values()]
     split, join = LAYOUTS[rule.layout]
     shards = [split(tensors, ARCHITECTURE, rank, size) for rank in range(size)]
     joined = join(shards, ARCHITECTURE)

@@ -20,7 +20,7 @@ from nemo_mcpo.models.huggingface.families import FAMILIES
 from nemo_mcpo.models.huggingface.weights import load_weights, named_parameters
 from nemo_mcpo.records import PromptTree
 from nemo_mcpo.trees.packing import PlacedTree, build_row
-from tests.unit.models.huggingface.conftest import MODELS, save_model
+from tests.support.models import MODELS, save_model
 
 pytestmark = pytest.mark.usefixtures("one_process")
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
-from megatron.core import parallel_state
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from nemo_mcpo.platform.distributed import initialize_parallel, shut_down
 
 SHAPE = {
     "vocab_size": 300,
@@ -57,19 +55,8 @@ def save_model(
     return model
 
 
-@pytest.fixture(scope="module")
-def one_process():
-    """megatron-core's groups for a single process."""
-    if parallel_state.model_parallel_is_initialized():
-        yield
-        return
-    initialize_parallel(tensor_parallel=1, pipeline_parallel=1, virtual_pipeline_parallel=None, seed=1)
-    yield
-    shut_down()
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    """The directory of a small Llama."""
-    save_model(tmp_path / "llama", "llama")
-    return tmp_path / "llama"
+def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a model in one file."""
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
