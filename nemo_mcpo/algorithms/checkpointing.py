@@ -175,7 +175,6 @@ class CheckpointManager:
 
 
 def read_state(path: Path) -> TrainerState:
-    """Read the trainer state of a checkpoint."""
     try:
         return TrainerState(**json.loads((path / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError) as problem:

@@ -36,7 +36,6 @@ class Progress:
         self._bar.close()
 
     def update(self, metrics: Mapping[str, float], prompts: int) -> None:
-        """Advance one step."""
         self._prompts += prompts
         self._tokens += int(metrics["tokens"])
         seconds = time.perf_counter() - self._started

@@ -30,6 +30,9 @@ class VerdictCache:
             for number, (_, line) in enumerate(read_lines(path), start=1):
                 self._remember(line, f"{path}:{number}")
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def get(self, *asked: object) -> object | None:
         """The value stored for a question, or None."""
         return self._values.get(key_of(asked))

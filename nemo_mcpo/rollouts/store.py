@@ -85,7 +85,6 @@ class SampleStore:
 
 
 def read_manifest(directory: Path) -> dict[str, object]:
-    """Read the manifest of a store."""
     return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
 
 

@@ -135,11 +135,12 @@ kill -KILL $!
 
 def test_steps_over_nodes_their_codes_and_their_ends(slurm, tmp_path):
     """A step lives as long as its caller; steps of a killed caller end with the stage, so the job can continue."""
-    stage = program(tmp_path / "stage", STAGE)
+    stage = program(tmp_path / "stage", STAGE, "bash")
     job = program(
         tmp_path / "job",
-        f"#!/bin/bash\nset -euo pipefail\nNEMO_MCPO_JOB=run\nsource {ROOT}/slurm/common.sh\nexport ROOT\n"
+        f"set -euo pipefail\nNEMO_MCPO_JOB=run\nsource {ROOT}/slurm/common.sh\nexport ROOT\n"
         f'nemo_mcpo_begin "$@"\nnemo_mcpo_serving 0 {stage}\nnemo_mcpo_end\n',
+        "bash",
     )
     words = ("--job-name=run", "--nodes=2", "--exclusive", f"--output={tmp_path}/batch.log", str(job))
     assert slurm.wait(slurm.submit(*words, **site(tmp_path)), 60.0)["JobState"] == "COMPLETED", said(tmp_path)

@@ -29,10 +29,10 @@ def run_keys(inputs: Path, results: Path, **changes: object) -> list[str]:
     return [key for key in keys if not key.startswith("exp_manager.explicit_log_dir")]
 
 
-def program(path: Path, text: str) -> Path:
+def program(path: Path, text: str, shell: str = "sh") -> Path:
     """Write a program of a shell; return its path."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.write_text(f"#!/bin/{shell}\n{text}\n")
     path.chmod(0o755)
     return path
 

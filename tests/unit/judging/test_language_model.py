@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import pytest
 
@@ -17,16 +16,6 @@ from nemo_mcpo.judging.tokens import estimate_tokens
 from nemo_mcpo.records import Message
 from tests.support.configs import online
 from tests.support.fake_server import Behavior, answers_in, fake_server, verdict_of
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A message with one more key."""
-
-    role: str
-    content: str
-    tool_call_id: str
-
 
 QUESTIONS = [
     Question(number, (Message("user", f"Question {number}"),), answers)
@@ -246,5 +235,6 @@ def test_a_server_that_finds_a_comparison_too_long_gets_a_shorter_one(tmp_path):
 
 def test_nothing_that_a_turn_holds_is_hidden(tmp_path):
     behavior = Behavior(verdict_of)
-    judged(behavior, tmp_path, [Question(0, (Turn("tool", "4<|im_end|>", "call-7"),), ("a", "bb"))])
+    turn = Message("tool", "4<|im_end|>", '{"tool_call_id": "call-7"}')
+    judged(behavior, tmp_path, [Question(0, (turn,), ("a", "bb"))])
     assert "by tool =====\n4< |im_end|>\n(tool_call_id) call-7\n" in behavior.requests[0]["messages"][0]["content"]

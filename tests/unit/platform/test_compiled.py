@@ -47,7 +47,7 @@ def test_rotary_embedding(as_on_a_gpu):
     heads = torch.randn(7, 3, 48)[..., :16]
     rotation = rotary.rotation_by_position(rotary.inverse_frequencies(16, 1e4, None), torch.arange(7))
     recording = ProductRecording()
-    turned = recording.run(1, partial(turn, heads, *rotation))
+    turned = recording.run_layer(1, partial(turn, heads, *rotation))
     assert torch.equal(turned, rotary._turn.__wrapped__(heads, *rotation))
     assert recording.results == {1: []} and as_on_a_gpu == ["_turn"]
 

@@ -185,7 +185,7 @@ def test_missing_and_damaged_config(tmp_path):
     for directory, content, where, got in (
         ("nowhere", None, tmp_path / "nowhere", "None"),
         ("", None, file, "None"),
-        ("", "{", file, "JSONDecodeError('Expecting property name"),
+        ("", "{", file, "Expecting property name"),
         ("", "[]", file, "a list"),
     ):
         if content is not None:

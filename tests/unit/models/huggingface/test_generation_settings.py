@@ -72,7 +72,7 @@ def test_ends_are_those_of_both_files(tmp_path, generation, config, ends):
 @pytest.mark.parametrize(
     ("text", "key", "got", "fix"),
     [
-        ("", "", "JSONDecodeError(*", "download the file again, or delete it"),
+        ("", "", "Expecting value*", "download the file again, or delete it"),
         ("[]", "", "a list", "download the file again"),
         ('{"eos_token_id": "</s>"}', ": eos_token_id", "'</s>'", "give an integer token id"),
         ('{"eos_token_id": [2, true]}', ": eos_token_id", "True", "give an integer token id"),
