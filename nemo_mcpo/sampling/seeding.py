@@ -49,7 +49,7 @@ def draw_subset(size: int, pool: int, *, run_seed: int, epoch: int, prompt_id: i
     """Return a uniform subset of ``range(pool)``, ascending; its random numbers are not those of the draw.
 
     >>> draw_subset(2, 5, run_seed=1234, epoch=0, prompt_id=42), draw_subset(6, 5, run_seed=1, epoch=0, prompt_id=42)
-    ([2, 3], [0, 1, 2, 3, 4])
+    ([0, 2], [0, 1, 2, 3, 4])
     """
     if size >= pool:
         return list(range(pool))

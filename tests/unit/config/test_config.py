@@ -223,7 +223,6 @@ RULES = [
     (IN_BF16 | {"model.mcpo.sampler": "random", "model.mcpo.scoring_fp8": True}, "model.mcpo.scoring_fp8"),
     ({"model.mcpo.sampler": "random", "model.mcpo.reuse_scoring": True}, "model.mcpo.reuse_scoring"),
     ({"model.mcpo.sampler": "random", "model.mcpo.scored_candidates": 2}, "model.mcpo.scored_candidates"),
-    ({"model.mcpo.scored_candidates": 0}, "model.mcpo.scored_candidates"),
     ({"model.mcpo.scored_candidates": 2, "model.mcpo.num_negatives": 3}, "model.mcpo.num_negatives"),
     (
         {"model.mcpo.scored_candidates": 2, "model.mcpo.chain_steps": 2, "model.mcpo.chain_candidates": 2},
