@@ -62,15 +62,15 @@ def price(energies_L: Tensor, size: int, products_LL: Tensor) -> dict[str, float
         products_LL: inner products of the candidates' gradients.
 
     Returns:
-        Total variation to the full kernel; bias as a share of the norm of the exact gradient; variance of the gradient
-        of one negative as a share of the full kernel's.
+        Total variation to the full kernel. With one negative, bias of the gradient as a share of the exact gradient's
+        norm, and variance as a share of its square.
     """
     full_L, subset_L = energies_L.softmax(0), subset_kernel(energies_L, size)
     off_L = subset_L - full_L
     return {
         "total_variation": off_L.abs().sum().item() / 2,
         "bias": (_square(off_L, products_LL) / _square(full_L, products_LL)).sqrt().item(),
-        "variance": (_variance(subset_L, products_LL) / _variance(full_L, products_LL)).item(),
+        "variance": (_variance(subset_L, products_LL) / _square(full_L, products_LL)).item(),
     }
 
 
