@@ -17,7 +17,7 @@ from nemo_mcpo.errors import CheckpointError
 from nemo_mcpo.models.architecture import ModelArchitecture
 from nemo_mcpo.models.checkpoint_files import CHECKPOINT_MARK, newest_checkpoint
 from nemo_mcpo.models.huggingface.config import read_architecture
-from nemo_mcpo.storage.atomic import built_once
+from nemo_mcpo.storage.atomic import move_into_place, partial_path, start_partial
 from nemo_mcpo.storage.locks import locked
 
 NEMO_FOLDER = "huggingface"
@@ -111,9 +111,11 @@ def _unpack(archive: Path, cache_dir: Path) -> Path:
 
 def _extract(archive: Path, target: Path) -> None:
     try:
-        with tarfile.open(archive) as tar, built_once(target) as temporary:
-            _extract_files(tar, temporary)
+        with tarfile.open(archive) as tar:
+            _extract_files(tar, start_partial(target))
+        move_into_place(target)
     except (tarfile.TarError, OSError) as problem:
+        shutil.rmtree(partial_path(target), ignore_errors=True)
         raise CheckpointError(
             "cannot unpack the .nemo file",
             where=str(archive),
