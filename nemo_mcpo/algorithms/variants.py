@@ -21,7 +21,8 @@ def check_variants(config: RunConfig) -> None:
     check_name(data.format)
     needs = run_needs(mcpo)
     _check_negatives(mcpo, data, needs)
-    check_chain(mcpo.chain_steps, mcpo.chain_candidates, mcpo.scored_candidates or data.max_candidates)
+    pool = min(filter(None, (data.max_candidates, mcpo.scored_candidates)), default=None)
+    check_chain(mcpo.chain_steps, mcpo.chain_candidates, pool)
     if Need.SCORING not in needs:
         _check_no_scoring(mcpo)
 

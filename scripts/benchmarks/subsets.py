@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from nemo_mcpo.algorithms.negatives import keep_all
@@ -34,6 +35,8 @@ def measure_subsets(
     model: MegatronGPTMCPOModel, trees: Sequence[PromptTree], run: Path, cache_dir: str
 ) -> list[dict[str, float]]:
     """Return one report per checkpoint of ``run``, beta and c; ``model`` has the initial weights. One process."""
+    if dist.get_world_size() > 1:  # a rank has only its share of a gradient
+        raise ConfigError("subsets runs in one process", where="torchrun", got=dist.get_world_size(), fix="use python")
     checkpoints = whole_checkpoints(run)
     if not checkpoints:
         raise ConfigError("no checkpoint found", where="--run", got=run, fix="give the log directory of a run")

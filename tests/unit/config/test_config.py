@@ -228,6 +228,15 @@ RULES = [
         {"model.mcpo.scored_candidates": 2, "model.mcpo.chain_steps": 2, "model.mcpo.chain_candidates": 2},
         "model.mcpo.chain_candidates",
     ),
+    (
+        {
+            "model.data.max_candidates": 2,
+            "model.mcpo.scored_candidates": 9,
+            "model.mcpo.chain_steps": 2,
+            "model.mcpo.chain_candidates": 2,
+        },
+        "model.mcpo.chain_candidates",
+    ),
     (IN_BF16 | {"model.mcpo.reuse_scoring": True, "model.mcpo.scoring_fp8": True}, "model.mcpo.reuse_scoring"),
 ]
 
